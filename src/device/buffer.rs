@@ -1,0 +1,215 @@
+//! Memory of a device: a flat, typed, row-major array.
+//!
+//! Shapes live in names and comments (`h (R,D)`), not in types. A buffer keeps its capacity when it shrinks, so a batch of
+//! changing length allocates only until it has met its longest.
+
+use crate::device::{Device, Precision};
+use crate::error::{Error, Result};
+
+/// Flat memory on the host or on a machine.
+pub enum Buffer {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    /// Memory of a machine: `bytes` of it, behind a handle that frees it on drop.
+    Machine {
+        bytes: usize,
+        handle: Box<dyn std::any::Any + Send + Sync>,
+    },
+}
+
+impl Buffer {
+    /// An empty host buffer, to be sized by the operation that fills it.
+    pub fn empty(device: &Device) -> Buffer {
+        match device {
+            Device::Host(Precision::F64) => Buffer::F64(Vec::new()),
+            _ => Buffer::F32(Vec::new()),
+        }
+    }
+    /// Elements held.
+    pub fn len(&self) -> usize {
+        match self {
+            Buffer::F32(v) => v.len(),
+            Buffer::F64(v) => v.len(),
+            Buffer::Machine { bytes, .. } => bytes / 4,
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Sets the length to `n`; the content is unspecified and the caller overwrites it.
+    pub fn resize(&mut self, device: &Device, n: usize) -> Result<()> {
+        match self {
+            Buffer::F32(v) => v.resize(n, 0.0),
+            Buffer::F64(v) => v.resize(n, 0.0),
+            Buffer::Machine { bytes, .. } if *bytes >= n * 4 => {}
+            Buffer::Machine { .. } => *self = device.zeros(n)?,
+        }
+        Ok(())
+    }
+    /// Sets every element to zero.
+    pub fn clear(&mut self, device: &Device) -> Result<()> {
+        match (self, device) {
+            (Buffer::F32(v), _) => v.fill(0.0),
+            (Buffer::F64(v), _) => v.fill(0.0),
+            (buffer, Device::Machine(runtime)) => runtime.fill(buffer, 0)?,
+            _ => return Err(Error::internal("machine memory without its machine")),
+        }
+        Ok(())
+    }
+    /// A copy on the host, widened to f64.
+    pub fn to_f64(&self, device: &Device) -> Result<Vec<f64>> {
+        match (self, device) {
+            (Buffer::F32(v), _) => Ok(v.iter().map(|&x| f64::from(x)).collect()),
+            (Buffer::F64(v), _) => Ok(v.clone()),
+            (buffer, Device::Machine(runtime)) => {
+                let mut host = vec![0f32; buffer.len()];
+                runtime.read(buffer, bytemuck::cast_slice_mut(&mut host))?;
+                Ok(host.iter().map(|&x| f64::from(x)).collect())
+            }
+            _ => Err(Error::internal("machine memory without its machine")),
+        }
+    }
+    /// The f32 content of a host buffer: the fast path of code that exists only on the plain path.
+    pub fn f32s(&self) -> Result<&[f32]> {
+        <f32 as Real>::of(self)
+    }
+    pub fn f32s_mut(&mut self) -> Result<&mut [f32]> {
+        <f32 as Real>::of_mut(self)
+    }
+}
+
+/// The two number types of the plain path.
+pub trait Real:
+    Copy
+    + Send
+    + Sync
+    + Default
+    + PartialOrd
+    + std::fmt::Debug
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::ops::Neg<Output = Self>
+    + std::ops::AddAssign
+    + std::ops::SubAssign
+    + std::ops::MulAssign
+    + std::iter::Sum
+    + 'static
+{
+    const ZERO: Self;
+    const ONE: Self;
+    const NEG_INFINITY: Self;
+    fn from_f64(x: f64) -> Self;
+    fn f64(self) -> f64;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn ln_1p(self) -> Self;
+    fn sqrt(self) -> Self;
+    fn tanh(self) -> Self;
+    fn abs(self) -> Self;
+    fn max(self, other: Self) -> Self;
+    fn min(self, other: Self) -> Self;
+    fn powf(self, e: Self) -> Self;
+    fn is_finite(self) -> bool;
+    fn of(buffer: &Buffer) -> Result<&[Self]>;
+    fn of_mut(buffer: &mut Buffer) -> Result<&mut [Self]>;
+    fn vec_mut(buffer: &mut Buffer) -> Result<&mut Vec<Self>>;
+}
+
+macro_rules! real {
+    ($t:ident, $variant:ident) => {
+        impl Real for $t {
+            const ZERO: $t = 0.0;
+            const ONE: $t = 1.0;
+            const NEG_INFINITY: $t = $t::NEG_INFINITY;
+            #[inline(always)]
+            fn from_f64(x: f64) -> $t {
+                x as $t
+            }
+            #[inline(always)]
+            fn f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn exp(self) -> $t {
+                self.exp()
+            }
+            #[inline(always)]
+            fn ln(self) -> $t {
+                self.ln()
+            }
+            #[inline(always)]
+            fn ln_1p(self) -> $t {
+                self.ln_1p()
+            }
+            #[inline(always)]
+            fn sqrt(self) -> $t {
+                self.sqrt()
+            }
+            #[inline(always)]
+            fn tanh(self) -> $t {
+                self.tanh()
+            }
+            #[inline(always)]
+            fn abs(self) -> $t {
+                self.abs()
+            }
+            #[inline(always)]
+            fn max(self, other: $t) -> $t {
+                self.max(other)
+            }
+            #[inline(always)]
+            fn min(self, other: $t) -> $t {
+                self.min(other)
+            }
+            #[inline(always)]
+            fn powf(self, e: $t) -> $t {
+                self.powf(e)
+            }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                self.is_finite()
+            }
+            fn of(buffer: &Buffer) -> Result<&[$t]> {
+                match buffer {
+                    Buffer::$variant(v) => Ok(v),
+                    _ => Err(Error::internal(concat!("a buffer is not ", stringify!($t), " host memory"))),
+                }
+            }
+            fn of_mut(buffer: &mut Buffer) -> Result<&mut [$t]> {
+                <$t as Real>::vec_mut(buffer).map(|v| v.as_mut_slice())
+            }
+            fn vec_mut(buffer: &mut Buffer) -> Result<&mut Vec<$t>> {
+                match buffer {
+                    Buffer::$variant(v) => Ok(v),
+                    _ => Err(Error::internal(concat!("a buffer is not ", stringify!($t), " host memory"))),
+                }
+            }
+        }
+    };
+}
+real!(f32, F32);
+real!(f64, F64);
+
+/// Runs `$body` with the type alias `$t` bound to the plain path's number type; on a machine, `$machine`.
+///
+/// ```ignore
+/// dispatch!(device, T => reference::<T>(T::of_mut(y)?, T::of(x)?), runtime => launch(runtime, y, x))
+/// ```
+#[macro_export]
+macro_rules! dispatch {
+    ($device:expr, $t:ident => $body:expr, $runtime:pat => $machine:expr) => {
+        match $device {
+            $crate::device::Device::Host($crate::device::Precision::F32) => {
+                type $t = f32;
+                $body
+            }
+            $crate::device::Device::Host($crate::device::Precision::F64) => {
+                type $t = f64;
+                $body
+            }
+            $crate::device::Device::Machine($runtime) => $machine,
+        }
+    };
+}

@@ -1,0 +1,197 @@
+//! Every failure a user can cause or meet: one code, what happened, where, why, and the cure.
+//!
+//! This is the only place that lists codes. A code's letter is its family and fixes the exit status of the program
+//! (`C` 2, `D` 3, `M` 4, `G` 5 or 6, `T` 7, `F` 8, `I` 70, `S` 75). Grow by one line in `codes!`; tests demand an
+//! explanation for each, and `hardneg explain CODE` prints it.
+
+use std::fmt;
+use std::path::Path;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Exit status of the program, as documented in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Usage = 2,
+    Data = 3,
+    Model = 4,
+    Device = 5,
+    Memory = 6,
+    Diverged = 7,
+    Io = 8,
+    Internal = 70,
+    Interrupted = 75,
+}
+
+macro_rules! codes {
+    ($( $code:ident $exit:ident $title:literal $explain:literal; )*) => {
+        /// A stable error code; see [`Code::explain`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($code),* }
+        impl Code {
+            pub const ALL: &'static [Code] = &[$(Code::$code),*];
+            pub fn name(self) -> &'static str { match self { $(Code::$code => stringify!($code)),* } }
+            pub fn exit(self) -> Exit { match self { $(Code::$code => Exit::$exit),* } }
+            /// A headline of a few words.
+            pub fn title(self) -> &'static str { match self { $(Code::$code => $title),* } }
+            /// Cause and cure in full sentences.
+            pub fn explain(self) -> &'static str { match self { $(Code::$code => $explain),* } }
+        }
+    };
+}
+
+codes! {
+    // ---- C: command line and configuration --------------------------------------------------------------------
+    C0201 Usage "unknown configuration key"
+        "A key in `--set`, the environment or the configuration file is not one hardneg knows. Keys are never ignored, because a misspelt one would silently train something else. The message names the nearest valid key; `hardneg train --print-config` lists all of them.";
+    C0202 Usage "value of the wrong type or out of range"
+        "A configuration value cannot be read as the type its key needs, or lies outside the range that makes sense. The message shows the value, where it came from and the range.";
+    C0203 Usage "option without effect"
+        "A key is valid but does nothing in this combination (for example a popularity exponent with the uniform proposal). It is refused because whoever wrote it expected an effect. Remove it or choose the kind it belongs to.";
+    C0204 Usage "unreadable configuration file"
+        "The configuration file is not valid TOML. The message shows line and column.";
+    C0205 Usage "contradicting options"
+        "Two options cannot hold together, for example more negatives than the catalogue has items to draw from.";
+    C0206 Usage "the configuration differs from the run's"
+        "The run directory holds a checkpoint made with another configuration or other data. Continuing would mix two experiments. Use another `--out`, or `--fresh` to start over.";
+    // ---- D: data ------------------------------------------------------------------------------------------------
+    D0101 Data "input file cannot be read"
+        "The file does not exist, is a directory, or may not be read. Check the path and its permissions.";
+    D0102 Data "empty input"
+        "The file holds no rows (it is empty, or has only a header). There is nothing to learn from.";
+    D0103 Data "unrecognised file format"
+        "The content matches none of the formats hardneg reads (CSV/TSV, MovieLens `::` and `|`, RecBole `.inter`, SASRec text, S3Rec ragged lines, JSON lines, Parquet, each plain or gzip/zstd). `hardneg inspect FILE` shows what was tried.";
+    // ---- M: models and checkpoints -------------------------------------------------------------------------------
+    M0401 Model "damaged checkpoint"
+        "A checkpoint file is truncated, has the wrong size or fails its checksum. The loader falls back to the previous valid checkpoint of the run; if there is none, start over with `--fresh`.";
+    M0402 Model "checkpoint does not fit the model"
+        "Names or shapes of the tensors differ from what the configuration describes, so the file belongs to another model.";
+    M0403 Model "not a model file hardneg can read"
+        "The file is not a hardneg run or a safetensors file. Pickle files (.pt, .pth, .pkl) are never read, because loading one runs code: convert it to safetensors with the library that wrote it.";
+    M0404 Model "non-finite weights"
+        "A stored tensor holds NaN or infinity; a model with such weights cannot score.";
+    // ---- G: devices and memory -----------------------------------------------------------------------------------
+    G0501 Device "no usable GPU"
+        "`--device cuda` was requested, but no NVIDIA driver, no device, or a driver that is too old was found. The message says what was looked for. Use `--device host`, or `auto` to fall back by itself.";
+    G0502 Device "the operation has no kernel on this device"
+        "The requested device cannot run this operation in this version. Use `--device host`.";
+    G0601 Memory "not enough memory"
+        "The plan needs more memory than is available. The message lists what takes it; a smaller batch, fewer negatives or a smaller dimension helps.";
+    // ---- T: training ---------------------------------------------------------------------------------------------
+    T0701 Diverged "training diverged"
+        "The loss or a gradient became NaN or infinite. The last checkpoint is intact. A lower learning rate, a longer warm-up or gradient clipping helps.";
+    T0702 Diverged "model scores are not numbers"
+        "Ranking met a NaN score. A ranking of NaN has no meaning, so no metric is reported. The weights have diverged.";
+    // ---- F: files ------------------------------------------------------------------------------------------------
+    F0801 Io "a file cannot be read or written"
+        "The operating system refused a read or write (permission, missing folder, a device error). Nothing already written is lost.";
+    F0802 Io "no space left"
+        "The disk or quota is full. Checkpoints already written are intact; free space and run the same command again to continue.";
+    F0803 Io "run directory in use"
+        "Another process is training into this run directory. Wait for it or choose another `--out`.";
+    // ---- S: stopped ----------------------------------------------------------------------------------------------
+    S7501 Interrupted "stopped at a checkpoint"
+        "A signal or the time limit ended the run after a checkpoint was written. Run the same command again to continue; the result will be the same as without the interruption.";
+    // ---- I: bugs -------------------------------------------------------------------------------------------------
+    I7001 Internal "internal error"
+        "hardneg broke one of its own rules. This is a bug in hardneg, not in your data; please report it with the command line and the message.";
+}
+
+/// An error with everything a user needs to act: see the module text. Built by chaining: `Error::new(code, what).at(place).help(cure)`.
+#[derive(Debug, Clone)]
+pub struct Error(Box<Report>);
+
+#[derive(Debug, Clone)]
+struct Report {
+    code: Code,
+    what: String,
+    at: Option<String>,
+    notes: Vec<String>,
+    helps: Vec<String>,
+}
+
+impl Error {
+    pub fn new(code: Code, what: impl Into<String>) -> Error {
+        Error(Box::new(Report { code, what: what.into(), at: None, notes: vec![], helps: vec![] }))
+    }
+    /// Where: `file:line:column`, a byte offset, a step.
+    pub fn at(mut self, place: impl Into<String>) -> Error {
+        self.0.at = Some(place.into());
+        self
+    }
+    /// Why, or further evidence.
+    pub fn note(mut self, note: impl Into<String>) -> Error {
+        self.0.notes.push(note.into());
+        self
+    }
+    /// The cure.
+    pub fn help(mut self, help: impl Into<String>) -> Error {
+        self.0.helps.push(help.into());
+        self
+    }
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+    /// An operating-system failure while `doing` something with a file (`doing` reads like "reading", "writing").
+    pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> Error {
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let code = if full { Code::F0802 } else { Code::F0801 };
+        Error::new(code, format!("{doing} {}: {error}", path.display()))
+    }
+    /// A broken rule of our own. Never for anything a user can cause.
+    pub fn internal(what: impl Into<String>) -> Error {
+        Error::new(Code::I7001, what)
+    }
+    /// The error as one JSON object, for `--json`.
+    pub fn json(&self) -> serde_json::Value {
+        let r = &self.0;
+        serde_json::json!({ "error": { "code": r.code.name(), "exit": r.code.exit() as i32, "what": r.what, "at": r.at, "notes": r.notes, "help": r.helps } })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &self.0;
+        write!(f, "error[{}]: {}", r.code.name(), r.what)?;
+        if let Some(at) = &r.at {
+            write!(f, "\n  --> {at}")?;
+        }
+        for note in &r.notes {
+            write!(f, "\n  = note: {note}")?;
+        }
+        for help in &r.helps {
+            write!(f, "\n  = help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_title_and_an_explanation_and_its_family_fixes_the_exit() {
+        for &code in Code::ALL {
+            assert!(code.title().len() > 8, "{code:?} lacks a title");
+            assert!(code.explain().len() > 40, "{code:?} lacks an explanation");
+            let expected: &[Exit] = match &code.name()[..1] {
+                "C" => &[Exit::Usage],
+                "D" => &[Exit::Data],
+                "M" => &[Exit::Model],
+                "G" => &[Exit::Device, Exit::Memory],
+                "T" => &[Exit::Diverged],
+                "F" => &[Exit::Io],
+                "S" => &[Exit::Interrupted],
+                "I" => &[Exit::Internal],
+                family => panic!("{code:?}: family {family} has no exit status"),
+            };
+            assert!(expected.contains(&code.exit()), "{code:?} leaves with {:?}", code.exit());
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! `hardneg`: sequential recommendation trained with hard negatives, fast. This page is the map.
+
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod ids;
+pub mod metrics;
+pub mod ops;
+pub mod rng;

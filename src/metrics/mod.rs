@@ -1,0 +1,1 @@
+//! What a ranking is worth: accuracy, and what lies beyond accuracy.
