@@ -148,6 +148,19 @@ pub struct RawLog {
     pub user_ids: Ids,
     pub item_ids: Ids,
     pub rejected: Rejected,
+    /// How the file was understood (format, columns, units), as the reader describes it; kept in the prepared file.
+    pub layout: serde_json::Value,
+}
+
+/// Item attributes as a side file gives them: `codes[offsets[i] .. offsets[i+1]]` are the attributes of `items.get(i)`,
+/// as codes of `names`. Items that are not in the log are allowed, and so are items of the log that are missing here.
+#[derive(Default)]
+pub struct RawAttributes {
+    pub items: Ids,
+    /// (items+1), starts with 0.
+    pub offsets: Vec<u64>,
+    pub codes: Vec<u32>,
+    pub names: Ids,
 }
 
 #[cfg(test)]
