@@ -8,10 +8,12 @@
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod gemm;
 
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Real};
+pub use gemm::{Mat, gemm};
 
 use crate::error::{Code, Error, Result};
 

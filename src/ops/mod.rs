@@ -5,6 +5,7 @@
 //! activation gradients overwrite (`=`). Parallel loops split by fixed sizes, never by thread count, so results do not
 //! depend on the number of threads.
 
+pub mod matmul;
 pub mod negatives;
 pub mod param;
 pub mod score;

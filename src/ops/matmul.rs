@@ -1,0 +1,158 @@
+//! Matrix products of the plain path: every one in the crate comes through here.
+//!
+//! ```text
+//! serial, rows:   C (m,n)  = scale A (m,k) B (k,n)      or += with `accumulate`
+//! reduce:         C (m,n) += scale A (m,k) B (k,n)      for k much larger than m and n: weight gradients x^T dy
+//! ```
+//!
+//! Work is split by sizes alone (row blocks of the output, or chunks of k whose partial products are added in order), so
+//! the result is the same for any number of threads. `rows` and `reduce` may be called inside a parallel loop; `serial`
+//! is cheaper there.
+
+use rayon::prelude::*;
+
+pub use crate::device::Mat;
+use crate::device::{Real, gemm};
+
+/// Rows of one block of [`rows`]: about a million multiply-adds, enough to hide the price of a task (below 1 us).
+fn block_rows(n: usize, k: usize) -> usize {
+    ((1 << 20) / (n * k).max(1)).clamp(96, 512).next_multiple_of(16)
+}
+
+/// `C = scale A B` or `C += scale A B` on this thread; rows of C are `stride` apart. `shape` is `[m, n, k]`.
+pub fn serial<T: Real>(c: &mut [T], stride: usize, a: Mat<T>, b: Mat<T>, shape: [usize; 3], scale: T, accumulate: bool) {
+    gemm(c, stride, a, b, shape, scale, accumulate);
+}
+
+/// `C = A B` or `C += A B`, blocks of rows in parallel; C (m,n) without gaps. `shape` is `[m, n, k]`.
+pub fn rows<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool) {
+    let [m, n, k] = shape;
+    if m == 0 || n == 0 {
+        return;
+    }
+    let block = block_rows(n, k);
+    c[..m * n].par_chunks_mut(block * n).enumerate().for_each(|(i, c)| {
+        gemm(c, n, a.from_row(i * block), b, [c.len() / n, n, k], T::ONE, accumulate);
+    });
+}
+
+/// `C += A B` where k is long: up to 16 chunks of k in parallel, their products added in order. `shape` is `[m, n, k]`.
+pub fn reduce<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3]) {
+    let [m, n, k] = shape;
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    let c = &mut c[..m * n];
+    let chunks = (k / 512).clamp(1, 16);
+    if chunks == 1 {
+        return gemm(c, n, a, b, shape, T::ONE, true);
+    }
+    let mut partial = vec![T::ZERO; chunks * m * n];
+    partial.par_chunks_mut(m * n).enumerate().for_each(|(i, p)| {
+        let (from, to) = (i * k / chunks, (i + 1) * k / chunks);
+        gemm(p, n, a.from_column(from), b.from_row(from), [m, n, to - from], T::ONE, false);
+    });
+    add_in_order(c, &partial);
+}
+
+/// `c += sum of the lanes`, lane 0 first; `lanes` holds any number of arrays as long as `c`.
+pub fn add_in_order<T: Real>(c: &mut [T], lanes: &[T]) {
+    if c.is_empty() {
+        return;
+    }
+    const BLOCK: usize = 4096;
+    let n = c.len();
+    c.par_chunks_mut(BLOCK).enumerate().for_each(|(i, c)| {
+        for lane in lanes.chunks_exact(n) {
+            for (c, &x) in c.iter_mut().zip(&lane[i * BLOCK..]) {
+                *c += x;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Draws, Stream, normal2};
+
+    fn noise(lane: u8, n: usize) -> Vec<f64> {
+        let draws = Draws::new(3, Stream::Test, lane, 0);
+        (0..n as u64).map(|i| normal2(draws.words64(i))[0]).collect()
+    }
+
+    fn naive(a: Mat<f64>, b: Mat<f64>, [m, n, k]: [usize; 3]) -> Vec<f64> {
+        let mut c = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                c[i * n + j] = (0..k).map(|l| a.data[i * a.row + l * a.col] * b.data[l * b.row + j * b.col]).sum();
+            }
+        }
+        c
+    }
+
+    const SHAPES: [[usize; 3]; 7] = [[1, 1, 1], [7, 13, 5], [97, 64, 64], [1, 65, 3], [513, 3, 64], [64, 63, 1601], [33, 1, 0]];
+
+    #[test]
+    fn every_form_and_orientation_agrees_with_three_loops() {
+        for shape in SHAPES {
+            let [m, n, k] = shape;
+            let (a, b, c0) = (noise(0, m * k), noise(1, k * n), noise(2, m * n));
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let a = if ta { Mat::new(&a, m).t() } else { Mat::new(&a, k) };
+                let b = if tb { Mat::new(&b, k).t() } else { Mat::new(&b, n) };
+                let product = naive(a, b, shape);
+                // Bound of a reordered sum of k products of unit normals, with room for 6 deviations each.
+                let tolerance = 1e-14 * (k as f64 + 1.0);
+                let check = |c: &[f64], start: Option<&[f64]>, scale: f64| {
+                    for (i, (&c, &p)) in c.iter().zip(&product).enumerate() {
+                        let want = start.map_or(0.0, |s| s[i]) + scale * p;
+                        assert!((c - want).abs() <= tolerance * 40.0, "{shape:?} {i}: {c} {want}");
+                    }
+                };
+                let mut c = c0.clone();
+                rows(&mut c, a, b, shape, false);
+                check(&c, None, 1.0);
+                rows(&mut c, a, b, shape, true);
+                check(&c, None, 2.0);
+                c.copy_from_slice(&c0);
+                reduce(&mut c, a, b, shape);
+                check(&c, Some(&c0), 1.0);
+                serial(&mut c, n, a, b, shape, -0.5, true);
+                check(&c, Some(&c0), 0.5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_strided_block_touches_only_itself() {
+        let (a, b) = (noise(0, 5 * 8), noise(1, 3 * 8));
+        let mut c = vec![9.0; 5 * 7];
+        // Columns 2..6 of A against B, into columns 1..4 of C.
+        serial(&mut c[1..], 7, Mat::new(&a, 8).from_column(2), Mat::new(&b, 8).t(), [5, 3, 4], 1.0, false);
+        for i in 0..5 {
+            assert!([0, 4, 5, 6].iter().all(|&j| c[i * 7 + j] == 9.0));
+            for j in 0..3 {
+                let want: f64 = (0..4).map(|l| a[i * 8 + 2 + l] * b[j * 8 + l]).sum();
+                assert!((c[i * 7 + 1 + j] - want).abs() < 1e-14);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let [m, n, k] = [700, 33, 3000];
+        let narrow = |v: Vec<f64>| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let (a, b) = (narrow(noise(0, m * k)), narrow(noise(1, k * n)));
+        let run = |threads| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let (mut c, mut d) = (vec![0f32; m * n], vec![0f32; m * n]);
+                rows(&mut c, Mat::new(&a, k), Mat::new(&b, n), [m, n, k], false);
+                reduce(&mut d, Mat::new(&a, k), Mat::new(&b, n), [m, n, k]);
+                (c, d)
+            })
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(5));
+    }
+}
