@@ -8,3 +8,4 @@ pub mod ids;
 pub mod metrics;
 pub mod ops;
 pub mod rng;
+pub mod train;

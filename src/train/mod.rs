@@ -1,0 +1,5 @@
+//! The work of training: durable run directories and checkpoints, and the loop around the step.
+
+pub mod checkpoint;
+pub mod durable;
+pub mod run_dir;
