@@ -1,5 +1,6 @@
 //! `hardneg`: sequential recommendation trained with hard negatives, fast. This page is the map.
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -133,7 +133,12 @@ fn tensor_header(members: &[(&str, &Tensor)]) -> Result<Vec<u8>> {
     let mut at = 0usize;
     for (name, tensor) in members {
         if tensor.values.len() != tensor.shape.iter().product::<usize>() {
-            return Err(Error::internal(format!("tensor {} holds {} values for shape {:?}", tensor.name, tensor.values.len(), tensor.shape)));
+            return Err(Error::internal(format!(
+                "tensor {} holds {} values for shape {:?}",
+                tensor.name,
+                tensor.values.len(),
+                tensor.shape
+            )));
         }
         let end = at + 4 * tensor.values.len();
         entries.insert((*name).into(), json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [at, end] }));
@@ -294,9 +299,9 @@ fn read_part(path: &Path, part: &Part) -> Result<Vec<u8>> {
     let file = path.join(&part.name);
     let mut bytes = vec![];
     let length = usize::try_from(part.size).map_err(|_| damaged(&file, "is larger than memory"))?;
-    bytes.try_reserve_exact(length).map_err(|_| {
-        Error::new(Code::G0601, format!("{} needs {} MiB of memory", file.display(), part.size >> 20))
-    })?;
+    bytes
+        .try_reserve_exact(length)
+        .map_err(|_| Error::new(Code::G0601, format!("{} needs {} MiB of memory", file.display(), part.size >> 20)))?;
     let open = fs::File::open(&file).map_err(|e| Error::io("reading", &file, &e))?;
     open.take(part.size).read_to_end(&mut bytes).map_err(|e| Error::io("reading", &file, &e))?;
     if blake3::hash(&bytes).to_hex().as_str() != part.hash {
@@ -312,7 +317,9 @@ pub fn read_tensors(file: &Path, prefix: &str, bytes: &[u8], into: &mut Vec<Tens
     match claimed {
         None => return Err(refuse(format!("{} bytes are too few for a safetensors file", bytes.len()))),
         Some(n) if n > HEADER_LIMIT || n > bytes.len() as u64 - 8 => {
-            return Err(refuse(format!("the header claims {n} bytes, the file has {}", bytes.len())).note("nothing was allocated"));
+            return Err(
+                refuse(format!("the header claims {n} bytes, the file has {}", bytes.len())).note("nothing was allocated")
+            );
         }
         Some(_) => {}
     }
@@ -326,10 +333,12 @@ pub fn read_tensors(file: &Path, prefix: &str, bytes: &[u8], into: &mut Vec<Tens
         if view.dtype() != Dtype::F32 {
             return Err(refuse(format!("tensor {name} is {:?}, F32 was expected", view.dtype())));
         }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::new(Code::M0404, format!("{}: tensor {name} holds {} at element {at}", file.display(), values[at])));
+            return Err(Error::new(
+                Code::M0404,
+                format!("{}: tensor {name} holds {} at element {at}", file.display(), values[at]),
+            ));
         }
         into.push(Tensor { name: format!("{prefix}.{name}"), shape: view.shape().to_vec(), values });
     }

@@ -28,8 +28,17 @@ use crate::train::durable;
 pub const RECORD_VERSION: u32 = 1;
 
 /// Everything `--fresh` removes: names of ours only, never what someone else put there.
-const NAMES: &[&str] =
-    &["config.resolved.toml", "manifest.json", "data.hardneg", "metrics.jsonl", "checkpoints", "best", "report.json", "report.md", "log.txt"];
+const NAMES: &[&str] = &[
+    "config.resolved.toml",
+    "manifest.json",
+    "data.hardneg",
+    "metrics.jsonl",
+    "checkpoints",
+    "best",
+    "report.json",
+    "report.md",
+    "log.txt",
+];
 
 /// Who made a run, from what.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -89,7 +98,8 @@ impl RunDir {
             // Pickles start with 0x80; torch archives and .npz are zip files.
             return match &head[..read] {
                 [0x80, _] | b"PK" => refuse("a Python pickle or archive").map_err(|e| {
-                    e.note("loading one can run any code, so it is never read").help("convert it to safetensors where it was made")
+                    e.note("loading one can run any code, so it is never read")
+                        .help("convert it to safetensors where it was made")
                 }),
                 _ => refuse("is a file; a run directory was expected"),
             };
@@ -98,7 +108,8 @@ impl RunDir {
             return refuse("there is no such run directory");
         }
         if !path.join("config.resolved.toml").is_file() {
-            return refuse("holds no config.resolved.toml, so it is not a run directory").map_err(|e| e.help("`hardneg train LOG --out DIR` makes one"));
+            return refuse("holds no config.resolved.toml, so it is not a run directory")
+                .map_err(|e| e.help("`hardneg train LOG --out DIR` makes one"));
         }
         Ok(RunDir { path: path.to_path_buf(), lock: None })
     }
@@ -154,7 +165,9 @@ impl RunDir {
     pub fn read_config(&self) -> Result<Option<Config>> {
         let path = self.path.join("config.resolved.toml");
         let Some(text) = read_capped(&path)? else { return Ok(None) };
-        toml::from_str(&text).map(Some).map_err(|e| Error::new(Code::C0204, e.message().to_string()).at(path.display().to_string()))
+        toml::from_str(&text)
+            .map(Some)
+            .map_err(|e| Error::new(Code::C0204, e.message().to_string()).at(path.display().to_string()))
     }
 
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {

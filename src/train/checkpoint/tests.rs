@@ -97,7 +97,8 @@ fn a_damaged_checkpoint_is_passed_over_and_said_so() {
 /// Files a stranger could hand us, sealed or bare: always a typed refusal, and nothing larger than the file is allocated.
 #[test]
 fn hostile_tensor_files_are_refused() {
-    let entry = |shape: &str, from: u64, to: u64| format!(r#"{{"x":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
+    let entry =
+        |shape: &str, from: u64, to: u64| format!(r#"{{"x":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
     let file = |header: &str, data: usize| {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.bytes());
@@ -195,7 +196,8 @@ fn a_failure_at_any_operation_leaves_the_old_or_the_new_checkpoint_and_the_next_
         recover(&FileSystem, root.path()).unwrap();
         let recovered = load_latest(root.path()).unwrap().unwrap();
         assert!(same(&recovered) && recovered.step >= loaded.step, "recovered after operation {n}");
-        let strangers: Vec<_> = fs::read_dir(root.path()).unwrap().filter(|e| step_of(&e.as_ref().unwrap().path()).is_none()).collect();
+        let strangers: Vec<_> =
+            fs::read_dir(root.path()).unwrap().filter(|e| step_of(&e.as_ref().unwrap().path()).is_none()).collect();
         assert!(strangers.is_empty(), "left over after operation {n}: {strangers:?}");
         *outcomes.entry((loaded.step, recovered.step)).or_insert(0) += 1;
         match result {
@@ -276,7 +278,13 @@ impl Trace {
                 }
             }
         }
-        fn build(inode: usize, at: &Path, names: &BTreeMap<usize, BTreeMap<String, usize>>, data: &BTreeMap<usize, Vec<u8>>, files: &[usize]) {
+        fn build(
+            inode: usize,
+            at: &Path,
+            names: &BTreeMap<usize, BTreeMap<String, usize>>,
+            data: &BTreeMap<usize, Vec<u8>>,
+            files: &[usize],
+        ) {
             if files.contains(&inode) {
                 return fs::write(at, data.get(&inode).map_or(&[][..], |d| d)).unwrap();
             }
@@ -285,8 +293,12 @@ impl Trace {
                 build(child, &at.join(name), names, data, files);
             }
         }
-        let files: Vec<usize> =
-            self.log.borrow().iter().filter_map(|(c, _)| if let Change::Data { inode, .. } = c { Some(*inode) } else { None }).collect();
+        let files: Vec<usize> = self
+            .log
+            .borrow()
+            .iter()
+            .filter_map(|(c, _)| if let Change::Data { inode, .. } = c { Some(*inode) } else { None })
+            .collect();
         build(self.inode(root), to, &names, &data, &files);
     }
 }

@@ -1,0 +1,107 @@
+//! The face: one file per subcommand. The only floor that prints, reads arguments or the environment, or exits.
+//!
+//! ```text
+//! settings.rs   six layers of configuration with provenance
+//! terminal.rs   printing, colour, escaping
+//! ```
+
+mod doctor;
+mod explain;
+pub mod settings;
+pub mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Exit, Result};
+
+#[derive(Parser)]
+#[command(
+    name = "hardneg",
+    version,
+    about = "Trains compact transformers for sequential recommendation with hard negatives, fast",
+    after_help = "Examples:\n  hardneg train                 learn a generated log and compare with popularity\n  hardneg train ratings.csv     read, prepare, train, evaluate"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print results and errors as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What was found on this machine.
+    Doctor(doctor::Args),
+    /// Cause and cure of an error code.
+    Explain(explain::Args),
+}
+
+/// The program: parses `arguments`, runs one command, says an error once, and gives the exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    let json = cli.json;
+    match guard(|| run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                terminal::say(&error.json().to_string());
+            } else {
+                terminal::say_error(&error);
+            }
+            ExitCode::from(error.code().exit() as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Doctor(args) => doctor::run(&args, cli.json),
+        Command::Explain(args) => explain::run(&args, cli.json),
+    }
+}
+
+/// Turns a panic into I7001. The hook stays silent, so that a panic a library function catches (a foreign parser's)
+/// leaves no trace on the terminal.
+fn guard(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    static LAST: Mutex<Option<String>> = Mutex::new(None);
+    std::panic::set_hook(Box::new(|info| {
+        if let Ok(mut last) = LAST.lock() {
+            *last = Some(info.to_string());
+        }
+    }));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let what = LAST.lock().ok().and_then(|mut last| last.take()).unwrap_or_else(|| "unknown".into());
+        Err(Error::internal(what.replace("panicked at", "broken rule at")).help("please report this with the command line"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_internal_error() {
+        let empty: Vec<u32> = vec![];
+        let error = guard(|| Err(Error::internal(format!("{}", empty[std::hint::black_box(3)])))).unwrap_err();
+        assert_eq!(error.code().exit() as i32, 70);
+        assert!(error.what().contains("index out of bounds"), "{error}");
+        let _ = std::panic::take_hook();
+    }
+
+    #[test]
+    fn the_argument_parser_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

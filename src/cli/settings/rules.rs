@@ -1,0 +1,145 @@
+//! Which settings mean nothing in which company. Whoever sets such a key expects an effect, so it is refused rather than
+//! ignored. A key left at its default is never refused: a resolved configuration names all of them.
+
+use toml::Value;
+
+use super::{Layers, Source};
+use crate::error::{Code, Error, Result};
+
+/// A key (or, with a trailing dot, a section) and when it has no effect: the condition as text, and how to make it count.
+struct Rule {
+    keys: &'static [&'static str],
+    idle: fn(&Layers) -> bool,
+    because: &'static str,
+    cure: &'static str,
+}
+
+fn word<'a>(layers: &'a Layers, key: &str) -> &'a str {
+    layers.entries.get(key).and_then(|e| e.value.as_str()).unwrap_or_default()
+}
+
+fn number(layers: &Layers, key: &str) -> f64 {
+    let value = layers.entries.get(key).map(|e| &e.value);
+    value.and_then(|v| v.as_float().or_else(|| v.as_integer().map(|i| i as f64))).unwrap_or(0.0)
+}
+
+fn scores_by_dot(layers: &Layers) -> bool {
+    match word(layers, "model.score") {
+        "auto" => word(layers, "model.kind") != "cans",
+        score => score == "dot",
+    }
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        keys: &["model.temperature"],
+        idle: scores_by_dot,
+        because: "the score is a dot product",
+        cure: "`--set model.score=cosine`",
+    },
+    Rule {
+        keys: &["data.gts_quantile", "data.gts_target"],
+        idle: |l| word(l, "data.split") != "gts",
+        because: "only the split `gts` cuts by time",
+        cure: "`--set data.split=gts`",
+    },
+    Rule {
+        keys: &["sampler."],
+        idle: |l| word(l, "loss.kind") == "softmax",
+        because: "the full softmax compares with every item and draws no negatives",
+        cure: "a loss that samples, such as `--set loss=sampled_softmax`",
+    },
+    Rule {
+        keys: &["data.synthetic."],
+        idle: |l| !word(l, "data.path").is_empty(),
+        because: "a log is given, so none is generated",
+        cure: "leave the log away",
+    },
+    Rule {
+        keys: &[
+            "data.format",
+            "data.times_path",
+            "data.delimiter",
+            "data.header",
+            "data.user_col",
+            "data.item_col",
+            "data.time_col",
+            "data.weight_col",
+            "data.time_unit",
+            "data.encoding",
+            "data.context",
+            "data.on_bad_row",
+            "data.max_bad_share",
+            "data.items_path",
+        ],
+        idle: |l| word(l, "data.path").is_empty(),
+        because: "no log is given, and the generated one needs no reading",
+        cure: "a log, such as `hardneg train ratings.csv`",
+    },
+    Rule {
+        keys: &["data.attributes"],
+        idle: |l| word(l, "data.items_path").is_empty(),
+        because: "no item file is given",
+        cure: "`--set data.items_path=FILE`",
+    },
+    Rule {
+        keys: &["data.max_bad_share"],
+        idle: |l| word(l, "data.on_bad_row") == "fail",
+        because: "the first bad row already fails",
+        cure: "`--set data.on_bad_row=quarantine`",
+    },
+    Rule {
+        keys: &["data.filter"],
+        idle: |l| number(l, "data.min_user") <= 1.0 && number(l, "data.min_item") <= 1.0,
+        because: "nothing is filtered",
+        cure: "`--set data.min_user=5 --set data.min_item=5`",
+    },
+    Rule {
+        keys: &["train.random_prefix"],
+        idle: |l| word(l, "train.targets") != "last",
+        because: "all positions train, so every prefix is used already",
+        cure: "`--set train.targets=last`",
+    },
+    Rule {
+        keys: &["train.metric", "train.patience"],
+        idle: |l| number(l, "train.eval_every") == 0.0,
+        because: "nothing is evaluated during training",
+        cure: "`--set train.eval_every=1`",
+    },
+    Rule {
+        keys: &["optim.decay_tables"],
+        idle: |l| number(l, "optim.weight_decay") == 0.0,
+        because: "nothing decays",
+        cure: "`--set optim.weight_decay=0.01`",
+    },
+];
+
+/// Choices that follow from others: whoever names a sampler and no loss wants a loss that samples.
+pub fn derive(layers: &mut Layers) -> Result<()> {
+    let chosen = |key: &str, layers: &Layers| layers.entries.get(key).is_some_and(|e| e.source != Source::Default);
+    let sampler = layers.entries.iter().find(|(k, e)| k.starts_with("sampler.") && counts(layers, k, &e.value, &e.source));
+    if let Some(key) = sampler.map(|(k, _)| k.clone()).filter(|_| !chosen("loss.kind", layers)) {
+        let why = format!("because `{key}` is set");
+        layers.put("loss.kind", Value::String("sampled_softmax".into()), Source::Derived(why.clone()), 6)?;
+        layers.notes.push(format!("the loss is `sampled_softmax` {why}; choose another with `--set loss=NAME`"));
+    }
+    Ok(())
+}
+
+/// Whether a setting is somebody's choice: set, and to something other than the default.
+fn counts(layers: &Layers, key: &str, value: &Value, source: &Source) -> bool {
+    *source != Source::Default && !layers.is_default(key, value)
+}
+
+pub fn refuse_without_effect(layers: &Layers) -> Result<()> {
+    for rule in RULES {
+        let named = |key: &str| rule.keys.iter().any(|&k| k == key || k.ends_with('.') && key.starts_with(k));
+        let found = layers.entries.iter().find(|(key, e)| named(key) && counts(layers, key, &e.value, &e.source));
+        if let Some((key, entry)) = found.filter(|_| (rule.idle)(layers)) {
+            return Err(Error::new(Code::C0203, format!("`{key} = {}` has no effect: {}", entry.value, rule.because))
+                .at(entry.source.to_string())
+                .help(format!("remove it, or use {}", rule.cure)));
+        }
+    }
+    Ok(())
+}
