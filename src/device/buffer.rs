@@ -3,7 +3,7 @@
 //! Shapes live in names and comments (`h (R,D)`), not in types. A buffer keeps its capacity when it shrinks, so a batch of
 //! changing length allocates only until it has met its longest.
 
-use crate::device::{Device, Precision};
+use crate::device::{Device, Precision, elementary};
 use crate::error::{Error, Result};
 
 /// Flat memory on the host or on a machine.
@@ -102,7 +102,10 @@ pub trait Real:
     const NEG_INFINITY: Self;
     fn from_f64(x: f64) -> Self;
     fn f64(self) -> f64;
+    /// e^x. In f32 [`elementary::exp`], which vectorises and is 0 below the smallest normal number.
     fn exp(self) -> Self;
+    /// ln(1 + e^x), without overflow.
+    fn softplus(self) -> Self;
     fn ln(self) -> Self;
     fn ln_1p(self) -> Self;
     fn sqrt(self) -> Self;
@@ -118,7 +121,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident, $variant:ident) => {
+    ($t:ident, $variant:ident, $exp:expr, $softplus:expr) => {
         impl Real for $t {
             const ZERO: $t = 0.0;
             const ONE: $t = 1.0;
@@ -133,7 +136,11 @@ macro_rules! real {
             }
             #[inline(always)]
             fn exp(self) -> $t {
-                self.exp()
+                $exp(self)
+            }
+            #[inline(always)]
+            fn softplus(self) -> $t {
+                $softplus(self)
             }
             #[inline(always)]
             fn ln(self) -> $t {
@@ -189,8 +196,8 @@ macro_rules! real {
         }
     };
 }
-real!(f32, F32);
-real!(f64, F64);
+real!(f32, F32, elementary::exp, elementary::softplus);
+real!(f64, F64, f64::exp, |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p());
 
 /// Runs `$body` with the type alias `$t` bound to the plain path's number type; on a machine, `$machine`.
 ///

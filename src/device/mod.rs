@@ -8,6 +8,7 @@
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod elementary;
 mod gemm;
 
 use std::sync::Arc;

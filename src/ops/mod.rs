@@ -9,3 +9,4 @@ pub mod matmul;
 pub mod negatives;
 pub mod param;
 pub mod score;
+pub mod vector;
