@@ -169,3 +169,8 @@ fn probe_cuda(ordinal: u32) -> Result<Device> {
 fn probe_cuda(_: u32) -> Result<Device> {
     Err(Error::new(Code::G0501, "this build has no CUDA support").help("build with the feature `cuda`"))
 }
+
+/// The answer of an operation that has no kernel for a machine yet.
+pub fn no_kernel(operation: &str) -> Error {
+    Error::new(Code::G0502, format!("`{operation}` has no kernel")).help("use `--device host`")
+}

@@ -1,0 +1,189 @@
+//! One transformer block: attention and a feed-forward layer, each with a residual connection and a layer norm.
+//!
+//! ```text
+//! pre:   m = x + drop(attend(norm(x)) Wo),   y = m + drop(act(norm(m) W1) W2)
+//! post:  m = norm(x + drop(attend(x) Wo)),   y = norm(m + drop(act(m W1) W2))
+//! ```
+//!
+//! Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et al. (2017).
+
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::model::params::ParamList;
+use crate::model::{Hyper, Masks};
+use crate::ops::{activation, attention, dropout, layer_norm, linear, rows};
+
+/// Positions of the block's parameters in the model's list.
+pub struct Block {
+    number: usize,
+    norm1: [usize; 2],
+    qkv: [usize; 2],
+    project: [usize; 2],
+    norm2: [usize; 2],
+    expand: [usize; 2],
+    contract: [usize; 2],
+}
+
+/// What the backward pass needs, all (R,D) unless noted.
+pub struct Saved {
+    /// Output of the first norm (pre) or its input (post).
+    n1: Buffer,
+    stats1: Buffer,
+    /// (R,3D)
+    qkv: Buffer,
+    /// (R,H)
+    lse: Buffer,
+    attended: Buffer,
+    m: Buffer,
+    /// Output of the second norm (pre) or its input (post).
+    n2: Buffer,
+    stats2: Buffer,
+    /// (R,F) before and after the activation.
+    wide: Buffer,
+    active: Buffer,
+    pub y: Buffer,
+}
+
+impl Saved {
+    pub fn new(device: &Device) -> Saved {
+        let b = || Buffer::empty(device);
+        Saved { n1: b(), stats1: b(), qkv: b(), lse: b(), attended: b(), m: b(), n2: b(), stats2: b(), wide: b(), active: b(), y: b() }
+    }
+}
+
+/// Scratch of a pass, shared by all blocks.
+pub struct Scratch {
+    a: Buffer,
+    b: Buffer,
+    /// (R,3D) or (R,F)
+    wide: Buffer,
+}
+
+impl Scratch {
+    pub fn new(device: &Device) -> Scratch {
+        Scratch { a: Buffer::empty(device), b: Buffer::empty(device), wide: Buffer::empty(device) }
+    }
+}
+
+impl Block {
+    pub fn new(number: usize, hyper: &Hyper, list: &mut ParamList) -> Result<Block> {
+        let (d, f) = (hyper.dim, hyper.ffn);
+        let name = |part: &str| format!("block{number}.{part}");
+        Ok(Block {
+            number,
+            norm1: list.norm(&name("norm1"), d)?,
+            qkv: list.linear(&name("attention.qkv"), d, 3 * d)?,
+            project: list.linear(&name("attention.project"), d, d)?,
+            norm2: list.norm(&name("norm2"), d)?,
+            expand: list.linear(&name("feed_forward.expand"), d, f)?,
+            contract: list.linear(&name("feed_forward.contract"), f, d)?,
+        })
+    }
+
+    fn attention(&self, hyper: &Hyper) -> attention::Shape {
+        attention::Shape { dim: hyper.dim, heads: hyper.heads, causal: hyper.causal }
+    }
+
+    /// `saved.y (R,D)` from `x (R,D)`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward(
+        &self,
+        device: &Device,
+        hyper: &Hyper,
+        list: &ParamList,
+        saved: &mut Saved,
+        scratch: &mut Scratch,
+        x: &Buffer,
+        offsets: &[u32],
+        masks: &Masks,
+    ) -> Result<()> {
+        let (d, f) = (hyper.dim, hyper.ffn);
+        let r = x.len() / d;
+        let s = saved;
+        let [site_p, site_a, site_f] = masks.block(self.number);
+        if hyper.pre_norm {
+            layer_norm::forward(device, &mut s.n1, &mut s.stats1, x, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
+        }
+        let input = if hyper.pre_norm { &s.n1 } else { x };
+        linear::forward(device, &mut s.qkv, input, list.value(self.qkv[0]), Some(list.value(self.qkv[1])), r, d, 3 * d)?;
+        attention::forward(device, &mut s.attended, &mut s.lse, &s.qkv, offsets, self.attention(hyper), site_p.as_ref())?;
+        linear::forward(device, &mut scratch.a, &s.attended, list.value(self.project[0]), Some(list.value(self.project[1])), r, d, d)?;
+        if hyper.pre_norm {
+            dropout::residual(device, &mut s.m, x, &scratch.a, site_a.as_ref())?;
+            layer_norm::forward(device, &mut s.n2, &mut s.stats2, &s.m, list.value(self.norm2[0]), list.value(self.norm2[1]))?;
+        } else {
+            dropout::residual(device, &mut s.n1, x, &scratch.a, site_a.as_ref())?;
+            layer_norm::forward(device, &mut s.m, &mut s.stats1, &s.n1, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
+        }
+        let input = if hyper.pre_norm { &s.n2 } else { &s.m };
+        linear::forward(device, &mut s.wide, input, list.value(self.expand[0]), Some(list.value(self.expand[1])), r, d, f)?;
+        activation::forward(device, &mut s.active, &s.wide, hyper.activation)?;
+        linear::forward(device, &mut scratch.a, &s.active, list.value(self.contract[0]), Some(list.value(self.contract[1])), r, f, d)?;
+        if hyper.pre_norm {
+            dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref())
+        } else {
+            dropout::residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref())?;
+            layer_norm::forward(device, &mut s.y, &mut s.stats2, &s.n2, list.value(self.norm2[0]), list.value(self.norm2[1]))
+        }
+    }
+
+    /// Turns `dy (R,D)` into dx in place and adds the parameters' gradients.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        device: &Device,
+        hyper: &Hyper,
+        list: &mut ParamList,
+        saved: &Saved,
+        scratch: &mut Scratch,
+        dy: &mut Buffer,
+        x: &Buffer,
+        offsets: &[u32],
+        masks: &Masks,
+    ) -> Result<()> {
+        let (d, f) = (hyper.dim, hyper.ffn);
+        let r = x.len() / d;
+        let s = saved;
+        let [site_p, site_a, site_f] = masks.block(self.number);
+        let Scratch { a, b, wide } = scratch;
+
+        if !hyper.pre_norm {
+            let (gain, dgain, dbias) = list.norm_parts(self.norm2);
+            layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.n2, gain)?;
+            std::mem::swap(a, dy);
+        }
+        // dy is now the gradient of m + drop(feed-forward).
+        dropout::forward(device, a, dy, site_f.as_ref())?;
+        let (w, dw, db) = list.linear_parts(self.contract);
+        linear::backward(device, Some(wide), dw, Some(db), a, &s.active, w, r, f, d)?;
+        activation::backward(device, wide, &s.wide, hyper.activation)?;
+        let input = if hyper.pre_norm { &s.n2 } else { &s.m };
+        let (w, dw, db) = list.linear_parts(self.expand);
+        linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, f)?;
+        if hyper.pre_norm {
+            let (gain, dgain, dbias) = list.norm_parts(self.norm2);
+            layer_norm::backward(device, b, dgain, dbias, a, &s.stats2, &s.m, gain)?;
+            rows::add(device, dy, b, 1.0)?;
+        } else {
+            rows::add(device, dy, a, 1.0)?;
+            let (gain, dgain, dbias) = list.norm_parts(self.norm1);
+            layer_norm::backward(device, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
+            std::mem::swap(a, dy);
+        }
+        // dy is now the gradient of x + drop(attention).
+        dropout::forward(device, a, dy, site_a.as_ref())?;
+        let (w, dw, db) = list.linear_parts(self.project);
+        linear::backward(device, Some(b), dw, Some(db), a, &s.attended, w, r, d, d)?;
+        attention::backward(device, wide, b, &s.attended, &s.lse, &s.qkv, offsets, self.attention(hyper), site_p.as_ref())?;
+        let input = if hyper.pre_norm { &s.n1 } else { x };
+        let (w, dw, db) = list.linear_parts(self.qkv);
+        linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, 3 * d)?;
+        if hyper.pre_norm {
+            let (gain, dgain, dbias) = list.norm_parts(self.norm1);
+            layer_norm::backward(device, b, dgain, dbias, a, &s.stats1, x, gain)?;
+            rows::add(device, dy, b, 1.0)
+        } else {
+            rows::add(device, dy, a, 1.0)
+        }
+    }
+}

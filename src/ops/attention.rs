@@ -1,0 +1,207 @@
+//! Fused multi-head self-attention over packed sequences, forward and backward.
+//!
+//! For each sequence of L rows and each head of width E, with q, k, v columns of `qkv (R,3D)`:
+//!
+//! ```text
+//! S = q k^T / sqrt(E)  (L,L),  causal: S[i,j] = -inf for j > i
+//! P = softmax(S),  O = (P * M) v          M the dropout factors, 0 or 1/(1-p)      out (R,D)
+//! backward, with W = P * M and delta_i = dO_i . O_i = sum_j P_ij dP_ij:
+//! dv = W^T dO,  dP = (dO v^T) * M,  dS = P * (dP - delta),  dq = dS k / sqrt(E),  dk = dS^T q / sqrt(E)
+//! ```
+//!
+//! S and P exist for one tile of rows at a time; the backward pass recomputes P from the stored log-sum-exp `lse (R,H)`.
+//! A sequence is owned by one task, so there are no shared writes and the result does not depend on thread count. Rows are
+//! cut into tiles of [`TILE`] and keys beyond a tile's last row are never touched, which halves the work of causal
+//! attention. Source: Vaswani et al. 2017; recomputation as in FlashAttention (Dao et al., arXiv 2205.14135).
+
+use rayon::prelude::*;
+
+use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::dispatch;
+use crate::error::Result;
+use crate::ops::dropout::Dropout;
+use crate::ops::matmul::{self, Mat};
+use crate::ops::vector;
+
+/// Rows of one tile of scores.
+const TILE: usize = 32;
+
+/// The fixed shape of an attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// D = heads * head width
+    pub dim: usize,
+    pub heads: usize,
+    pub causal: bool,
+}
+
+/// `out (R,D)`, `lse (R,H)` from `qkv (R,3D)`; `offsets (B+1)` are the first rows of the sequences.
+pub fn forward(
+    device: &Device,
+    out: &mut Buffer,
+    lse: &mut Buffer,
+    qkv: &Buffer,
+    offsets: &[u32],
+    shape: Shape,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let rows = qkv.len() / (3 * shape.dim);
+    out.resize(device, rows * shape.dim)?;
+    lse.resize(device, rows * shape.heads)?;
+    dispatch!(device, T => {
+        let out = by_sequence(T::of_mut(out)?, offsets, shape.dim);
+        let lse = by_sequence(T::of_mut(lse)?, offsets, shape.heads);
+        let qkv = T::of(qkv)?;
+        out.into_par_iter().zip(lse).enumerate().for_each_init(Vec::new, |tile, (b, (out, lse))| {
+            let first = offsets[b] as usize;
+            vector::fast(|| attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
+        });
+        Ok(())
+    }, _ => Err(no_kernel("attention")))
+}
+
+/// `dqkv (R,3D)` from `dout (R,D)` and what [`forward`] saved.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    device: &Device,
+    dqkv: &mut Buffer,
+    dout: &Buffer,
+    out: &Buffer,
+    lse: &Buffer,
+    qkv: &Buffer,
+    offsets: &[u32],
+    shape: Shape,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    dqkv.resize(device, qkv.len())?;
+    dispatch!(device, T => {
+        let dqkv = by_sequence(T::of_mut(dqkv)?, offsets, 3 * shape.dim);
+        let (dout, out, lse, qkv) = (T::of(dout)?, T::of(out)?, T::of(lse)?, T::of(qkv)?);
+        dqkv.into_par_iter().enumerate().for_each_init(|| (Vec::new(), Vec::new()), |(p, dp), (b, dqkv)| {
+            let first = offsets[b] as usize;
+            let d = first * shape.dim;
+            vector::fast(|| {
+                differentiate::<T>(dqkv, &dout[d..], &out[d..], &lse[first * shape.heads..], &qkv[3 * d..], first, shape, dropout, p, dp);
+            });
+        });
+        Ok(())
+    }, _ => Err(no_kernel("attention")))
+}
+
+/// Cuts rows of `width` into one slice per sequence.
+fn by_sequence<'a, T>(mut rest: &'a mut [T], offsets: &[u32], width: usize) -> Vec<&'a mut [T]> {
+    let mut parts = Vec::with_capacity(offsets.len());
+    for pair in offsets.windows(2) {
+        let (part, tail) = rest.split_at_mut((pair[1] - pair[0]) as usize * width);
+        parts.push(part);
+        rest = tail;
+    }
+    parts
+}
+
+/// Multiplies row `row` (a row of the packed batch) of head `head`, keys `0..p.len()`, by its dropout factors.
+#[inline(always)]
+fn drop_row<T: Real>(p: &mut [T], dropout: &Dropout, row: usize, head: usize, heads: usize) {
+    // 2^10 blocks of 64 keys bound the length at 65,536, far above any `max_len`.
+    let first = ((row * heads + head) as u64) << 10;
+    for (block, p) in p.chunks_mut(64).enumerate() {
+        let factors = dropout.factors::<T>(first + block as u64);
+        p.iter_mut().zip(&factors).for_each(|(p, &f)| *p *= f);
+    }
+}
+
+/// One sequence; `qkv` starts at its first row, `first` is that row's number in the batch.
+#[inline(always)]
+fn attend<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], first: usize, shape: Shape, dropout: Option<&Dropout>, tile: &mut Vec<T>) {
+    let (d, heads, e) = (shape.dim, shape.heads, shape.dim / shape.heads);
+    let length = out.len() / d;
+    let scale = T::from_f64(1.0 / (e as f64).sqrt());
+    tile.resize(TILE * length, T::ZERO);
+    for head in 0..heads {
+        let (q, k, v) = (&qkv[head * e..], &qkv[d + head * e..], &qkv[2 * d + head * e..]);
+        for start in (0..length).step_by(TILE) {
+            let rows = TILE.min(length - start);
+            let keys = if shape.causal { start + rows } else { length };
+            let s = &mut tile[..rows * keys];
+            matmul::serial(s, keys, Mat::new(&q[start * 3 * d..], 3 * d), Mat::new(k, 3 * d).t(), [rows, keys, e], scale, false);
+            for (i, s) in s.chunks_exact_mut(keys).enumerate() {
+                let visible = if shape.causal { start + i + 1 } else { keys };
+                let (seen, unseen) = s.split_at_mut(visible);
+                let top = vector::max(seen);
+                let sum = vector::exp_minus(seen, top);
+                let inverse = T::ONE / sum;
+                seen.iter_mut().for_each(|p| *p *= inverse);
+                unseen.fill(T::ZERO);
+                lse[(start + i) * heads + head] = top + sum.ln();
+                if let Some(dropout) = dropout {
+                    drop_row(seen, dropout, first + start + i, head, heads);
+                }
+            }
+            let o = &mut out[start * d + head * e..];
+            matmul::serial(o, d, Mat::new(s, keys), Mat::new(v, 3 * d), [rows, e, keys], T::ONE, false);
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn differentiate<T: Real>(
+    dqkv: &mut [T],
+    dout: &[T],
+    out: &[T],
+    lse: &[T],
+    qkv: &[T],
+    first: usize,
+    shape: Shape,
+    dropout: Option<&Dropout>,
+    p: &mut Vec<T>,
+    dp: &mut Vec<T>,
+) {
+    let (d, heads, e) = (shape.dim, shape.heads, shape.dim / shape.heads);
+    let length = dqkv.len() / (3 * d);
+    let scale = T::from_f64(1.0 / (e as f64).sqrt());
+    p.resize(TILE * length, T::ZERO);
+    dp.resize(TILE * length, T::ZERO);
+    dqkv.fill(T::ZERO);
+    for head in 0..heads {
+        let (q, k, v) = (&qkv[head * e..], &qkv[d + head * e..], &qkv[2 * d + head * e..]);
+        for start in (0..length).step_by(TILE) {
+            let rows = TILE.min(length - start);
+            let keys = if shape.causal { start + rows } else { length };
+            let (p, dp) = (&mut p[..rows * keys], &mut dp[..rows * keys]);
+            let q_tile = Mat::new(&q[start * 3 * d..], 3 * d);
+            let dout_tile = Mat::new(&dout[start * d + head * e..], d);
+            matmul::serial(p, keys, q_tile, Mat::new(k, 3 * d).t(), [rows, keys, e], scale, false);
+            matmul::serial(dp, keys, dout_tile, Mat::new(v, 3 * d).t(), [rows, keys, e], T::ONE, false);
+            for (i, (p, dp)) in p.chunks_exact_mut(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
+                let row = start + i;
+                let visible = if shape.causal { row + 1 } else { keys };
+                let (seen, unseen) = p.split_at_mut(visible);
+                vector::exp_minus(seen, lse[row * heads + head]);
+                unseen.fill(T::ZERO);
+                dp[visible..].fill(T::ZERO);
+                let dp = &mut dp[..visible];
+                let head_columns = row * d + head * e;
+                let delta = vector::dot(&dout[head_columns..head_columns + e], &out[head_columns..head_columns + e]);
+                // dp becomes dS and p becomes W = P * M, which is all that the three products below need.
+                match dropout {
+                    None => dp.iter_mut().zip(&*seen).for_each(|(dp, &p)| *dp = p * (*dp - delta)),
+                    Some(dropout) => {
+                        let block0 = (((first + row) * heads + head) as u64) << 10;
+                        for (block, (dp, p)) in dp.chunks_mut(64).zip(seen.chunks_mut(64)).enumerate() {
+                            let factors = dropout.factors::<T>(block0 + block as u64);
+                            for ((dp, p), &f) in dp.iter_mut().zip(p).zip(&factors) {
+                                *dp = *p * (*dp * f - delta);
+                                *p *= f;
+                            }
+                        }
+                    }
+                }
+            }
+            let (ds, w) = (Mat::new(dp, keys), Mat::new(p, keys));
+            matmul::serial(&mut dqkv[start * 3 * d + head * e..], 3 * d, ds, Mat::new(k, 3 * d), [rows, e, keys], scale, false);
+            matmul::serial(&mut dqkv[d + head * e..], 3 * d, ds.t(), q_tile, [keys, e, rows], scale, true);
+            matmul::serial(&mut dqkv[2 * d + head * e..], 3 * d, w.t(), dout_tile, [keys, e, rows], T::ONE, true);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The item part of the encoder where items have attributes: an id row plus the mean of its attributes' rows.
+//!
+//! ```text
+//! a[i] = e[i] + 1/|A_i| sum over t in A_i of u[t]       a, e (V,D), u (T,D), A_i attributes of item i
+//! de += da                                              du[t] += sum over i with t in A_i of da[i] / |A_i|
+//! ```
+//!
+//! Attributes enter linearly, so the context-conditioned score keeps its closed form (see `score`). Source: the
+//! multi-hot attribute input of CaNS (Seol and Choi 2025), whose affine first layer this is.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::dispatch;
+use crate::error::Result;
+
+const TASK: usize = 512;
+
+/// Attributes of every item, in both directions.
+#[derive(Clone)]
+pub struct AttributeLists {
+    /// (V+1) and codes below `count`.
+    pub offsets: Arc<Vec<u64>>,
+    pub codes: Arc<Vec<u32>>,
+    /// T
+    pub count: usize,
+    /// (T+1) and the items that carry each attribute, ascending.
+    items_offsets: Arc<Vec<u64>>,
+    items: Arc<Vec<u32>>,
+}
+
+impl AttributeLists {
+    pub fn new(offsets: &[u64], codes: &[u32], count: usize) -> AttributeLists {
+        let mut starts = vec![0u64; count + 1];
+        for &t in codes {
+            starts[t as usize + 1] += 1;
+        }
+        for t in 0..count {
+            starts[t + 1] += starts[t];
+        }
+        let mut next = starts.clone();
+        let mut items = vec![0u32; codes.len()];
+        for (i, pair) in offsets.windows(2).enumerate() {
+            for &t in &codes[pair[0] as usize..pair[1] as usize] {
+                items[next[t as usize] as usize] = i as u32;
+                next[t as usize] += 1;
+            }
+        }
+        AttributeLists {
+            offsets: Arc::new(offsets.to_vec()),
+            codes: Arc::new(codes.to_vec()),
+            count,
+            items_offsets: Arc::new(starts),
+            items: Arc::new(items),
+        }
+    }
+    fn of(&self, i: usize) -> &[u32] {
+        &self.codes[self.offsets[i] as usize..self.offsets[i + 1] as usize]
+    }
+}
+
+/// `a (V,D)` from `e (V,D)` and `u (T,D)`.
+pub fn forward(device: &Device, a: &mut Buffer, e: &Buffer, u: &Buffer, lists: &AttributeLists, dim: usize) -> Result<()> {
+    a.resize(device, e.len())?;
+    dispatch!(device, T => {
+        let (a, e, u) = (T::of_mut(a)?, T::of(e)?, T::of(u)?);
+        a.copy_from_slice(e);
+        a.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, a)| {
+            for (i, a) in a.chunks_exact_mut(dim).enumerate() {
+                let codes = lists.of(task * TASK + i);
+                let share = T::from_f64(1.0 / codes.len().max(1) as f64);
+                for &t in codes {
+                    a.iter_mut().zip(&u[t as usize * dim..][..dim]).for_each(|(a, &u)| *a += u * share);
+                }
+            }
+        });
+        Ok(())
+    }, _ => Err(no_kernel("attributes")))
+}
+
+/// `du (T,D) += ...` from `da (V,D)`; `de += da` is the caller's, who lets both share memory.
+pub fn backward(device: &Device, du: &mut Buffer, da: &Buffer, lists: &AttributeLists, dim: usize) -> Result<()> {
+    dispatch!(device, T => {
+        let (du, da) = (T::of_mut(du)?, T::of(da)?);
+        du.par_chunks_mut(dim).enumerate().for_each(|(t, du)| {
+            for &i in &lists.items[lists.items_offsets[t] as usize..lists.items_offsets[t + 1] as usize] {
+                let share = T::from_f64(1.0 / lists.of(i as usize).len() as f64);
+                du.iter_mut().zip(&da[i as usize * dim..][..dim]).for_each(|(du, &da)| *du += da * share);
+            }
+        });
+        Ok(())
+    }, _ => Err(no_kernel("attributes")))
+}

@@ -1,0 +1,126 @@
+//! Rows of a table by id, and back.
+//!
+//! ```text
+//! forward:   out[r] = scale * table[ids[r]]                 out (R,D), table (V,D), ids (R)
+//!            out[r] += scale * table[ids[r]]                `accumulate`
+//! backward:  dtable[i] += scale * sum over rows r with ids[r] = i of dout[r], in row order
+//! ```
+//!
+//! The backward sum sorts rows by id (a counting sort), so each table row is owned by one task and summed in row order:
+//! the same bits for any number of threads.
+
+use rayon::prelude::*;
+
+use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::dispatch;
+use crate::error::{Error, Result};
+use crate::ops::vector;
+
+/// Rows per parallel task.
+const TASK: usize = 512;
+
+/// Whether an operation overwrites its result or adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    Set,
+    Add,
+}
+
+pub fn forward(device: &Device, out: &mut Buffer, mode: Into, table: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
+    check(table.len(), ids, dim)?;
+    if mode == Into::Set {
+        out.resize(device, ids.len() * dim)?;
+    }
+    dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids, dim, scale); Ok(()) }, _ => Err(no_kernel("embedding")))
+}
+
+pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
+    check(dtable.len(), ids, dim)?;
+    dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) }, _ => Err(no_kernel("embedding")))
+}
+
+/// An id beyond the table would read foreign memory on a machine; it is refused once, here.
+fn check(table_len: usize, ids: &[u32], dim: usize) -> Result<()> {
+    let rows = table_len / dim;
+    match ids.iter().find(|&&i| i as usize >= rows) {
+        Some(id) => Err(Error::internal(format!("id {id} is not a row of a table of {rows}"))),
+        None => Ok(()),
+    }
+}
+
+fn gather<T: Real>(out: &mut [T], mode: Into, table: &[T], ids: &[u32], dim: usize, scale: f64) {
+    let scale = T::from_f64(scale);
+    out.par_chunks_mut(TASK * dim).zip(ids.par_chunks(TASK)).for_each(|(out, ids)| {
+        vector::fast(|| {
+            for (out, &id) in out.chunks_exact_mut(dim).zip(ids) {
+                let row = &table[id as usize * dim..][..dim];
+                match mode {
+                    Into::Set => out.iter_mut().zip(row).for_each(|(o, &t)| *o = t * scale),
+                    Into::Add => out.iter_mut().zip(row).for_each(|(o, &t)| *o += t * scale),
+                }
+            }
+        });
+    });
+}
+
+fn scatter<T: Real>(dtable: &mut [T], dout: &[T], ids: &[u32], dim: usize, scale: f64) {
+    let scale = T::from_f64(scale);
+    let (starts, order) = rows_by_id(ids, dtable.len() / dim);
+    dtable.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, dtable)| {
+        vector::fast(|| {
+            for (i, drow) in dtable.chunks_exact_mut(dim).enumerate() {
+                let id = task * TASK + i;
+                for &r in &order[starts[id] as usize..starts[id + 1] as usize] {
+                    let d = &dout[r as usize * dim..][..dim];
+                    drow.iter_mut().zip(d).for_each(|(o, &d)| *o += d * scale);
+                }
+            }
+        });
+    });
+}
+
+/// Counting sort of rows by id: `(starts (V+1), rows (R))`, rows of an id ascending.
+fn rows_by_id(ids: &[u32], n: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0u32; n + 1];
+    for &id in ids {
+        starts[id as usize + 1] += 1;
+    }
+    for i in 0..n {
+        starts[i + 1] += starts[i];
+    }
+    let mut next = starts.clone();
+    let mut order = vec![0u32; ids.len()];
+    for (r, &id) in ids.iter().enumerate() {
+        order[next[id as usize] as usize] = r as u32;
+        next[id as usize] += 1;
+    }
+    (starts, order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathers_scales_adds_and_scatters_back() {
+        let device = Device::ORACLE;
+        let table = device.reals(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let ids = [2, 0, 2];
+        let mut out = Buffer::empty(&device);
+        forward(&device, &mut out, Into::Set, &table, &ids, 2, 2.0).unwrap();
+        assert_eq!(f64::of(&out).unwrap(), [10.0, 12.0, 2.0, 4.0, 10.0, 12.0]);
+        forward(&device, &mut out, Into::Add, &table, &[1, 1, 1], 2, 1.0).unwrap();
+        assert_eq!(f64::of(&out).unwrap(), [13.0, 16.0, 5.0, 8.0, 13.0, 16.0]);
+        let dout = device.reals(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0]).unwrap();
+        let mut dtable = device.reals(&[0.5; 6]).unwrap();
+        backward(&device, &mut dtable, &dout, &ids, 2, 2.0).unwrap();
+        assert_eq!(f64::of(&dtable).unwrap(), [4.5, 40.5, 0.5, 0.5, 8.5, 80.5]);
+    }
+
+    #[test]
+    fn an_id_beyond_the_table_is_refused() {
+        let device = Device::HOST;
+        let table = device.zeros(6).unwrap();
+        assert!(forward(&device, &mut Buffer::empty(&device), Into::Set, &table, &[3], 2, 1.0).is_err());
+    }
+}

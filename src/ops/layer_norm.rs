@@ -1,0 +1,100 @@
+//! Layer normalisation over the last dimension.
+//!
+//! ```text
+//! y = (x - mean) * rstd * gain + bias,   rstd = 1 / sqrt(variance + eps)      x, y (R,D), gain, bias (D)
+//! with n = (x - mean) * rstd and u = dy * gain:
+//! dx = rstd * (u - mean(u) - n * mean(u n))     dgain += sum_r dy n     dbias += sum_r dy
+//! ```
+//!
+//! `stats (R,2)` keeps mean and rstd for the backward pass. Source: Ba, Kiros, Hinton, arXiv 1607.06450.
+
+use rayon::prelude::*;
+
+use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::dispatch;
+use crate::error::Result;
+use crate::ops::vector;
+
+/// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
+const TASK: usize = 256;
+
+pub const EPS: f64 = 1e-5;
+
+pub fn forward(device: &Device, y: &mut Buffer, stats: &mut Buffer, x: &Buffer, gain: &Buffer, bias: &Buffer) -> Result<()> {
+    let dim = gain.len();
+    y.resize(device, x.len())?;
+    stats.resize(device, x.len() / dim * 2)?;
+    dispatch!(device,
+        T => { normalise::<T>(T::of_mut(y)?, T::of_mut(stats)?, T::of(x)?, T::of(gain)?, T::of(bias)?); Ok(()) },
+        _ => Err(no_kernel("layer_norm")))
+}
+
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    device: &Device,
+    dx: &mut Buffer,
+    dgain: &mut Buffer,
+    dbias: &mut Buffer,
+    dy: &Buffer,
+    stats: &Buffer,
+    x: &Buffer,
+    gain: &Buffer,
+) -> Result<()> {
+    dx.resize(device, x.len())?;
+    dispatch!(device, T => {
+        gradient::<T>(T::of_mut(dx)?, T::of_mut(dgain)?, T::of_mut(dbias)?, T::of(dy)?, T::of(stats)?, T::of(x)?, T::of(gain)?);
+        Ok(())
+    }, _ => Err(no_kernel("layer_norm")))
+}
+
+fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &[T]) {
+    let dim = gain.len();
+    let inverse = T::from_f64(1.0 / dim as f64);
+    let tasks = y.par_chunks_mut(TASK * dim).zip(stats.par_chunks_mut(TASK * 2)).zip(x.par_chunks(TASK * dim));
+    tasks.for_each(|((y, stats), x)| {
+        vector::fast(|| {
+            for ((y, stats), x) in y.chunks_exact_mut(dim).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(dim)) {
+                let mean = vector::sum(x) * inverse;
+                let variance = vector::sum_of(x, |v| (v - mean) * (v - mean)) * inverse;
+                let rstd = T::ONE / (variance + T::from_f64(EPS)).sqrt();
+                stats.copy_from_slice(&[mean, rstd]);
+                for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+                    *y = (x - mean) * rstd * g + b;
+                }
+            }
+        });
+    });
+}
+
+fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], stats: &[T], x: &[T], gain: &[T]) {
+    let dim = gain.len();
+    let inverse = T::from_f64(1.0 / dim as f64);
+    let tasks = dx.par_chunks_mut(TASK * dim).zip(dy.par_chunks(TASK * dim)).zip(stats.par_chunks(TASK * 2)).zip(x.par_chunks(TASK * dim));
+    let partial: Vec<(Vec<T>, Vec<T>)> = tasks
+        .map(|(((dx, dy), stats), x)| {
+            let (mut dgain, mut dbias) = (vec![T::ZERO; dim], vec![T::ZERO; dim]);
+            vector::fast(|| {
+                let rows = dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(stats.chunks_exact(2)).zip(x.chunks_exact(dim));
+                for (((dx, dy), stats), x) in rows {
+                    let (mean, rstd) = (stats[0], stats[1]);
+                    // dx holds n for the moment: one buffer less to walk.
+                    for ((n, &x), (dg, (db, &dy))) in dx.iter_mut().zip(x).zip(dgain.iter_mut().zip(dbias.iter_mut().zip(dy))) {
+                        *n = (x - mean) * rstd;
+                        *dg += dy * *n;
+                        *db += dy;
+                    }
+                    let u = vector::dot(dy, gain) * inverse;
+                    let un = vector::sum_of3(dy, gain, dx, |dy, g, n| dy * g * n) * inverse;
+                    for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gain) {
+                        *dx = rstd * (dy * g - u - *dx * un);
+                    }
+                }
+            });
+            (dgain, dbias)
+        })
+        .collect();
+    for (dg, db) in &partial {
+        dgain.iter_mut().zip(dg).for_each(|(o, &d)| *o += d);
+        dbias.iter_mut().zip(db).for_each(|(o, &d)| *o += d);
+    }
+}
