@@ -7,6 +7,7 @@ pub mod device;
 pub mod error;
 pub mod ids;
 pub mod metrics;
+pub mod model;
 pub mod ops;
 pub mod rng;
 pub mod train;

@@ -57,3 +57,36 @@ fn gelu<T: Real>(x: T) -> (T, T) {
     let du = c * (T::ONE + T::from_f64(3.0) * a * x * x);
     (half * x * (T::ONE + t), half * (T::ONE + t) + half * x * (T::ONE - t * t) * du)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::central::{check, noise};
+
+    #[test]
+    fn gradients_agree_with_central_differences() {
+        let device = Device::ORACLE;
+        for kind in [Activation::Relu, Activation::Gelu] {
+            let (x, weight) = (noise(1, 131), noise(2, 131));
+            let value = |x: &[f64]| {
+                let mut y = Buffer::empty(&device);
+                forward(&device, &mut y, &device.reals(x).unwrap(), kind).unwrap();
+                f64::of(&y).unwrap().to_vec()
+            };
+            let mut d = device.reals(&weight).unwrap();
+            backward(&device, &mut d, &device.reals(&x).unwrap(), kind).unwrap();
+            let gradient = f64::of(&d).unwrap().to_vec();
+            check(&[x], &[gradient], |x| value(&x[0]).iter().zip(&weight).map(|(y, w)| y * w).sum());
+        }
+    }
+
+    #[test]
+    fn gelu_has_its_known_values_and_limits() {
+        // Of the tanh form at 1: 0.8411919906082768.
+        assert!((gelu(1.0f64).0 - 0.841_191_990_608_276_8).abs() < 1e-12);
+        assert_eq!(gelu(0.0f64), (0.0, 0.5));
+        for x in [-1e4f32, 1e4] {
+            assert!(gelu(x).0.is_finite() && gelu(x).1.is_finite());
+        }
+    }
+}

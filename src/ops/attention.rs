@@ -128,7 +128,7 @@ fn attend<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], first: usize, shape:
                 let visible = if shape.causal { start + i + 1 } else { keys };
                 let (seen, unseen) = s.split_at_mut(visible);
                 let top = vector::max(seen);
-                let sum = vector::exp_minus(seen, top);
+                let sum = vector::exp_sum(seen, top);
                 let inverse = T::ONE / sum;
                 seen.iter_mut().for_each(|p| *p *= inverse);
                 unseen.fill(T::ZERO);
@@ -177,7 +177,7 @@ fn differentiate<T: Real>(
                 let row = start + i;
                 let visible = if shape.causal { row + 1 } else { keys };
                 let (seen, unseen) = p.split_at_mut(visible);
-                vector::exp_minus(seen, lse[row * heads + head]);
+                vector::exp_sum(seen, lse[row * heads + head]);
                 unseen.fill(T::ZERO);
                 dp[visible..].fill(T::ZERO);
                 let dp = &mut dp[..visible];
@@ -203,5 +203,93 @@ fn differentiate<T: Real>(
             matmul::serial(&mut dqkv[d + head * e..], 3 * d, ds.t(), q_tile, [keys, e, rows], scale, true);
             matmul::serial(&mut dqkv[2 * d + head * e..], 3 * d, w.t(), dout_tile, [keys, e, rows], T::ONE, true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::central::{check, noise};
+
+    /// The formula, three loops, no tiles, no dropout.
+    fn naive(qkv: &[f64], offsets: &[u32], shape: Shape) -> Vec<f64> {
+        let (d, e) = (shape.dim, shape.dim / shape.heads);
+        let mut out = vec![0.0; qkv.len() / 3];
+        for pair in offsets.windows(2) {
+            let (first, last) = (pair[0] as usize, pair[1] as usize);
+            for i in first..last {
+                for head in 0..shape.heads {
+                    let keys = first..if shape.causal { i + 1 } else { last };
+                    let part = |row: usize, which: usize| &qkv[row * 3 * d + which * d + head * e..][..e];
+                    let score = |j: usize| part(i, 0).iter().zip(part(j, 1)).map(|(q, k)| q * k).sum::<f64>() / (e as f64).sqrt();
+                    let weights: Vec<f64> = keys.clone().map(|j| score(j).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    for (j, w) in keys.zip(&weights) {
+                        for c in 0..e {
+                            out[i * d + head * e + c] += w / total * part(j, 2)[c];
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn run(device: &Device, qkv: &[f64], offsets: &[u32], shape: Shape, dropout: Option<&Dropout>) -> [Buffer; 3] {
+        let qkv = device.reals(qkv).unwrap();
+        let (mut out, mut lse) = (Buffer::empty(device), Buffer::empty(device));
+        forward(device, &mut out, &mut lse, &qkv, offsets, shape, dropout).unwrap();
+        [qkv, out, lse]
+    }
+
+    /// Lengths 1, 0, a prime, one below, at and above the tile, and more than two tiles.
+    const OFFSETS: [u32; 8] = [0, 1, 1, 8, 39, 71, 104, 170];
+
+    #[test]
+    fn forward_is_the_formula_in_both_precisions() {
+        for (heads, causal) in [(1, true), (2, true), (3, false)] {
+            let shape = Shape { dim: 6 * heads, heads, causal };
+            let qkv = noise(1, OFFSETS[7] as usize * 3 * shape.dim);
+            let want = naive(&qkv, &OFFSETS, shape);
+            let [_, out, _] = run(&Device::ORACLE, &qkv, &OFFSETS, shape, None);
+            assert!(f64::of(&out).unwrap().iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12));
+            let [_, out, _] = run(&Device::HOST, &qkv, &OFFSETS, shape, None);
+            // f32: weights and values of order 1, sums of at most 66 terms.
+            assert!(out.f32s().unwrap().iter().zip(&want).all(|(&a, b)| (f64::from(a) - b).abs() < 2e-6 * (1.0 + b.abs())));
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_central_differences_with_and_without_dropout() {
+        let offsets = [0, 1, 1, 4, 38];
+        let drop = Dropout::new(0.3, 5, 2, 9);
+        for (heads, causal, dropout) in [(2, true, None), (1, true, Some(&drop)), (2, false, Some(&drop))] {
+            let shape = Shape { dim: 4, heads, causal };
+            let rows = offsets[4] as usize;
+            let (qkv, weight) = (noise(1, rows * 12), noise(2, rows * 4));
+            let device = Device::ORACLE;
+            let loss = |x: &[Vec<f64>]| {
+                let [_, out, _] = run(&device, &x[0], &offsets, shape, dropout);
+                f64::of(&out).unwrap().iter().zip(&weight).map(|(o, w)| o * w).sum()
+            };
+            let [q, out, lse] = run(&device, &qkv, &offsets, shape, dropout);
+            let mut dqkv = Buffer::empty(&device);
+            let dout = device.reals(&weight).unwrap();
+            backward(&device, &mut dqkv, &dout, &out, &lse, &q, &offsets, shape, dropout).unwrap();
+            check(&[qkv], &[f64::of(&dqkv).unwrap().to_vec()], loss);
+        }
+    }
+
+    #[test]
+    fn the_future_cannot_be_seen() {
+        let shape = Shape { dim: 8, heads: 2, causal: true };
+        let rows = 50;
+        let mut qkv = noise(1, rows * 24);
+        let [_, before, _] = run(&Device::HOST, &qkv, &[0, rows as u32], shape, None);
+        qkv[40 * 24..].iter_mut().for_each(|v| *v = -*v);
+        let [_, after, _] = run(&Device::HOST, &qkv, &[0, rows as u32], shape, None);
+        let (before, after) = (before.f32s().unwrap(), after.f32s().unwrap());
+        assert_eq!(before[..40 * 8], after[..40 * 8]);
+        assert_ne!(before[40 * 8..], after[40 * 8..]);
     }
 }

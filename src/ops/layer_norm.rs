@@ -55,11 +55,11 @@ fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &
         vector::fast(|| {
             for ((y, stats), x) in y.chunks_exact_mut(dim).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(dim)) {
                 let mean = vector::sum(x) * inverse;
-                let variance = vector::sum_of(x, |v| (v - mean) * (v - mean)) * inverse;
-                let rstd = T::ONE / (variance + T::from_f64(EPS)).sqrt();
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = x - mean);
+                let rstd = T::ONE / (vector::dot(y, y) * inverse + T::from_f64(EPS)).sqrt();
                 stats.copy_from_slice(&[mean, rstd]);
-                for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gain).zip(bias) {
-                    *y = (x - mean) * rstd * g + b;
+                for ((y, &g), &b) in y.iter_mut().zip(gain).zip(bias) {
+                    *y = *y * rstd * g + b;
                 }
             }
         });
@@ -84,7 +84,7 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
                         *db += dy;
                     }
                     let u = vector::dot(dy, gain) * inverse;
-                    let un = vector::sum_of3(dy, gain, dx, |dy, g, n| dy * g * n) * inverse;
+                    let un = vector::dot3(dy, gain, dx) * inverse;
                     for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gain) {
                         *dx = rstd * (dy * g - u - *dx * un);
                     }
@@ -96,5 +96,49 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
     for (dg, db) in &partial {
         dgain.iter_mut().zip(dg).for_each(|(o, &d)| *o += d);
         dbias.iter_mut().zip(db).for_each(|(o, &d)| *o += d);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::central::{check, noise};
+
+    #[test]
+    fn gradients_agree_with_central_differences_at_odd_sizes() {
+        let device = Device::ORACLE;
+        // One row, one column, and more rows than a task holds.
+        for (r, d) in [(1, 1), (3, 7), (TASK + 2, 3)] {
+            let (x, gain, bias, weight) = (noise(1, r * d), noise(2, d), noise(3, d), noise(4, r * d));
+            let run = |inputs: &[Vec<f64>]| {
+                let [x, gain, bias] = [0, 1, 2].map(|i| device.reals(&inputs[i]).unwrap());
+                let (mut y, mut stats) = (Buffer::empty(&device), Buffer::empty(&device));
+                forward(&device, &mut y, &mut stats, &x, &gain, &bias).unwrap();
+                (x, gain, y, stats)
+            };
+            let loss = |inputs: &[Vec<f64>]| f64::of(&run(inputs).2).unwrap().iter().zip(&weight).map(|(y, w)| y * w).sum();
+            let inputs = [x, gain, bias];
+            let (x, gain, _, stats) = run(&inputs);
+            let (mut dx, mut dgain, mut dbias) = (Buffer::empty(&device), device.zeros(d).unwrap(), device.zeros(d).unwrap());
+            let dy = device.reals(&weight).unwrap();
+            backward(&device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain).unwrap();
+            check(&inputs, &[&dx, &dgain, &dbias].map(|b| f64::of(b).unwrap().to_vec()), loss);
+        }
+    }
+
+    #[test]
+    fn rows_have_mean_zero_and_variance_one() {
+        let device = Device::HOST;
+        let (r, d) = (5, 63);
+        let x = device.reals(&noise(1, r * d).iter().map(|v| v * 3.0 + 100.0).collect::<Vec<_>>()).unwrap();
+        let (gain, bias) = (device.reals(&vec![1.0; d]).unwrap(), device.zeros(d).unwrap());
+        let (mut y, mut stats) = (Buffer::empty(&device), Buffer::empty(&device));
+        forward(&device, &mut y, &mut stats, &x, &gain, &bias).unwrap();
+        for row in y.f32s().unwrap().chunks(d) {
+            let mean = row.iter().sum::<f32>() / d as f32;
+            let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / d as f32;
+            // x near 100 in f32 has steps of 8e-6, relative to a deviation of 3.
+            assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-3, "{mean} {variance}");
+        }
     }
 }

@@ -74,3 +74,30 @@ pub fn backward(
         Ok(())
     }, _ => Err(no_kernel("linear")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::central::{check, noise};
+
+    #[test]
+    fn gradients_agree_with_central_differences_at_odd_sizes() {
+        let device = Device::ORACLE;
+        for (r, k, n) in [(1, 1, 1), (5, 3, 7), (TASK + 1, 2, 1)] {
+            let weight = noise(4, r * n);
+            let run = |inputs: &[Vec<f64>]| {
+                let [x, w, b] = [0, 1, 2].map(|i| device.reals(&inputs[i]).unwrap());
+                let mut y = Buffer::empty(&device);
+                forward(&device, &mut y, &x, &w, Some(&b), r, k, n).unwrap();
+                (x, w, y)
+            };
+            let loss = |inputs: &[Vec<f64>]| f64::of(&run(inputs).2).unwrap().iter().zip(&weight).map(|(y, w)| y * w).sum();
+            let inputs = [noise(1, r * k), noise(2, k * n), noise(3, n)];
+            let (x, w, _) = run(&inputs);
+            let (mut dx, mut dw, mut db) = (Buffer::empty(&device), device.zeros(k * n).unwrap(), device.zeros(n).unwrap());
+            let dy = device.reals(&weight).unwrap();
+            backward(&device, Some(&mut dx), &mut dw, Some(&mut db), &dy, &x, &w, r, k, n).unwrap();
+            check(&inputs, &[&dx, &dw, &db].map(|b| f64::of(b).unwrap().to_vec()), loss);
+        }
+    }
+}

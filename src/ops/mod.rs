@@ -5,8 +5,18 @@
 //! activation gradients overwrite (`=`). Parallel loops split by fixed sizes, never by thread count, so results do not
 //! depend on the number of threads.
 
+pub mod activation;
+pub mod attention;
+pub mod attributes;
+#[cfg(test)]
+mod central;
+pub mod dropout;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
 pub mod matmul;
 pub mod negatives;
 pub mod param;
+pub mod rows;
 pub mod score;
 pub mod vector;

@@ -53,6 +53,23 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     fold(lanes) + tail
 }
 
+/// sum of a[i] b[i] c[i]
+#[inline(always)]
+pub fn dot3<T: Real>(a: &[T], b: &[T], c: &[T]) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (ca, cb, cc) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
+    let mut tail = T::ZERO;
+    for ((&x, &y), &z) in ca.remainder().iter().zip(cb.remainder()).zip(cc.remainder()) {
+        tail += x * y * z;
+    }
+    for ((x, y), z) in ca.zip(cb).zip(cc) {
+        for j in 0..LANES {
+            lanes[j] += x[j] * y[j] * z[j];
+        }
+    }
+    fold(lanes) + tail
+}
+
 /// sum of x[i]
 #[inline(always)]
 pub fn sum<T: Real>(x: &[T]) -> T {
