@@ -47,7 +47,19 @@ pub struct Saved {
 impl Saved {
     pub fn new(device: &Device) -> Saved {
         let b = || Buffer::empty(device);
-        Saved { n1: b(), stats1: b(), qkv: b(), lse: b(), attended: b(), m: b(), n2: b(), stats2: b(), wide: b(), active: b(), y: b() }
+        Saved {
+            n1: b(),
+            stats1: b(),
+            qkv: b(),
+            lse: b(),
+            attended: b(),
+            m: b(),
+            n2: b(),
+            stats2: b(),
+            wide: b(),
+            active: b(),
+            y: b(),
+        }
     }
 }
 
@@ -107,7 +119,16 @@ impl Block {
         let input = if hyper.pre_norm { &s.n1 } else { x };
         linear::forward(device, &mut s.qkv, input, list.value(self.qkv[0]), Some(list.value(self.qkv[1])), r, d, 3 * d)?;
         attention::forward(device, &mut s.attended, &mut s.lse, &s.qkv, offsets, self.attention(hyper), site_p.as_ref())?;
-        linear::forward(device, &mut scratch.a, &s.attended, list.value(self.project[0]), Some(list.value(self.project[1])), r, d, d)?;
+        linear::forward(
+            device,
+            &mut scratch.a,
+            &s.attended,
+            list.value(self.project[0]),
+            Some(list.value(self.project[1])),
+            r,
+            d,
+            d,
+        )?;
         if hyper.pre_norm {
             dropout::residual(device, &mut s.m, x, &scratch.a, site_a.as_ref())?;
             layer_norm::forward(device, &mut s.n2, &mut s.stats2, &s.m, list.value(self.norm2[0]), list.value(self.norm2[1]))?;
@@ -118,7 +139,16 @@ impl Block {
         let input = if hyper.pre_norm { &s.n2 } else { &s.m };
         linear::forward(device, &mut s.wide, input, list.value(self.expand[0]), Some(list.value(self.expand[1])), r, d, f)?;
         activation::forward(device, &mut s.active, &s.wide, hyper.activation)?;
-        linear::forward(device, &mut scratch.a, &s.active, list.value(self.contract[0]), Some(list.value(self.contract[1])), r, f, d)?;
+        linear::forward(
+            device,
+            &mut scratch.a,
+            &s.active,
+            list.value(self.contract[0]),
+            Some(list.value(self.contract[1])),
+            r,
+            f,
+            d,
+        )?;
         if hyper.pre_norm {
             dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref())
         } else {

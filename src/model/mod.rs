@@ -58,7 +58,8 @@ where
 {
     options.iter().find(|(name, _)| *name == value).map(|(_, v)| v.clone()).ok_or_else(|| {
         let names: Vec<_> = options.iter().map(|(n, _)| format!("`{n}`")).collect();
-        Error::new(Code::C0202, format!("model.{key} = \"{value}\" is not a choice")).help(format!("use one of {}", names.join(", ")))
+        Error::new(Code::C0202, format!("model.{key} = \"{value}\" is not a choice"))
+            .help(format!("use one of {}", names.join(", ")))
     })
 }
 
@@ -254,7 +255,14 @@ impl Model {
             let d = self.hyper.dim;
             attributes::forward(&self.device, &mut self.input_table, self.list.value(self.items), self.list.value(u), lists, d)?;
             if self.output != self.items {
-                attributes::forward(&self.device, &mut self.output_table, self.list.value(self.output), self.list.value(u), lists, d)?;
+                attributes::forward(
+                    &self.device,
+                    &mut self.output_table,
+                    self.list.value(self.output),
+                    self.list.value(u),
+                    lists,
+                    d,
+                )?;
             }
         }
         Ok(())
@@ -324,7 +332,9 @@ impl Model {
         if let Some(projection) = &self.projection {
             let context = match queries {
                 Queries::All => projection.rows(&device, &batch.target_context, r)?,
-                Queries::Last => projection.rows(&device, &last_rows(&batch.target_context, &self.query_rows, r), self.query_rows.len())?,
+                Queries::Last => {
+                    projection.rows(&device, &last_rows(&batch.target_context, &self.query_rows, r), self.query_rows.len())?
+                }
             };
             projection.forward(&device, &self.list, &mut self.target_context, &context, d)?;
             self.target_rows = Some(context);
@@ -371,7 +381,14 @@ impl Model {
     /// Adds every parameter's gradient from `dquery (Q,D)` (overwritten) and `dcontext (Q,D)`. `input_ids (R)` are the rows
     /// of the input table's gradient that the batch's items stand for: the items themselves, or their places in a compact
     /// gradient.
-    pub fn backward(&mut self, batch: &Batch, dquery: &mut Buffer, dcontext: Option<&Buffer>, input_ids: &[u32], masks: &Masks) -> Result<()> {
+    pub fn backward(
+        &mut self,
+        batch: &Batch,
+        dquery: &mut Buffer,
+        dcontext: Option<&Buffer>,
+        input_ids: &[u32],
+        masks: &Masks,
+    ) -> Result<()> {
         let device = self.device.clone();
         let (d, r) = (self.hyper.dim, batch.rows());
         if let (Some(projection), Some(dg), Some(rows)) = (&self.projection, dcontext, &self.target_rows) {
@@ -392,7 +409,17 @@ impl Model {
             let (before, rest) = self.saved.split_at_mut(b);
             let input = before.last().map_or(&self.x, |s| &s.y);
             let block = &self.blocks[b];
-            block.backward(&device, &self.hyper, &mut self.list, &rest[0], &mut self.scratch, dy, input, &batch.offsets, masks)?;
+            block.backward(
+                &device,
+                &self.hyper,
+                &mut self.list,
+                &rest[0],
+                &mut self.scratch,
+                dy,
+                input,
+                &batch.offsets,
+                masks,
+            )?;
         }
         dropout::forward(&device, &mut work, dy, masks.input().as_ref())?;
         embedding::backward(&device, self.list.grad_mut(self.items), &work, input_ids, d, self.hyper.scale)?;

@@ -112,7 +112,15 @@ fn drop_row<T: Real>(p: &mut [T], dropout: &Dropout, row: usize, head: usize, he
 
 /// One sequence; `qkv` starts at its first row, `first` is that row's number in the batch.
 #[inline(always)]
-fn attend<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], first: usize, shape: Shape, dropout: Option<&Dropout>, tile: &mut Vec<T>) {
+fn attend<T: Real>(
+    out: &mut [T],
+    lse: &mut [T],
+    qkv: &[T],
+    first: usize,
+    shape: Shape,
+    dropout: Option<&Dropout>,
+    tile: &mut Vec<T>,
+) {
     let (d, heads, e) = (shape.dim, shape.heads, shape.dim / shape.heads);
     let length = out.len() / d;
     let scale = T::from_f64(1.0 / (e as f64).sqrt());

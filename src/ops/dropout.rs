@@ -77,23 +77,25 @@ fn scale<T: Real>(y: &mut [T], x: &[T], dropout: Option<&Dropout>) {
 }
 
 fn add<T: Real>(out: &mut [T], x: &[T], branch: &[T], dropout: Option<&Dropout>) {
-    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).zip(branch.par_chunks(TASK)).enumerate().for_each(|(task, ((out, x), branch))| {
-        vector::fast(|| match dropout {
-            None => {
-                for ((out, &x), &b) in out.iter_mut().zip(x).zip(branch) {
-                    *out = x + b;
-                }
-            }
-            Some(dropout) => {
-                for (i, ((out, x), branch)) in out.chunks_mut(64).zip(x.chunks(64)).zip(branch.chunks(64)).enumerate() {
-                    let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
-                    for (((out, &x), &b), &f) in out.iter_mut().zip(x).zip(branch).zip(&factors) {
-                        *out = x + b * f;
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).zip(branch.par_chunks(TASK)).enumerate().for_each(
+        |(task, ((out, x), branch))| {
+            vector::fast(|| match dropout {
+                None => {
+                    for ((out, &x), &b) in out.iter_mut().zip(x).zip(branch) {
+                        *out = x + b;
                     }
                 }
-            }
-        });
-    });
+                Some(dropout) => {
+                    for (i, ((out, x), branch)) in out.chunks_mut(64).zip(x.chunks(64)).zip(branch.chunks(64)).enumerate() {
+                        let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
+                        for (((out, &x), &b), &f) in out.iter_mut().zip(x).zip(branch).zip(&factors) {
+                            *out = x + b * f;
+                        }
+                    }
+                }
+            });
+        },
+    );
 }
 
 #[cfg(test)]
@@ -121,7 +123,8 @@ mod tests {
         let n = 777;
         let x = Device::ORACLE.reals(&(0..n).map(f64::from).collect::<Vec<_>>()).unwrap();
         let ones = Device::ORACLE.reals(&vec![1.0; n as usize]).unwrap();
-        let (mut a, mut b, mut c) = (Buffer::empty(&Device::ORACLE), Buffer::empty(&Device::ORACLE), Buffer::empty(&Device::ORACLE));
+        let (mut a, mut b, mut c) =
+            (Buffer::empty(&Device::ORACLE), Buffer::empty(&Device::ORACLE), Buffer::empty(&Device::ORACLE));
         let site1 = Dropout::new(0.3, 1, 1, 0);
         residual(&Device::ORACLE, &mut a, &x, &ones, Some(&site1)).unwrap();
         forward(&Device::ORACLE, &mut b, &ones, Some(&site1)).unwrap();

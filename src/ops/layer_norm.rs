@@ -69,7 +69,11 @@ fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &
 fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], stats: &[T], x: &[T], gain: &[T]) {
     let dim = gain.len();
     let inverse = T::from_f64(1.0 / dim as f64);
-    let tasks = dx.par_chunks_mut(TASK * dim).zip(dy.par_chunks(TASK * dim)).zip(stats.par_chunks(TASK * 2)).zip(x.par_chunks(TASK * dim));
+    let tasks = dx
+        .par_chunks_mut(TASK * dim)
+        .zip(dy.par_chunks(TASK * dim))
+        .zip(stats.par_chunks(TASK * 2))
+        .zip(x.par_chunks(TASK * dim));
     let partial: Vec<(Vec<T>, Vec<T>)> = tasks
         .map(|(((dx, dy), stats), x)| {
             let (mut dgain, mut dbias) = (vec![T::ZERO; dim], vec![T::ZERO; dim]);

@@ -18,7 +18,16 @@ const TASK: usize = 512;
 
 /// `rows` R, `k` and `n` as above. `b` of length 0 means no bias.
 #[allow(clippy::too_many_arguments)]
-pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, w: &Buffer, b: Option<&Buffer>, rows: usize, k: usize, n: usize) -> Result<()> {
+pub fn forward(
+    device: &Device,
+    y: &mut Buffer,
+    x: &Buffer,
+    w: &Buffer,
+    b: Option<&Buffer>,
+    rows: usize,
+    k: usize,
+    n: usize,
+) -> Result<()> {
     y.resize(device, rows * n)?;
     dispatch!(device, T => {
         let y = T::of_mut(y)?;
