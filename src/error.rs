@@ -61,6 +61,24 @@ codes! {
         "The file holds no rows (it is empty, or has only a header). There is nothing to learn from.";
     D0103 Data "unrecognised file format"
         "The content matches none of the formats hardneg reads (CSV/TSV, MovieLens `::` and `|`, RecBole `.inter`, SASRec text, S3Rec ragged lines, JSON lines, Parquet, each plain or gzip/zstd). `hardneg inspect FILE` shows what was tried.";
+    D0104 Data "a needed column was not found"
+        "No column could be recognised as the user or the item, or a column named in the configuration is not in the file. The message lists the columns that were found; name the right one with `data.user_col`, `data.item_col`, `data.time_col` or `data.weight_col`, by name or by number from 1.";
+    D0105 Data "damaged compressed file"
+        "A gzip or zstd file ends too early or fails its checksum, so part of the log is missing. Nothing of it is used. Copy or download it again.";
+    D0106 Data "too many unusable rows"
+        "The share of rows that cannot be used exceeds `data.max_bad_share`. Mostly the delimiter, a column or the time unit was guessed wrongly; the message names the commonest problems with their first lines, and `hardneg inspect FILE` shows what was guessed and why.";
+    D0107 Data "a row cannot be used"
+        "A row has a problem and `data.on_bad_row` is `fail`. With `quarantine` such rows are counted and kept in a file beside the output, with `skip` they are counted only.";
+    D0108 Data "the file expands beyond reason"
+        "A compressed file grows more than 500-fold past the first GiB, as files do that are made to exhaust a machine. If it really is a log, decompress it first.";
+    D0109 Data "damaged or unsupported Parquet file"
+        "The Parquet file is cut, damaged, or uses a type or compression hardneg does not read (nested columns; codecs other than none, snappy and zstd). Write it again, or export it as CSV.";
+    D0110 Data "a kind of file that is never read"
+        "The file is a pickle, an array dump, an archive or other binary data. Pickles are refused because loading one runs code. Export the table as CSV, TSV, JSON lines or Parquet.";
+    D0111 Data "log and times file do not belong together"
+        "A log of ragged lines and its file of times must have the same users on the same lines. Name the right file with `data.times_path`, or read without times (`data.time_unit = \"none\"`).";
+    D0112 Data "too many users or items"
+        "Users and items are numbered with 32 bits. Drop rare ones first, or map them to shared ids.";
     // ---- M: models and checkpoints -------------------------------------------------------------------------------
     M0401 Model "damaged checkpoint"
         "A checkpoint file is truncated, has the wrong size or fails its checksum. The loader falls back to the previous valid checkpoint of the run; if there is none, start over with `--fresh`.";

@@ -6,4 +6,5 @@
 
 pub mod batch;
 pub mod raw;
+pub mod read;
 pub mod split;

@@ -1,0 +1,94 @@
+//! How a file is understood: everything a read needs to know, decided once and recorded with the prepared data.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::TimeRule;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// How bytes become the text that is split. Ids stay bytes; only UTF-16 and declared Latin-1 are rewritten as UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    Utf8,
+    Utf16Le,
+    Utf16Be,
+    Latin1,
+    /// Not valid UTF-8 and not declared: passed through as it is.
+    Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextKind {
+    Cat,
+    Num,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextColumn {
+    pub column: usize,
+    pub name: String,
+    pub kind: ContextKind,
+}
+
+/// The plan of a read. Column numbers count from 0 and index `columns`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Name of the reader.
+    pub format: String,
+    pub compression: Compression,
+    pub encoding: Encoding,
+    /// The separator of columns; empty where the format has none, one space for "any run of blanks".
+    pub delimiter: String,
+    /// A field may be enclosed in double quotes.
+    pub quoted: bool,
+    /// The first line names the columns.
+    pub header: bool,
+    /// Names from the header, or numbers from 1.
+    pub columns: Vec<String>,
+    pub user: usize,
+    pub item: usize,
+    pub time: Option<usize>,
+    pub weight: Option<usize>,
+    pub context: Vec<ContextColumn>,
+    pub time_rule: Option<TimeRule>,
+    /// S3Rec: the file with the times of the same lines.
+    pub times_path: Option<String>,
+}
+
+impl Layout {
+    /// The columns a row must have: the largest number that is used, and how a name is shown.
+    pub fn column_name(&self, column: usize) -> &str {
+        self.columns.get(column).map_or("", String::as_str)
+    }
+}
+
+/// One finding about a file, with what speaks for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evidence {
+    pub what: String,
+    pub value: String,
+    pub because: String,
+    /// 0 to 1; 1 means declared or certain.
+    pub confidence: f64,
+}
+
+impl Evidence {
+    pub fn new(what: &str, value: impl Into<String>, because: impl Into<String>, confidence: f64) -> Evidence {
+        Evidence { what: what.into(), value: value.into(), because: because.into(), confidence }
+    }
+}
+
+/// A layout and why.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub layout: Layout,
+    pub evidence: Vec<Evidence>,
+}
