@@ -50,8 +50,7 @@ fn amazon_beauty_as_a_table_and_as_ragged_lines_is_the_same_log() {
 
 #[test]
 fn movielens_1m_with_ratings() {
-    if let Some(log) =
-        check("ml-1m/ratings_ge4.dat.gz", "delimited", (575_281, 6_038, 3_533), Some((956_703_932, 1_046_454_590)))
+    if let Some(log) = check("ml-1m/ratings_ge4.dat.gz", "delimited", (575_281, 6_038, 3_533), Some((956_703_932, 1_046_454_590)))
     {
         let weights = log.weights.unwrap();
         assert_eq!(weights.iter().filter(|&&w| w == 4.0).count(), 348_971);

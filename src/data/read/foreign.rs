@@ -32,11 +32,13 @@ pub fn refuse(path: &Path, head: &[u8]) -> Result<()> {
     }
     // A pickle states its protocol first; from protocol 4 on a frame follows. A text file never starts with byte 0x80.
     if matches!(head, [0x80, 0x02..=0x05, ..]) {
-        let help = "loading a pickle runs code, so it is never read; in Python: pandas.read_pickle(...).to_parquet(\"log.parquet\")";
+        let help =
+            "loading a pickle runs code, so it is never read; in Python: pandas.read_pickle(...).to_parquet(\"log.parquet\")";
         return refused("a Python pickle", help);
     }
     let sample = &head[..head.len().min(65_536)];
-    let utf16 = matches!(super::encoding::detect(sample, false).0, super::layout::Encoding::Utf16Le | super::layout::Encoding::Utf16Be);
+    let utf16 =
+        matches!(super::encoding::detect(sample, false).0, super::layout::Encoding::Utf16Le | super::layout::Encoding::Utf16Be);
     let binary = sample.iter().filter(|&&b| b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
     // Parquet is binary, and read.
     if !utf16 && !head.starts_with(b"PAR1") && binary * 20 > sample.len() {

@@ -13,20 +13,105 @@ use super::time::{self, Guess, TimeRule, Unit};
 
 /// Names a role goes by in public logs, likeliest first; compared without case and punctuation.
 const USER: &[&str] = &[
-    "user", "userid", "uid", "users", "useridx", "userindex", "username", "reviewerid", "customerid", "customer", "visitorid",
-    "visitor", "memberid", "member", "accountid", "account", "authorid", "author", "personid", "playerid", "profileid", "u",
-    "sessionid", "session", "sessid", "sid",
+    "user",
+    "userid",
+    "uid",
+    "users",
+    "useridx",
+    "userindex",
+    "username",
+    "reviewerid",
+    "customerid",
+    "customer",
+    "visitorid",
+    "visitor",
+    "memberid",
+    "member",
+    "accountid",
+    "account",
+    "authorid",
+    "author",
+    "personid",
+    "playerid",
+    "profileid",
+    "u",
+    "sessionid",
+    "session",
+    "sessid",
+    "sid",
 ];
 const ITEM: &[&str] = &[
-    "item", "itemid", "iid", "items", "itemidx", "itemindex", "movieid", "movie", "mid", "productid", "product", "parentasin",
-    "asin", "sku", "articleid", "article", "isbn", "bookid", "book", "songid", "song", "trackid", "track", "artistid", "artist",
-    "businessid", "business", "poi", "poiid", "venueid", "venue", "placeid", "place", "locationid", "location", "gameid", "game",
-    "appid", "videoid", "video", "newsid", "recipeid", "animeid", "gmapid", "adid", "i",
+    "item",
+    "itemid",
+    "iid",
+    "items",
+    "itemidx",
+    "itemindex",
+    "movieid",
+    "movie",
+    "mid",
+    "productid",
+    "product",
+    "parentasin",
+    "asin",
+    "sku",
+    "articleid",
+    "article",
+    "isbn",
+    "bookid",
+    "book",
+    "songid",
+    "song",
+    "trackid",
+    "track",
+    "artistid",
+    "artist",
+    "businessid",
+    "business",
+    "poi",
+    "poiid",
+    "venueid",
+    "venue",
+    "placeid",
+    "place",
+    "locationid",
+    "location",
+    "gameid",
+    "game",
+    "appid",
+    "videoid",
+    "video",
+    "newsid",
+    "recipeid",
+    "animeid",
+    "gmapid",
+    "adid",
+    "i",
 ];
 const TIME: &[&str] = &[
-    "timestamp", "timestampms", "timestamps", "time", "timems", "datetime", "ts", "unixreviewtime", "unixtime", "unixtimestamp",
-    "epoch", "eventtime", "eventtimestamp", "createdat", "date", "eventdate", "reviewdate", "reviewtime", "checkintime",
-    "utctime", "minute", "minutes", "t",
+    "timestamp",
+    "timestampms",
+    "timestamps",
+    "time",
+    "timems",
+    "datetime",
+    "ts",
+    "unixreviewtime",
+    "unixtime",
+    "unixtimestamp",
+    "epoch",
+    "eventtime",
+    "eventtimestamp",
+    "createdat",
+    "date",
+    "eventdate",
+    "reviewdate",
+    "reviewtime",
+    "checkintime",
+    "utctime",
+    "minute",
+    "minutes",
+    "t",
 ];
 const WEIGHT: &[&str] =
     &["rating", "ratings", "weight", "score", "stars", "star", "overall", "playcount", "plays", "count", "watchratio"];
@@ -72,8 +157,12 @@ fn find(path: &Path, columns: &[Column], wanted: &str, key: &str) -> Result<usiz
 }
 
 fn listed(columns: &[Column]) -> String {
-    let mut names: Vec<String> =
-        columns.iter().take(24).enumerate().map(|(i, c)| format!("{} `{}`", i + 1, super::rows::shown(c.name.as_bytes()))).collect();
+    let mut names: Vec<String> = columns
+        .iter()
+        .take(24)
+        .enumerate()
+        .map(|(i, c)| format!("{} `{}`", i + 1, super::rows::shown(c.name.as_bytes())))
+        .collect();
     if columns.len() > 24 {
         names.push(format!("and {} more", columns.len() - 24));
     }
@@ -110,10 +199,9 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
     };
     let unit = match config.time_unit.as_str() {
         "auto" | "none" => None,
-        name => Some(
-            Unit::named(name)
-                .ok_or_else(|| bad_value("data.time_unit", name, "`auto`, `s`, `ms`, `us`, `ns`, `minutes`, `days`, `iso` or `none`"))?,
-        ),
+        name => Some(Unit::named(name).ok_or_else(|| {
+            bad_value("data.time_unit", name, "`auto`, `s`, `ms`, `us`, `ns`, `minutes`, `days`, `iso` or `none`")
+        })?),
     };
     let mut user = declared("data.user_col", &config.user_col)?;
     let mut item = declared("data.item_col", &config.item_col)?;
@@ -126,7 +214,8 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
             evidence.push(Evidence::new(what, columns[column].name.clone(), "declared", 1.0));
         }
     }
-    let timely = |i: usize| unit.is_some() || facts[i].guess.as_ref().is_some_and(|g| g.share >= 0.5) || columns[i].values.is_empty();
+    let timely =
+        |i: usize| unit.is_some() || facts[i].guess.as_ref().is_some_and(|g| g.share >= 0.5) || columns[i].values.is_empty();
     if named {
         // The first name of the list that a free column bears; two columns of one name leave the choice to the user.
         let by_name = |names: &[&str], taken: &[Option<usize>], fits: &dyn Fn(usize) -> bool| -> Option<(usize, bool)> {
@@ -136,7 +225,11 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
                 hits.next().map(|first| (first, hits.next().is_some()))
             })
         };
-        let mut role = |what: &str, slot: &mut Option<usize>, names: &[&str], taken: &[Option<usize>], fits: &dyn Fn(usize) -> bool| {
+        let mut role = |what: &str,
+                        slot: &mut Option<usize>,
+                        names: &[&str],
+                        taken: &[Option<usize>],
+                        fits: &dyn Fn(usize) -> bool| {
             if slot.is_none()
                 && let Some((column, twice)) = by_name(names, taken, fits)
             {
@@ -149,7 +242,12 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
                     .help(format!("choose one by its number: `data.{what}_col = \"{}\"`", column + 1)));
                 }
                 *slot = Some(column);
-                evidence.push(Evidence::new(what, columns[column].name.clone(), format!("its name is usual for the {what}"), 0.98));
+                evidence.push(Evidence::new(
+                    what,
+                    columns[column].name.clone(),
+                    format!("its name is usual for the {what}"),
+                    0.98,
+                ));
             }
             Ok(())
         };
@@ -240,7 +338,10 @@ fn by_content(
     if width > 2 && weight.is_none() && !no_weight {
         let small = |i: &usize| {
             let value = |v: &Vec<u8>| float(v).is_none_or(|x| (-10.0..=100.0).contains(&x));
-            !taken(&[user, item, time], *i) && facts[*i].numeric && facts[*i].distinct <= 21 && columns[*i].values.iter().all(value)
+            !taken(&[user, item, time], *i)
+                && facts[*i].numeric
+                && facts[*i].distinct <= 21
+                && columns[*i].values.iter().all(value)
         };
         // A handful of rows has few values in every column: then only the third column is believed to be one.
         let candidates = if rows >= 50 { 2..width } else { 2..3 };

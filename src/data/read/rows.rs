@@ -360,7 +360,8 @@ impl<'a> Rows<'a> {
                 error = error.help(help);
             }
             if good > 0 {
-                error = error.help(format!("`data.max_bad_share` is {}; raise it to go on without these rows", self.max_bad_share));
+                error =
+                    error.help(format!("`data.max_bad_share` is {}; raise it to go on without these rows", self.max_bad_share));
             }
             return Err(error);
         }
@@ -398,7 +399,8 @@ fn code(ids: &mut Ids, last: Option<&u32>, id: &[u8], what: &str, path: &Path) -
 pub fn shown(bytes: &[u8]) -> String {
     let head = &bytes[..bytes.len().min(320)];
     let text = String::from_utf8_lossy(head);
-    let mut out: String = text.chars().take(80).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    let mut out: String =
+        text.chars().take(80).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
     if bytes.len() > 320 || text.chars().count() > 80 {
         out.push('…');
     }

@@ -49,8 +49,12 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     if lines == 0 || fitting * 100 < lines * 80 || !(forced || ragged) {
         return Ok(None);
     }
-    let because = format!("{} sampled lines have between {} and {} words each and start with different users", lines,
-        widths.keys().next().copied().unwrap_or(0), widths.keys().last().copied().unwrap_or(0));
+    let because = format!(
+        "{} sampled lines have between {} and {} words each and start with different users",
+        lines,
+        widths.keys().next().copied().unwrap_or(0),
+        widths.keys().last().copied().unwrap_or(0)
+    );
     let mut evidence = vec![Evidence::new("delimiter", "space", because, fitting as f64 / lines as f64)];
     let times = times_file(&sample.path, config, &mut evidence)?;
     let time_rule = match &times {

@@ -14,7 +14,8 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     }
     let (mut lines, mut pairs) = (0usize, 0usize);
     for (i, line) in sample.lines().enumerate() {
-        let separated = line.iter().any(|b| matches!(b, b'\t' | b',' | b';' | b'|')) || memchr::memmem::find(line, b"::").is_some();
+        let separated =
+            line.iter().any(|b| matches!(b, b'\t' | b',' | b';' | b'|')) || memchr::memmem::find(line, b"::").is_some();
         let words = line.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty());
         if i == 0 && words.clone().any(|w| known_name(&String::from_utf8_lossy(w))) {
             return Ok(None);

@@ -387,7 +387,9 @@ mod tests {
             assert_eq!(date(text.as_bytes()), Some(seconds * 1_000_000), "{text}");
         }
         assert_eq!(date(b"2020-01-01T00:00:00.25Z"), Some(1_577_836_800_250_000));
-        for text in ["2019-13-01", "2019-02-29", "2019-1-1", "20190132", "2019-01-01T24:00", "yesterday!", "2019-01-01x", "::::::::"] {
+        for text in
+            ["2019-13-01", "2019-02-29", "2019-1-1", "20190132", "2019-01-01T24:00", "yesterday!", "2019-01-01x", "::::::::"]
+        {
             assert_eq!(date(text.as_bytes()), None, "{text}");
         }
     }
