@@ -2,4 +2,5 @@
 
 pub mod checkpoint;
 pub mod durable;
+pub mod fit;
 pub mod run_dir;

@@ -1,0 +1,346 @@
+//! The loop around the step: epochs, evaluation, early stopping, checkpoints, interruption, continuation.
+//!
+//! A step is a pure function of (state, step number), so the loop owns no randomness and a run that is stopped at any
+//! step, or killed and sent back to its last checkpoint, ends in the same bits as one left alone. Clocks decide only when
+//! a checkpoint is written and when to stop, never what is computed.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::train::checkpoint::{self, Tensor};
+use crate::train::durable::FileSystem;
+use crate::train::run_dir::{RECORD_VERSION, RunDir};
+
+/// Steps between records within an epoch.
+const RECORD_STEPS: u64 = 1000;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Mean over the step's rows.
+    pub loss: f64,
+    pub rows: u64,
+    pub sequences: u64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    pub sampling_seconds: f64,
+    pub seconds: f64,
+}
+
+/// A model in training, as the loop sees it.
+pub trait Training {
+    fn steps_per_epoch(&self) -> u64;
+    /// Step number `step`, counted from 0 over all epochs.
+    fn step(&mut self, step: u64) -> Result<StepReport>;
+    /// The whole state: `model.*` and `optim.*`.
+    fn tensors(&self) -> Result<Vec<Tensor>>;
+    /// Takes the state of a checkpoint; refuses other names or shapes.
+    fn restore(&mut self, tensors: &[Tensor]) -> Result<()>;
+}
+
+/// What the loop asks of and tells to whoever runs it.
+pub trait Watcher<T> {
+    /// Metrics on the validation targets.
+    fn evaluate(&mut self, training: &mut T) -> Result<Vec<(String, f64)>>;
+    fn hear(&mut self, event: Event<'_>);
+    /// Whether to stop after this step.
+    fn stop(&self) -> bool;
+}
+
+/// What happened.
+pub enum Event<'a> {
+    /// Something worth a line: a checkpoint passed over.
+    Note(&'a str),
+    /// Training goes on after `step` steps of an earlier process.
+    Resumed {
+        step: u64,
+    },
+    /// `step` of `total` steps are done; `epoch` counts from 1.
+    Step {
+        step: u64,
+        total: u64,
+        epoch: u64,
+        report: &'a StepReport,
+    },
+    /// A record of `metrics.jsonl`: the end of an epoch, or an evaluation (`best` if it is the best so far).
+    Epoch {
+        record: &'a Value,
+    },
+    Evaluated {
+        record: &'a Value,
+        best: bool,
+    },
+    Saved {
+        step: u64,
+    },
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// All epochs or steps are done.
+    Finished,
+    /// The metric did not improve for `train.patience` evaluations.
+    StoppedEarly,
+    /// Asked to stop; the run continues when started again.
+    Interrupted,
+    TimeLimit,
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub reason: Reason,
+    pub step: u64,
+    pub state_hash: String,
+    pub best: Option<Best>,
+    /// Nothing was done, because the run had ended before.
+    pub already: bool,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    pub step: u64,
+    pub value: f64,
+}
+
+/// What a checkpoint knows besides tensors. Reals are stored as their bits, because decimal JSON may round the last one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    version: String,
+    /// Hash of everything that must be equal to continue: configuration, data, random streams.
+    identity: String,
+    step: u64,
+    /// Sums over the epoch so far.
+    loss_bits: u64,
+    grad_norm_bits: u64,
+    rows: u64,
+    sequences: u64,
+    steps: u64,
+    best_step: Option<u64>,
+    best_bits: u64,
+    /// Evaluations since the best.
+    stale: u32,
+    ended: Option<Reason>,
+}
+
+impl Progress {
+    fn add(&mut self, report: &StepReport) {
+        self.loss_bits = (f64::from_bits(self.loss_bits) + report.loss * report.rows as f64).to_bits();
+        self.grad_norm_bits = (f64::from_bits(self.grad_norm_bits) + report.grad_norm).to_bits();
+        self.rows += report.rows;
+        self.sequences += report.sequences;
+        self.steps += 1;
+    }
+    fn clear_sums(&mut self) {
+        (self.loss_bits, self.grad_norm_bits, self.rows, self.sequences, self.steps) = (0, 0, 0, 0, 0);
+    }
+    fn best(&self) -> Option<Best> {
+        self.best_step.map(|step| Best { step, value: f64::from_bits(self.best_bits) })
+    }
+}
+
+/// Seconds of this process within the epoch: shown and recorded, never computed with.
+#[derive(Default)]
+struct Clock {
+    stepping: f64,
+    sampling: f64,
+}
+
+/// Trains until the end, early stopping, or a request to stop; continues where the run directory left off.
+pub fn fit<T: Training>(
+    training: &mut T,
+    run: &RunDir,
+    config: &config::Train,
+    identity: &str,
+    watcher: &mut dyn Watcher<T>,
+) -> Result<Outcome> {
+    let started = Instant::now();
+    let per_epoch = training.steps_per_epoch().max(1);
+    let all = per_epoch * u64::from(config.epochs);
+    let total = if config.steps > 0 { all.min(config.steps) } else { all };
+    let mut progress = resume(training, run, identity, watcher)?;
+    if let Some(reason) = progress.ended {
+        return finish(training, run, &progress, reason, true);
+    }
+    let mut saved_at = progress.step;
+    let mut saved_when = Instant::now();
+    let mut clock = Clock::default();
+    let reason = loop {
+        if progress.step >= total {
+            break Reason::Finished;
+        }
+        let report = training.step(progress.step)?;
+        check_finite(&report, progress.step, per_epoch)?;
+        progress.step += 1;
+        progress.add(&report);
+        clock.stepping += report.seconds;
+        clock.sampling += report.sampling_seconds;
+        let epoch = (progress.step - 1) / per_epoch + 1;
+        watcher.hear(Event::Step { step: progress.step, total, epoch, report: &report });
+        let mut spent = false;
+        if progress.step % per_epoch == 0 || progress.step == total {
+            let record = epoch_record("epoch", &progress, epoch, &clock, Some(&hash(training, progress.step)?));
+            run.record(&record)?;
+            watcher.hear(Event::Epoch { record: &record });
+            progress.clear_sums();
+            clock = Clock::default();
+            let due = config.eval_every > 0 && (epoch % u64::from(config.eval_every) == 0 || progress.step == total);
+            spent = due && evaluate(training, run, config, &mut progress, epoch, watcher)?;
+        } else if progress.step % per_epoch % RECORD_STEPS == 0 {
+            run.record(&epoch_record("steps", &progress, epoch, &clock, None))?;
+        }
+        if spent {
+            break Reason::StoppedEarly;
+        }
+        if progress.step < total {
+            if watcher.stop() {
+                break Reason::Interrupted;
+            }
+            if config.time_limit > 0.0 && started.elapsed().as_secs_f64() >= config.time_limit {
+                break Reason::TimeLimit;
+            }
+            let by_steps = config.checkpoint_steps > 0 && progress.step % config.checkpoint_steps == 0;
+            let by_time = saved_when.elapsed() >= Duration::from_secs_f64(config.checkpoint_every.clamp(0.0, 1e9));
+            if by_steps || by_time {
+                save(training, run, config, &progress, watcher)?;
+                saved_at = progress.step;
+                saved_when = Instant::now();
+            }
+        }
+    };
+    let lasting = matches!(reason, Reason::Finished | Reason::StoppedEarly);
+    progress.ended = lasting.then_some(reason);
+    if lasting || saved_at != progress.step {
+        save(training, run, config, &progress, watcher)?;
+    }
+    finish(training, run, &progress, reason, false)
+}
+
+/// Brings model and loop to the newest whole checkpoint, if there is one.
+fn resume<T: Training>(training: &mut T, run: &RunDir, identity: &str, watcher: &mut dyn Watcher<T>) -> Result<Progress> {
+    for dir in [run.checkpoints(), run.best()] {
+        checkpoint::recover(&FileSystem, &dir)?;
+    }
+    let Some(loaded) = checkpoint::load_latest(&run.checkpoints())? else {
+        run.rewind_records(0)?;
+        return Ok(Progress { version: env!("CARGO_PKG_VERSION").into(), identity: identity.into(), ..Progress::default() });
+    };
+    for note in &loaded.notes {
+        watcher.hear(Event::Note(note));
+    }
+    let progress: Progress = serde_json::from_value(loaded.state)
+        .map_err(|e| Error::new(Code::M0402, format!("the state of checkpoint step-{} does not fit: {e}", loaded.step)))?;
+    if progress.identity != identity || progress.step != loaded.step {
+        return Err(Error::new(
+            Code::C0206,
+            "the checkpoint was made with another configuration, other data or other random streams",
+        )
+        .at(run.path().display().to_string())
+        .help("choose another `--out`, or start over with `--fresh`"));
+    }
+    training.restore(&loaded.tensors)?;
+    run.rewind_records(progress.step)?;
+    if progress.ended.is_none() {
+        watcher.hear(Event::Resumed { step: progress.step });
+    }
+    Ok(progress)
+}
+
+/// Evaluates, keeps the best model, and says whether patience is spent.
+fn evaluate<T: Training>(
+    training: &mut T,
+    run: &RunDir,
+    config: &config::Train,
+    progress: &mut Progress,
+    epoch: u64,
+    watcher: &mut dyn Watcher<T>,
+) -> Result<bool> {
+    let before = Instant::now();
+    let metrics = watcher.evaluate(training)?;
+    let Some((_, value)) = metrics.iter().find(|(name, _)| name.eq_ignore_ascii_case(&config.metric)) else {
+        let names: Vec<&str> = metrics.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(Error::new(Code::C0202, format!("`train.metric = {}` is not among the metrics", config.metric))
+            .help(format!("choose one of {}", names.join(", "))));
+    };
+    let best = progress.best().is_none_or(|b| *value > b.value);
+    let values: serde_json::Map<String, Value> = metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let record = json!({
+        "v": RECORD_VERSION, "kind": "evaluation", "step": progress.step, "epoch": epoch, "metrics": values, "best": best,
+        "seconds": before.elapsed().as_secs_f64(),
+    });
+    if best {
+        (progress.best_step, progress.best_bits, progress.stale) = (Some(progress.step), value.to_bits(), 0);
+        let model: Vec<Tensor> = training.tensors()?.into_iter().filter(|t| t.name.starts_with("model.")).collect();
+        let state = json!({ "step": progress.step, "epoch": epoch, "metric": config.metric, "value": value });
+        checkpoint::save(&FileSystem, &run.best(), progress.step, &model, &state, 1)?;
+    } else {
+        progress.stale += 1;
+    }
+    run.record(&record)?;
+    watcher.hear(Event::Evaluated { record: &record, best });
+    Ok(config.patience > 0 && progress.stale >= config.patience)
+}
+
+fn save<T: Training>(
+    training: &mut T,
+    run: &RunDir,
+    config: &config::Train,
+    progress: &Progress,
+    watcher: &mut dyn Watcher<T>,
+) -> Result<()> {
+    let state = serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?;
+    checkpoint::save(&FileSystem, &run.checkpoints(), progress.step, &training.tensors()?, &state, config.keep as usize)?;
+    watcher.hear(Event::Saved { step: progress.step });
+    Ok(())
+}
+
+fn finish<T: Training>(training: &mut T, run: &RunDir, progress: &Progress, reason: Reason, already: bool) -> Result<Outcome> {
+    let state_hash = hash(training, progress.step)?;
+    if matches!(reason, Reason::Finished | Reason::StoppedEarly) {
+        run.record(
+            &json!({ "v": RECORD_VERSION, "kind": "end", "step": progress.step, "reason": reason, "state_hash": state_hash }),
+        )?;
+    }
+    Ok(Outcome { reason, step: progress.step, state_hash, best: progress.best(), already })
+}
+
+fn hash<T: Training>(training: &T, step: u64) -> Result<String> {
+    Ok(blake3::Hash::from(checkpoint::state_hash(step, &training.tensors()?)).to_hex().to_string())
+}
+
+fn check_finite(report: &StepReport, step: u64, per_epoch: u64) -> Result<()> {
+    let what = match (report.loss.is_finite(), report.grad_norm.is_finite()) {
+        (true, true) => return Ok(()),
+        (false, _) => format!("the loss became {}", report.loss),
+        (true, false) => format!("the gradient's norm became {}", report.grad_norm),
+    };
+    Err(Error::new(Code::T0701, format!("{what} at step {step} (epoch {})", step / per_epoch + 1))
+        .note("the last checkpoint is intact")
+        .help("a lower learning rate (`--set optim.lr=3e-4`) or clipping (`--set optim.clip=1`) usually helps; the change needs `--fresh`"))
+}
+
+fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, state_hash: Option<&str>) -> Value {
+    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+    json!({
+        "v": RECORD_VERSION,
+        "kind": kind,
+        "step": progress.step,
+        "epoch": epoch,
+        "loss": f64::from_bits(progress.loss_bits) / progress.rows.max(1) as f64,
+        "grad_norm": f64::from_bits(progress.grad_norm_bits) / progress.steps.max(1) as f64,
+        "rows": progress.rows,
+        "sequences": progress.sequences,
+        "seconds": clock.stepping,
+        "sampling_share": share(clock.sampling, clock.stepping),
+        "state_hash": state_hash,
+    })
+}
+
+#[cfg(test)]
+mod tests;
