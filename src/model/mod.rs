@@ -14,6 +14,8 @@
 
 mod block;
 mod context;
+#[cfg(test)]
+mod gradients;
 mod params;
 
 pub use params::ParamList;

@@ -9,7 +9,7 @@ pub mod activation;
 pub mod attention;
 pub mod attributes;
 #[cfg(test)]
-mod central;
+pub mod central;
 pub mod dropout;
 pub mod embedding;
 pub mod layer_norm;

@@ -2,3 +2,4 @@
 
 mod readers;
 mod settings;
+mod twins;

@@ -1,0 +1,119 @@
+//! The whole model against central differences in f64, in every variant (tests only).
+
+use super::*;
+use crate::ops::central::{check, noise};
+
+const ITEMS: usize = 7;
+
+/// Four sequences of lengths 1, 3, 2 and 5 with repeated items, two numeric context columns and two categorical ones.
+fn batch() -> Batch {
+    let offsets = vec![0, 1, 4, 6, 11];
+    let r = 11;
+    let context = |lane| ContextRows {
+        numeric: noise(lane, r * 2).iter().map(|&v| v as f32).collect(),
+        categories: (0..r as u32).flat_map(|i| [(i + u32::from(lane)) % 3, i % 2]).collect(),
+    };
+    Batch {
+        users: vec![0, 1, 2, 3],
+        offsets,
+        items: vec![3, 0, 6, 6, 1, 2, 5, 4, 3, 0, 1],
+        targets: vec![1; r],
+        row_keys: (0..r as u64).collect(),
+        context: context(50),
+        target_context: context(51),
+        ..Batch::default()
+    }
+}
+
+fn model(config: &config::Model, attributes: bool) -> Model {
+    // Item 2 has no attribute, item 5 two.
+    let lists = attributes.then(|| AttributeLists::new(&[0, 1, 2, 2, 3, 4, 6, 7], &[0, 1, 2, 0, 1, 2, 2], 3));
+    let sizes = Sizes { items: ITEMS, numeric: 2, categories: vec![3, 2], attributes: lists };
+    let mut model = Model::new(config, sizes, &Device::ORACLE, 5).unwrap();
+    // Larger and unequal values than initial ones, so that no gradient is lost in symmetry.
+    for (i, param) in model.params_mut().iter_mut().enumerate() {
+        let moved = noise(100 + i as u8, param.shape.iter().product());
+        f64::of_mut(&mut param.value).unwrap().iter_mut().zip(moved).for_each(|(v, m)| *v += 0.3 * m);
+    }
+    model
+}
+
+use crate::device::Real;
+
+fn prove(config: &config::Model, attributes: bool, queries: Queries) {
+    let batch = batch();
+    let mut model = model(config, attributes);
+    let masks = || Masks::training(config.dropout, 3, 9);
+    let d = config.dim as usize;
+    let q = if queries == Queries::All { batch.rows() } else { batch.sequences() };
+    // The loss is a fixed linear function of everything a loss can see: queries, target contexts and the scoring table.
+    let (wq, wc, wt) = (noise(1, q * d), noise(2, q * d), noise(3, ITEMS * d));
+    let value = |model: &mut Model| {
+        model.refresh_tables().unwrap();
+        model.forward(&batch, queries, &masks()).unwrap();
+        let s = model.scoring();
+        let dot = |b: &Buffer, w: &[f64]| f64::of(b).unwrap().iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+        dot(s.query, &wq) + s.context.map_or(0.0, |c| dot(c, &wc)) + dot(s.table, &wt)
+    };
+    value(&mut model);
+    let mut table = model.take_table_grad();
+    f64::of_mut(&mut table).unwrap().iter_mut().zip(&wt).for_each(|(g, w)| *g += w);
+    model.give_table_grad(table);
+    let mut dquery = Device::ORACLE.reals(&wq).unwrap();
+    let dcontext = Device::ORACLE.reals(&wc).unwrap();
+    let has_context = model.hyper.context;
+    model.backward(&batch, &mut dquery, has_context.then_some(&dcontext), &batch.items, &masks()).unwrap();
+    let copy = |b: &Buffer| f64::of(b).unwrap().to_vec();
+    let inputs: Vec<_> = model.params().iter().map(|p| copy(&p.value)).collect();
+    let gradients: Vec<_> = model.params().iter().map(|p| copy(&p.grad)).collect();
+    assert!(gradients.iter().all(|g| g.iter().any(|&x| x != 0.0)), "a parameter receives no gradient");
+    let model = std::cell::RefCell::new(model);
+    check(&inputs, &gradients, |values| {
+        let mut model = model.borrow_mut();
+        for (param, values) in model.params_mut().iter_mut().zip(values) {
+            f64::of_mut(&mut param.value).unwrap().copy_from_slice(values);
+        }
+        value(&mut model)
+    });
+}
+
+fn small(kind: &str) -> config::Model {
+    config::Model { kind: kind.into(), dim: 4, layers: 2, heads: 2, max_len: 5, ffn_mult: 2, dropout: 0.25, ..config::Model::default() }
+}
+
+#[test]
+fn sasrec_pre_norm_all_positions() {
+    prove(&small("sasrec"), false, Queries::All);
+}
+
+#[test]
+fn sasrec_post_norm_separate_table_gelu() {
+    let config = config::Model { norm: "post".into(), tied: false, activation: "gelu".into(), ..small("sasrec") };
+    prove(&config, false, Queries::All);
+}
+
+#[test]
+fn sasrec_last_position_with_attributes_and_separate_table() {
+    prove(&config::Model { tied: false, ..small("sasrec") }, true, Queries::Last);
+}
+
+#[test]
+fn cans_bidirectional_last_position_with_context_and_attributes() {
+    prove(&config::Model { causal: false, ..small("cans") }, true, Queries::Last);
+}
+
+#[test]
+fn sasrec_with_context_all_positions() {
+    prove(&config::Model { context: "yes".into(), heads: 1, ..small("sasrec") }, false, Queries::All);
+}
+
+#[test]
+fn a_prediction_does_not_depend_on_its_batch() {
+    let batch = batch();
+    let mut model = model(&small("sasrec"), false);
+    model.forward(&batch, Queries::Last, &Masks::none()).unwrap();
+    let all = f64::of(model.scoring().query).unwrap().to_vec();
+    let alone = Batch { users: vec![3], offsets: vec![0, 5], items: batch.items[6..].to_vec(), targets: vec![1; 5], ..Batch::default() };
+    model.forward(&alone, Queries::Last, &Masks::none()).unwrap();
+    assert_eq!(f64::of(model.scoring().query).unwrap(), &all[12..]);
+}
