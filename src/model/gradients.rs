@@ -78,7 +78,16 @@ fn prove(config: &config::Model, attributes: bool, queries: Queries) {
 }
 
 fn small(kind: &str) -> config::Model {
-    config::Model { kind: kind.into(), dim: 4, layers: 2, heads: 2, max_len: 5, ffn_mult: 2, dropout: 0.25, ..config::Model::default() }
+    config::Model {
+        kind: kind.into(),
+        dim: 4,
+        layers: 2,
+        heads: 2,
+        max_len: 5,
+        ffn_mult: 2,
+        dropout: 0.25,
+        ..config::Model::default()
+    }
 }
 
 #[test]
@@ -113,7 +122,8 @@ fn a_prediction_does_not_depend_on_its_batch() {
     let mut model = model(&small("sasrec"), false);
     model.forward(&batch, Queries::Last, &Masks::none()).unwrap();
     let all = f64::of(model.scoring().query).unwrap().to_vec();
-    let alone = Batch { users: vec![3], offsets: vec![0, 5], items: batch.items[6..].to_vec(), targets: vec![1; 5], ..Batch::default() };
+    let alone =
+        Batch { users: vec![3], offsets: vec![0, 5], items: batch.items[6..].to_vec(), targets: vec![1; 5], ..Batch::default() };
     model.forward(&alone, Queries::Last, &Masks::none()).unwrap();
     assert_eq!(f64::of(model.scoring().query).unwrap(), &all[12..]);
 }
