@@ -15,7 +15,7 @@ pub fn exp(x: f32) -> f32 {
     const LOWEST: f32 = -87.336_54; // ln of the smallest normal number, rounded up
     const HIGHEST: f32 = 88.722_83; // ln of the largest number, rounded down
     const TO_INTEGER: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0; // nine bits, so that its product with n is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Written so that NaN passes through.
     let y = if x < LOWEST { LOWEST } else { x };

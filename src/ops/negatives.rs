@@ -36,6 +36,6 @@ impl Negatives {
     /// Wrong-context negatives per row, W.
     pub fn wrong_contexts(&self) -> usize {
         let rows = self.group_offsets.last().map_or(0, |&r| r as usize);
-        if rows == 0 { 0 } else { self.wrong_context.len() / rows }
+        self.wrong_context.len().checked_div(rows).unwrap_or(0)
     }
 }
