@@ -79,6 +79,20 @@ codes! {
         "A log of ragged lines and its file of times must have the same users on the same lines. Name the right file with `data.times_path`, or read without times (`data.time_unit = \"none\"`).";
     D0112 Data "too many users or items"
         "Users and items are numbered with 32 bits. Drop rare ones first, or map them to shared ids.";
+    D0401 Data "damaged prepared file"
+        "A prepared file is truncated, has sections that do not fit together, or fails its checksum. Prepare it again from the log with `hardneg prepare`.";
+    D0402 Data "not a prepared file of this version"
+        "The file does not start like a prepared file, or was written by a version of hardneg with another layout. Prepare it again from the log with `hardneg prepare`.";
+    D0403 Data "nothing left after filtering"
+        "The weight threshold, the removal of duplicates and the fewest events per user and item together dropped every row. The message lists how many rows each filter left. Lower `data.min_user`, `data.min_item` or `data.min_weight`.";
+    D0404 Data "the log lacks what a setting needs"
+        "A setting needs something the log does not have, most often a time column (the global temporal split, temporal features, time clusters and the removal of exact duplicates need one). Name the column, for example with `data.time_col`, or choose another setting.";
+    D0405 Data "log too large"
+        "Users, items and rows are numbered with 32 bits: at most 4,294,967,295 of each. Larger logs have to be cut, for example by time.";
+    D0406 Data "request that cannot be served"
+        "A request names an item, user or context column the prepared data do not have, or gives a context value that is not a number where one is needed.";
+    D0407 Data "nothing to train on"
+        "No user has two training events, so there is no pair of an event and the next one to learn from. Prepare a log with longer histories, or one that was not cut.";
     // ---- M: models and checkpoints -------------------------------------------------------------------------------
     M0401 Model "damaged checkpoint"
         "A checkpoint file is truncated, has the wrong size or fails its checksum. The loader falls back to the previous valid checkpoint of the run; if there is none, start over with `--fresh`.";

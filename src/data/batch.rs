@@ -5,7 +5,7 @@
 //! target of each sequence means anything.
 
 /// Context of events: `numeric` (n, numeric_width) standardised reals and `categories` (n, category columns) codes.
-#[derive(Default, Clone)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContextRows {
     /// (n, Cn)
     pub numeric: Vec<f32>,
@@ -14,7 +14,7 @@ pub struct ContextRows {
 }
 
 /// `B` packed sequences of `R` rows in all.
-#[derive(Default, Clone)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// (B) the user of each sequence.
     pub users: Vec<u32>,

@@ -5,6 +5,15 @@
 //! ```
 
 pub mod batch;
+mod clean;
+pub mod clusters;
+pub mod context;
+pub mod interactions;
+pub mod order;
+pub mod prepare;
 pub mod raw;
 pub mod read;
+mod sections;
 pub mod split;
+pub mod synthetic;
+pub mod training;

@@ -1,4 +1,30 @@
 //! Which events train, validate and test.
+//!
+//! - `loo`: a user's last event is its test target, the last but one its validation target, the rest trains.
+//! - `loo_512`: as `loo`, but only 512 random users have a validation target; the last two events of everybody stay out
+//!   of training.
+//! - `gts`: cuts in time. With the times of all E events sorted, events before the one at `floor(q E)` lie before the cut,
+//!   all others (ties included) after it; test targets are a user's last, first, a random, or all events after the cut.
+//!   The last slice before the cut is taken in the same proportion for validation: the events before the cut are cut
+//!   again at q, what lies between the two cuts gives the validation targets by the same rule, and only what lies before
+//!   both trains. A target needs at least one earlier event of its user, from either side of a cut.
+//!
+//! In every protocol a target's visible history is everything the user did before it, and a user with fewer than three
+//! events only trains (`loo`, `loo_512`).
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::interactions::{Interactions, needs_times};
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::rng::{Draws, Stream, below};
+
+/// Users validated by `loo_512`.
+const VALIDATED: usize = 512;
+/// Lanes of [`Stream::Split`].
+const PICK_USERS: u8 = 0;
+const PICK_EVENT: u8 = 1;
 
 /// One event to be predicted, and how much of its user's past may be seen for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,10 +38,206 @@ pub struct Target {
 
 /// A split of prepared interactions.
 pub struct Split {
-    /// Protocol name as reports print it, e.g. `loo`.
+    /// Protocol name as reports print it, e.g. `loo` or `gts q=0.9 target=last`.
     pub name: String,
+    /// The seed of whatever was drawn at random; none where nothing was.
+    pub seed: Option<u64>,
     /// (U) events `offsets[u] .. train_end[u]` train.
     pub train_end: Vec<u64>,
+    /// Ascending by position, as `test`.
     pub valid: Vec<Target>,
     pub test: Vec<Target>,
+    /// (V) training events of each item.
+    pub train_items: Vec<u32>,
+}
+
+impl Split {
+    /// Splits as `config.split` says; `seed` serves the random choices of `loo_512` and of `gts_target = "random"`.
+    pub fn new(data: &Interactions, config: &config::Data, seed: u64) -> Result<Split> {
+        let mut split = match config.split.as_str() {
+            "loo" => leave_one_out(data, None),
+            "loo_512" => leave_one_out(data, Some(seed)),
+            "gts" => by_time(data, config.gts_quantile, &config.gts_target, seed)?,
+            other => return Err(Error::new(Code::C0202, format!("`data.split` is loo, loo_512 or gts, not \"{other}\""))),
+        };
+        split.train_items = vec![0; data.items()];
+        for user in 0..data.users() as u32 {
+            for &item in &data.event_items()[split.training(data, user)] {
+                split.train_items[item as usize] += 1;
+            }
+        }
+        Ok(split)
+    }
+
+    /// Positions of user `u`'s training events.
+    pub fn training(&self, data: &Interactions, user: u32) -> std::ops::Range<usize> {
+        data.offsets()[user as usize] as usize..self.train_end[user as usize] as usize
+    }
+
+    /// Training events of all users.
+    pub fn training_events(&self) -> u64 {
+        self.train_items.iter().map(|&n| u64::from(n)).sum()
+    }
+}
+
+fn leave_one_out(data: &Interactions, sampled: Option<u64>) -> Split {
+    let mut split = Split {
+        name: if sampled.is_some() { "loo_512".into() } else { "loo".into() },
+        seed: sampled,
+        train_end: vec![],
+        valid: vec![],
+        test: vec![],
+        train_items: vec![],
+    };
+    for user in 0..data.users() as u32 {
+        let range = data.range(user);
+        let end = range.end as u64;
+        if range.len() < 3 {
+            split.train_end.push(end);
+            continue;
+        }
+        split.train_end.push(end - 2);
+        split.valid.push(Target { user, history_end: end - 2, at: end - 2 });
+        split.test.push(Target { user, history_end: end - 1, at: end - 1 });
+    }
+    if let Some(seed) = sampled
+        && split.valid.len() > VALIDATED
+    {
+        // The users with the smallest random words: a uniform subset that does not depend on any order.
+        let draws = Draws::new(seed, Stream::Split, PICK_USERS, 0);
+        split.valid.sort_by_cached_key(|t| (draws.words64(u64::from(t.user))[0], t.user));
+        split.valid.truncate(VALIDATED);
+        split.valid.sort_unstable_by_key(|t| t.at);
+    }
+    split
+}
+
+/// Which events between two cuts are targets.
+#[derive(Clone, Copy, PartialEq)]
+enum Pick {
+    Last,
+    First,
+    Random,
+    All,
+}
+
+fn by_time(data: &Interactions, quantile: f64, target: &str, seed: u64) -> Result<Split> {
+    let times = data.times().ok_or_else(|| needs_times("`data.split = \"gts\"`"))?;
+    if !(quantile > 0.0 && quantile < 1.0) {
+        return Err(Error::new(Code::C0202, format!("`data.gts_quantile` lies between 0 and 1, not at {quantile}")));
+    }
+    let pick = match target {
+        "last" => Pick::Last,
+        "first" => Pick::First,
+        "random" => Pick::Random,
+        "all" => Pick::All,
+        other => {
+            return Err(Error::new(Code::C0202, format!("`data.gts_target` is last, first, random or all, not \"{other}\"")));
+        }
+    };
+    let mut sorted = times.to_vec();
+    let cut = time_at(&mut sorted, quantile);
+    sorted.retain(|&t| t < cut);
+    if sorted.is_empty() {
+        let what = format!("no event lies before the cut of the global temporal split at quantile {quantile}");
+        return Err(Error::new(Code::D0404, what).help("raise `data.gts_quantile`, or use `data.split = \"loo\"`"));
+    }
+    let inner = time_at(&mut sorted, quantile);
+    let mut split = Split {
+        name: format!("gts q={quantile} target={target}"),
+        seed: (pick == Pick::Random).then_some(seed),
+        train_end: Vec::with_capacity(data.users()),
+        valid: vec![],
+        test: vec![],
+        train_items: vec![],
+    };
+    for user in 0..data.users() as u32 {
+        let range = data.range(user);
+        let mine = &times[range.clone()];
+        let train_end = range.start + mine.partition_point(|&t| t < inner);
+        let test_start = range.start + mine.partition_point(|&t| t < cut);
+        split.train_end.push(train_end as u64);
+        targets(&mut split.valid, user, range.start, train_end..test_start, pick, Draws::new(seed, Stream::Split, PICK_EVENT, 0));
+        targets(&mut split.test, user, range.start, test_start..range.end, pick, Draws::new(seed, Stream::Split, PICK_EVENT, 1));
+    }
+    Ok(split)
+}
+
+/// The time at `floor(quantile n)` of `times` in order.
+fn time_at(times: &mut [i64], quantile: f64) -> i64 {
+    let at = ((quantile * times.len() as f64) as usize).min(times.len() - 1);
+    *times.select_nth_unstable(at).1
+}
+
+/// Adds the targets `pick`ed from the positions `held` of a user whose first event is at `start`.
+fn targets(to: &mut Vec<Target>, user: u32, start: usize, held: std::ops::Range<usize>, pick: Pick, draws: Draws) {
+    let held = held.start.max(start + 1)..held.end;
+    if held.is_empty() {
+        return;
+    }
+    let chosen = match pick {
+        Pick::Last => held.end - 1..held.end,
+        Pick::First => held.start..held.start + 1,
+        Pick::Random => {
+            let at = held.start + below(draws.words64(u64::from(user))[0], held.len() as u64) as usize;
+            at..at + 1
+        }
+        Pick::All => held,
+    };
+    to.extend(chosen.map(|at| Target { user, history_end: at as u64, at: at as u64 }));
+}
+
+/// How far the past of a split knows its future; for reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Leakage {
+    /// Share of training events later than the earliest test target; none without times.
+    pub later_training_share: Option<f64>,
+    /// Test targets, and those whose item is in the visible history.
+    pub targets: u64,
+    pub repeated_targets: u64,
+    /// Those that are in the visible history with the same item and the same time: duplicate rows of the log.
+    pub duplicate_targets: u64,
+    /// Test targets whose item has no training event, and how many such items there are.
+    pub cold_targets: u64,
+    pub cold_items: u64,
+}
+
+/// Measures the leakage of the test targets.
+pub fn leakage(split: &Split, data: &Interactions) -> Leakage {
+    let (items, times) = (data.event_items(), data.times());
+    let first_test = times.and_then(|t| split.test.iter().map(|target| t[target.at as usize]).min());
+    let later = times.zip(first_test).map(|(times, first)| {
+        let later: u64 = (0..data.users() as u32)
+            .into_par_iter()
+            .map(|user| {
+                let mine = &times[split.training(data, user)];
+                (mine.len() - mine.partition_point(|&t| t <= first)) as u64
+            })
+            .sum();
+        later as f64 / split.training_events().max(1) as f64
+    });
+    let mut cold: Vec<u32> =
+        split.test.iter().map(|t| items[t.at as usize]).filter(|&i| split.train_items[i as usize] == 0).collect();
+    let cold_targets = cold.len() as u64;
+    cold.sort_unstable();
+    cold.dedup();
+    let (repeated, duplicate) = split
+        .test
+        .par_iter()
+        .map(|t| {
+            let history = data.offsets()[t.user as usize] as usize..t.history_end as usize;
+            let at = t.at as usize;
+            let mut same = history.filter(|&e| items[e] == items[at]).peekable();
+            let repeated = u64::from(same.peek().is_some());
+            (repeated, u64::from(times.is_some_and(|times| same.any(|e| times[e] == times[at]))))
+        })
+        .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    Leakage {
+        later_training_share: later,
+        targets: split.test.len() as u64,
+        repeated_targets: repeated,
+        duplicate_targets: duplicate,
+        cold_targets,
+        cold_items: cold.len() as u64,
+    }
 }

@@ -1,0 +1,252 @@
+//! The rows of a raw log grouped by user and ordered by time, and the cleaning steps that drop some of them.
+
+use rayon::prelude::*;
+
+use super::interactions::{Count, Statistics};
+use super::raw::RawLog;
+
+/// Users that are worked on together; fixed, so results never depend on threads.
+const USERS: usize = 1024;
+
+/// Row numbers of a log, grouped by user code and ordered by (time, row).
+pub(super) struct Rows {
+    order: Vec<u32>,
+    /// (users+1), also for users without rows.
+    offsets: Vec<u64>,
+}
+
+impl Rows {
+    /// Counting sort by user, then each user by time. Rows lighter than `least` (or of weight NaN) are left out.
+    pub fn new(raw: &RawLog, least: Option<f64>) -> Rows {
+        let keep = |row: usize| match (least, &raw.weights) {
+            (Some(least), Some(weights)) => f64::from(weights[row]) >= least,
+            _ => true,
+        };
+        let mut offsets = vec![0u64; raw.user_ids.len() + 1];
+        for (row, &user) in raw.users.iter().enumerate() {
+            offsets[user as usize + 1] += u64::from(keep(row));
+        }
+        for u in 0..raw.user_ids.len() {
+            offsets[u + 1] += offsets[u];
+        }
+        let mut order = vec![0u32; offsets[raw.user_ids.len()] as usize];
+        let mut next = offsets.clone();
+        for (row, &user) in raw.users.iter().enumerate() {
+            if keep(row) {
+                order[next[user as usize] as usize] = row as u32;
+                next[user as usize] += 1;
+            }
+        }
+        let mut rows = Rows { order, offsets };
+        if let Some(times) = &raw.times {
+            rows.rewrite(|_, part| {
+                // Rows ascend here, so the row number as second key makes the unstable sort stable.
+                if !part.is_sorted_by_key(|&row| times[row as usize]) {
+                    part.sort_unstable_by_key(|&row| (times[row as usize], row));
+                }
+                part.len()
+            });
+        }
+        rows
+    }
+
+    /// Lets `f` reorder each user's rows and say how many of the first ones stay; then closes the gaps.
+    fn rewrite(&mut self, f: impl Fn(u32, &mut [u32]) -> usize + Sync) {
+        let users = self.offsets.len() - 1;
+        let mut parts = Vec::with_capacity(users.div_ceil(USERS));
+        let mut rest = &mut self.order[..];
+        for first in (0..users).step_by(USERS) {
+            let last = (first + USERS).min(users);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut((self.offsets[last] - self.offsets[first]) as usize);
+            parts.push((first, last, part));
+            rest = after;
+        }
+        let offsets = &self.offsets;
+        let kept: Vec<Vec<usize>> = parts
+            .into_par_iter()
+            .map(|(first, last, mut part)| {
+                (first..last)
+                    .map(|u| {
+                        let (mine, after) = std::mem::take(&mut part).split_at_mut((offsets[u + 1] - offsets[u]) as usize);
+                        part = after;
+                        f(u as u32, mine)
+                    })
+                    .collect()
+            })
+            .collect();
+        let mut end = 0;
+        for (u, kept) in kept.into_iter().flatten().enumerate() {
+            let start = self.offsets[u] as usize;
+            self.order.copy_within(start..start + kept, end);
+            self.offsets[u] = end as u64;
+            end += kept;
+        }
+        self.offsets[users] = end as u64;
+        self.order.truncate(end);
+    }
+
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+    pub fn order(&self) -> &[u32] {
+        &self.order
+    }
+    pub fn of(&self, user: u32) -> &[u32] {
+        &self.order[self.offsets[user as usize] as usize..self.offsets[user as usize + 1] as usize]
+    }
+    /// Where the rows of `user` end.
+    pub fn end(&self, user: u32) -> u64 {
+        self.offsets[user as usize + 1]
+    }
+
+    /// Keeps one of the rows of a user that share an item: the `first` or `last` in order; `exact` drops only rows whose
+    /// time is equal too.
+    pub fn drop_repeats(&mut self, raw: &RawLog, kind: &str) {
+        let times = raw.times.as_deref().unwrap_or(&[]);
+        self.rewrite(|_, part| {
+            let mut by_item: Vec<(u32, u32)> =
+                part.iter().enumerate().map(|(at, &row)| (raw.items[row as usize], at as u32)).collect();
+            by_item.sort_unstable();
+            let mut stay = vec![true; part.len()];
+            for pair in by_item.windows(2) {
+                let ((a, first), (b, second)) = (pair[0], pair[1]);
+                let (first, second) = (first as usize, second as usize);
+                if a == b {
+                    match kind {
+                        "last" => stay[first] = false,
+                        "exact" => stay[second] = times[part[first] as usize] != times[part[second] as usize],
+                        _ => stay[second] = false,
+                    }
+                }
+            }
+            retain(part, |at, _| stay[at])
+        });
+    }
+
+    /// Drops items with fewer than `item` rows, then users with fewer than `user` of what is left, once (as CaNS does).
+    pub fn one_pass(&mut self, raw: &RawLog, user: u32, item: u32) {
+        let counts = self.item_counts(raw);
+        self.rewrite(|_, part| {
+            let kept = retain(part, |_, row| counts[raw.items[row as usize] as usize] >= item);
+            if kept >= user as usize { kept } else { 0 }
+        });
+    }
+
+    /// Repeats both filters until nothing changes. The result, the largest set in which every user and item has enough
+    /// rows, does not depend on the order of removal, so it is peeled with a work list in time linear in the rows.
+    pub fn k_core(&mut self, raw: &RawLog, user: u32, item: u32) {
+        let users = raw.user_ids.len();
+        let mut item_rows = vec![0u32; self.order.len()];
+        let mut item_degree = self.item_counts(raw);
+        let mut next = Vec::with_capacity(item_degree.len() + 1);
+        next.push(0u64);
+        for (i, &n) in item_degree.iter().enumerate() {
+            next.push(next[i] + u64::from(n));
+        }
+        let item_offsets = next.clone();
+        for &row in &self.order {
+            let slot = &mut next[raw.items[row as usize] as usize];
+            item_rows[*slot as usize] = row;
+            *slot += 1;
+        }
+        let mut user_degree: Vec<u32> = (0..users as u32).map(|u| self.of(u).len() as u32).collect();
+        let mut gone = vec![false; raw.items.len()];
+        // Work list: users below `users`, items after them.
+        let mut poor: Vec<usize> = (0..users).filter(|&u| user_degree[u] < user).collect();
+        poor.extend((0..item_degree.len()).filter(|&i| item_degree[i] < item).map(|i| users + i));
+        while let Some(node) = poor.pop() {
+            let mine = if node < users {
+                self.of(node as u32)
+            } else {
+                &item_rows[item_offsets[node - users] as usize..item_offsets[node - users + 1] as usize]
+            };
+            for &row in mine {
+                if std::mem::replace(&mut gone[row as usize], true) {
+                    continue;
+                }
+                let (u, i) = (raw.users[row as usize] as usize, raw.items[row as usize] as usize);
+                user_degree[u] -= 1;
+                item_degree[i] -= 1;
+                // Each side enters the list once: at the start, or when it falls just below its threshold.
+                if user_degree[u] + 1 == user {
+                    poor.push(u);
+                }
+                if item_degree[i] + 1 == item {
+                    poor.push(users + i);
+                }
+            }
+        }
+        self.rewrite(|_, part| retain(part, |_, row| !gone[row as usize]));
+    }
+
+    /// (items of the log) rows of each item.
+    pub fn item_counts(&self, raw: &RawLog) -> Vec<u32> {
+        let mut counts = vec![0u32; raw.item_ids.len()];
+        for &row in &self.order {
+            counts[raw.items[row as usize] as usize] += 1;
+        }
+        counts
+    }
+
+    /// Of the log before any cleaning.
+    pub fn total(raw: &RawLog) -> Count {
+        Count { events: raw.items.len() as u64, users: raw.user_ids.len() as u64, items: raw.item_ids.len() as u64 }
+    }
+
+    pub fn count(&self, raw: &RawLog) -> Count {
+        Count {
+            events: self.order.len() as u64,
+            users: self.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64,
+            items: self.item_counts(raw).iter().filter(|&&n| n > 0).count() as u64,
+        }
+    }
+
+    /// Everything but the density. At least one row must be left.
+    pub fn statistics(&self, raw: &RawLog) -> Statistics {
+        let Count { events, users, items } = self.count(raw);
+        let mut lengths: Vec<u64> = self.offsets.windows(2).map(|w| w[1] - w[0]).filter(|&n| n > 0).collect();
+        lengths.sort_unstable();
+        let times = raw.times.as_deref();
+        let per_user = |u: usize| {
+            let mine = self.of(u as u32);
+            let mut distinct: Vec<u32> = mine.iter().map(|&row| raw.items[row as usize]).collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            let ties = times.map_or(0, |t| mine.windows(2).filter(|w| t[w[0] as usize] == t[w[1] as usize]).count());
+            (ties as u64, (mine.len() - distinct.len()) as u64)
+        };
+        let (ties, repeated) = (0..self.offsets.len() - 1)
+            .into_par_iter()
+            .with_min_len(USERS)
+            .map(per_user)
+            .reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let time = |row: &u32| times.map(|t| t[*row as usize]);
+        Statistics {
+            events,
+            users,
+            items,
+            mean_length: events as f64 / users.max(1) as f64,
+            median_length: lengths.get(lengths.len() / 2).copied().unwrap_or(0),
+            min_length: lengths.first().copied().unwrap_or(0),
+            max_length: lengths.last().copied().unwrap_or(0),
+            first_time: self.order.iter().filter_map(time).min(),
+            last_time: self.order.iter().filter_map(time).max(),
+            ties,
+            repeated,
+            density: 0.0,
+        }
+    }
+}
+
+/// Moves the rows that stay to the front, in order; how many.
+fn retain(part: &mut [u32], stay: impl Fn(usize, u32) -> bool) -> usize {
+    let mut kept = 0;
+    for at in 0..part.len() {
+        let row = part[at];
+        if stay(at, row) {
+            part[kept] = row;
+            kept += 1;
+        }
+    }
+    kept
+}
