@@ -267,7 +267,8 @@ pub struct Eval {
     pub at: Vec<u32>,
     /// Leave items of the user's visible history out of the ranking.
     pub exclude_seen: bool,
-    /// `pessimistic`, `optimistic`, `average` or `random`: an item scoring the same as the target.
+    /// `pessimistic`, `optimistic`, `average`, `random`, or `listed` (as a recommendation list orders them): an item scoring
+    /// the same as the target.
     pub ties: String,
     /// `full`, `random:N` or `popular:N`.
     pub candidates: String,

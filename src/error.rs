@@ -79,6 +79,8 @@ codes! {
         "A log of ragged lines and its file of times must have the same users on the same lines. Name the right file with `data.times_path`, or read without times (`data.time_unit = \"none\"`).";
     D0112 Data "too many users or items"
         "Users and items are numbered with 32 bits. Drop rare ones first, or map them to shared ids.";
+    D0301 Data "nothing to evaluate"
+        "The split left no event to predict: every user has too few events, or all of them train. Leave-one-out needs three events per user; another split or a longer log helps.";
     D0401 Data "damaged prepared file"
         "A prepared file is truncated, has sections that do not fit together, or fails its checksum. Prepare it again from the log with `hardneg prepare`.";
     D0402 Data "not a prepared file of this version"

@@ -1,1 +1,5 @@
-//! What a ranking is worth: accuracy, and what lies beyond accuracy.
+//! What a ranking is worth: accuracy from ranks, and what the lists do to the catalogue. Pure arithmetic; knows no device.
+
+pub mod beyond;
+pub mod ranking;
+pub mod significance;

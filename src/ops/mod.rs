@@ -17,6 +17,7 @@ pub mod linear;
 pub mod matmul;
 pub mod negatives;
 pub mod param;
+pub mod rank;
 pub mod rows;
 pub mod score;
 pub mod vector;

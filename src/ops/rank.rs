@@ -1,0 +1,370 @@
+//! Where a target stands among the scores of a tile, and the best k of every row, exactly.
+//!
+//! Of row `s (V)`, masked items left out, with target `t`:
+//!
+//! ```text
+//! above = #{i : s[i] > s[t]}     tied = #{i != t : s[i] = s[t]}     tied_before = #{i < t : s[i] = s[t]}
+//! list  = the first k by (s falling, i rising)
+//! ```
+//!
+//! A masked score becomes NaN, because no comparison with NaN is true: the passes below need no branch per item and no
+//! sentinel that a real score could equal (-inf is a legal score). A NaN that was there before masking is an error.
+//!
+//! The best k are found by a filter: while the scan runs, only scores above the k-th best so far are kept, whole blocks
+//! without one are passed over by one vector comparison, and the kept ones are cut back to k whenever their buffer is
+//! full. Work per row is V comparisons plus O(k) per cut; the worst order (rising scores) still costs O(V).
+//! The idea of a running threshold: Bentley, "Programming Pearls"; heap-free form as in FAISS' reservoir top-k.
+
+use rayon::prelude::*;
+
+use crate::error::{Code, Error, Result};
+use crate::ids::NONE;
+
+/// Where a target with equals is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ties {
+    /// Behind all its equals: the worst case, so that a constant scorer earns nothing.
+    Pessimistic,
+    /// Before all its equals.
+    Optimistic,
+    /// In their middle; the rank may be half-integer.
+    Average,
+    /// At a random place among them.
+    Random,
+    /// Where a list ordered by (score, item index) has it: what anyone recomputes from a recommendation file.
+    Listed,
+}
+
+/// Where a target stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub above: u32,
+    pub tied: u32,
+    pub tied_before: u32,
+}
+
+impl Standing {
+    /// Rank from 1; `word` is a uniform 64-bit word of the request, used by random ties only.
+    pub fn rank(&self, ties: Ties, word: u64) -> f64 {
+        let first = f64::from(self.above) + 1.0;
+        first
+            + match ties {
+                Ties::Pessimistic => f64::from(self.tied),
+                Ties::Optimistic => 0.0,
+                Ties::Average => f64::from(self.tied) / 2.0,
+                Ties::Random => crate::rng::below(word, u64::from(self.tied) + 1) as f64,
+                Ties::Listed => f64::from(self.tied_before),
+            }
+    }
+}
+
+/// An entry of a ranked list; `item` is [`NONE`] where fewer than k items could be ranked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    pub item: u32,
+    pub score: f32,
+}
+
+impl Entry {
+    pub const EMPTY: Entry = Entry { item: NONE, score: f32::NEG_INFINITY };
+}
+
+/// Items that no row may rank.
+pub struct Excluded {
+    items: Vec<u32>,
+    /// (V)
+    is: Vec<bool>,
+}
+
+impl Excluded {
+    /// Of `items` V, those for which `out` is true.
+    pub fn new(items: usize, out: impl Fn(u32) -> bool) -> Excluded {
+        let is: Vec<bool> = (0..items as u32).map(out).collect();
+        Excluded { items: (0..items as u32).filter(|&i| is[i as usize]).collect(), is }
+    }
+    pub fn contains(&self, item: u32) -> bool {
+        self.is.get(item as usize).copied().unwrap_or(false)
+    }
+    /// Items that may be ranked.
+    pub fn remaining(&self) -> usize {
+        self.is.len() - self.items.len()
+    }
+}
+
+/// What is masked in each row.
+pub struct Mask<'a> {
+    pub excluded: &'a Excluded,
+    /// Row b also loses `seen[offsets[b]..offsets[b + 1]]`, except its target.
+    pub seen: Option<(&'a [u32], &'a [u32])>,
+}
+
+/// Ranks a tile of scores (B,V), which is used up. `standings` (B): none where the target is excluded; empty without
+/// `targets`. `lists` (B,k).
+pub fn forward(
+    standings: &mut Vec<Option<Standing>>,
+    lists: &mut Vec<Entry>,
+    scores: &mut [f32],
+    mask: &Mask<'_>,
+    targets: Option<&[u32]>,
+    k: usize,
+) -> Result<()> {
+    let items = mask.excluded.is.len();
+    let rows = if items == 0 { 0 } else { scores.len() / items };
+    let shaped = rows * items == scores.len()
+        && targets.is_none_or(|t| t.len() == rows && t.iter().all(|&t| (t as usize) < items))
+        && mask.seen.is_none_or(|(offsets, seen)| offsets.len() == rows + 1 && offsets[rows] as usize <= seen.len());
+    if !shaped {
+        return Err(Error::internal(format!("a tile of {} scores does not fit {items} items and its mask", scores.len())));
+    }
+    lists.clear();
+    lists.resize(rows * k, Entry::EMPTY);
+    let one_row = |buffer: &mut Vec<Entry>, row: usize, scores: &mut [f32], list: &mut [Entry]| {
+        let seen = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
+        let target = targets.map(|t| t[row]);
+        let masked = hide(scores, mask.excluded, seen, target)?;
+        let standing = stand(scores, masked, target.filter(|&t| !mask.excluded.contains(t)))?;
+        best(list, buffer, scores);
+        Ok(standing)
+    };
+    // A zero-length list still needs its row, hence the two shapes of the loop.
+    let found: Vec<Result<Option<Standing>>> = if k == 0 {
+        scores.par_chunks_mut(items.max(1)).enumerate().map(|(row, s)| one_row(&mut Vec::new(), row, s, &mut [])).collect()
+    } else {
+        (scores.par_chunks_mut(items.max(1)), lists.par_chunks_mut(k))
+            .into_par_iter()
+            .enumerate()
+            .map_init(Vec::new, |buffer, (row, (s, list))| one_row(buffer, row, s, list))
+            .collect()
+    };
+    standings.clear();
+    for standing in found {
+        standings.push(standing?);
+    }
+    if targets.is_none() {
+        standings.clear();
+    }
+    Ok(())
+}
+
+/// Overwrites the scores of masked items with NaN and returns how many there are. `seen` is ascending.
+fn hide(scores: &mut [f32], excluded: &Excluded, seen: &[u32], target: Option<u32>) -> Result<usize> {
+    let mut masked = excluded.items.len();
+    for &i in &excluded.items {
+        if scores[i as usize].is_nan() {
+            return Err(nan());
+        }
+        scores[i as usize] = f32::NAN;
+    }
+    let mut last = None;
+    for &i in seen {
+        if Some(i) == target || Some(i) == last || excluded.contains(i) {
+            continue;
+        }
+        last = Some(i);
+        let Some(score) = scores.get_mut(i as usize) else {
+            return Err(Error::internal(format!("seen item {i} is outside the catalogue")));
+        };
+        if score.is_nan() {
+            return Err(nan());
+        }
+        *score = f32::NAN;
+        masked += 1;
+    }
+    Ok(masked)
+}
+
+/// Counts the scores above and equal to the target's; an unmasked NaN is an error, with or without a target.
+pub fn stand(scores: &[f32], masked: usize, target: Option<u32>) -> Result<Option<Standing>> {
+    let own = target.map_or(f32::INFINITY, |t| scores[t as usize]);
+    let (mut above, mut equal, mut numbers) = (0u32, 0u32, 0u32);
+    for &x in scores {
+        above += u32::from(x > own);
+        equal += u32::from(x == own);
+        numbers += u32::from(!x.is_nan());
+    }
+    if numbers as usize + masked != scores.len() {
+        return Err(nan());
+    }
+    Ok(target.map(|t| {
+        // Equals are rare with a trained model, so the second pass almost never runs.
+        let before = if equal > 1 { scores[..t as usize].iter().filter(|&&x| x == own).count() as u32 } else { 0 };
+        Standing { above, tied: equal - 1, tied_before: before }
+    }))
+}
+
+fn nan() -> Error {
+    Error::new(Code::T0702, "the model gave a NaN score").help("the weights have diverged: go back to an earlier checkpoint")
+}
+
+/// Score falling, then item rising. Scores here are never NaN; -0 and 0 are equal, as for the standing.
+fn order(a: &Entry, b: &Entry) -> std::cmp::Ordering {
+    b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.item.cmp(&b.item))
+}
+
+/// Scores examined by one comparison before looking at them singly: a few vector registers.
+const BLOCK: usize = 64;
+
+/// The first k = `list.len()` of `scores`, masked ones (NaN) left out, by [`order`]. `buffer` is scratch.
+pub fn best(list: &mut [Entry], buffer: &mut Vec<Entry>, scores: &[f32]) {
+    let k = list.len();
+    buffer.clear();
+    if k == 0 {
+        return;
+    }
+    // Room for three more lists: with random scores a row of a million items is then cut back about ten times.
+    let room = 4 * k + BLOCK;
+    let mut at = 0;
+    while at < scores.len() && buffer.len() < room {
+        if !scores[at].is_nan() {
+            buffer.push(Entry { item: at as u32, score: scores[at] });
+        }
+        at += 1;
+    }
+    if buffer.len() == room {
+        // Later items have higher indices, so an equal score no longer enters: the comparison is strict.
+        let mut floor = cut(buffer, k);
+        for (n, block) in scores[at..].chunks(BLOCK).enumerate() {
+            if !block.iter().fold(false, |any, &x| any | (x > floor)) {
+                continue;
+            }
+            for (i, &x) in block.iter().enumerate() {
+                if x > floor {
+                    buffer.push(Entry { item: (at + n * BLOCK + i) as u32, score: x });
+                    if buffer.len() == room {
+                        floor = cut(buffer, k);
+                    }
+                }
+            }
+        }
+    }
+    buffer.sort_unstable_by(order);
+    list.fill(Entry::EMPTY);
+    let n = k.min(buffer.len());
+    list[..n].copy_from_slice(&buffer[..n]);
+}
+
+/// Keeps the best k of more than k entries, in any order, and returns the worst score kept.
+fn cut(buffer: &mut Vec<Entry>, k: usize) -> f32 {
+    let worst = buffer.select_nth_unstable_by(k - 1, order).1.score;
+    buffer.truncate(k);
+    worst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Draws, Stream};
+
+    /// Scores with many ties: `levels` distinct values, some of them -inf.
+    fn scores(n: usize, levels: u32, seed: u64) -> Vec<f32> {
+        let draws = Draws::new(seed, Stream::Test, 0, 0);
+        (0..n as u64)
+            .map(|i| match draws.words(i)[0] % levels {
+                0 => f32::NEG_INFINITY,
+                level => level as f32 / 7.0 - 1.0,
+            })
+            .collect()
+    }
+
+    fn naive(scores: &[f32], k: usize) -> Vec<Entry> {
+        let mut all: Vec<Entry> = (0..).zip(scores).map(|(item, &score)| Entry { item, score }).collect();
+        all.retain(|e| !e.score.is_nan());
+        all.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap().then(a.item.cmp(&b.item)));
+        all.resize(k.max(all.len()), Entry::EMPTY);
+        all.truncate(k);
+        all
+    }
+
+    #[test]
+    fn the_best_k_equal_a_full_sort() {
+        for n in [0usize, 1, 2, 63, 64, 65, 97, 104, 105, 257, 1025, 5003] {
+            for k in [1usize, 3, 10, 20, 101] {
+                for levels in [2, 3, 50, u32::MAX] {
+                    let mut s = scores(n, levels, (n * k) as u64);
+                    s.iter_mut().step_by(7).for_each(|x| *x = f32::NAN);
+                    let (mut list, mut buffer) = (vec![Entry::EMPTY; k], Vec::new());
+                    best(&mut list, &mut buffer, &s);
+                    assert_eq!(list, naive(&s, k), "{n} scores, {levels} levels, k {k}");
+                }
+                // The worst order for the filter, and the best.
+                for sign in [1.0, -1.0] {
+                    let s: Vec<f32> = (0..n).map(|i| sign * i as f32).collect();
+                    let (mut list, mut buffer) = (vec![Entry::EMPTY; k], Vec::new());
+                    best(&mut list, &mut buffer, &s);
+                    assert_eq!(list, naive(&s, k));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn standings_equal_their_definition_and_the_listed_rank_is_the_place_in_the_list() {
+        for n in [1usize, 2, 65, 303] {
+            for levels in [2, 9, u32::MAX] {
+                let excluded = Excluded::new(n, |i| i % 11 == 3);
+                let seen: Vec<u32> = (0..n as u32).filter(|i| i % 5 == 1).collect();
+                for target in (0..n as u32).filter(|&t| !excluded.contains(t)) {
+                    let s = scores(n, levels, 9);
+                    let open: Vec<u32> =
+                        (0..n as u32).filter(|&i| i == target || !(excluded.contains(i) || seen.contains(&i))).collect();
+                    let own = s[target as usize];
+                    let count = |f: &dyn Fn(u32) -> bool| open.iter().filter(|&&i| f(i)).count() as u32;
+                    let expected = Standing {
+                        above: count(&|i| s[i as usize] > own),
+                        tied: count(&|i| i != target && s[i as usize] == own),
+                        tied_before: count(&|i| i < target && s[i as usize] == own),
+                    };
+                    let (mut standings, mut lists) = (vec![], vec![]);
+                    let mask = Mask { excluded: &excluded, seen: Some((&[0, seen.len() as u32], &seen)) };
+                    forward(&mut standings, &mut lists, &mut s.clone(), &mask, Some(&[target]), n).unwrap();
+                    assert_eq!(standings, [Some(expected)]);
+                    let place = lists.iter().position(|e| e.item == target).unwrap() + 1;
+                    assert_eq!(expected.rank(Ties::Listed, 0), place as f64);
+                    assert_eq!(lists.iter().filter(|e| e.item != NONE).count(), open.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tie_rules_bracket_each_other() {
+        let standing = Standing { above: 4, tied: 7, tied_before: 2 };
+        let (best, worst) = (standing.rank(Ties::Optimistic, 0), standing.rank(Ties::Pessimistic, 0));
+        assert_eq!((best, worst), (5.0, 12.0));
+        assert_eq!(standing.rank(Ties::Average, 0), 8.5);
+        let mut reached = [false; 8];
+        for i in 0..200 {
+            let word = Draws::new(3, Stream::Ties, 0, 0).words64(i)[0];
+            let rank = standing.rank(Ties::Random, word);
+            assert!((best..=worst).contains(&rank));
+            reached[rank as usize - 5] = true;
+        }
+        assert!(reached.iter().all(|&r| r), "every place among the equals is reachable");
+    }
+
+    #[test]
+    fn nan_is_an_error_wherever_it_stands_and_infinities_are_scores() {
+        let excluded = Excluded::new(5, |i| i == 4);
+        let mask = Mask { excluded: &excluded, seen: Some((&[0, 1], &[3])) };
+        let run = |s: [f32; 5], target| forward(&mut vec![], &mut vec![], &mut s.clone(), &mask, target, 2);
+        for at in 0..5 {
+            let mut s = [0.5, 0.25, 0.125, 2.0, 3.0];
+            s[at] = f32::NAN;
+            for target in [None, Some(&[0u32][..])] {
+                assert_eq!(run(s, target).unwrap_err().code(), Code::T0702, "NaN at {at}");
+            }
+        }
+        for edge in [f32::NEG_INFINITY, f32::INFINITY] {
+            let (mut standings, mut lists) = (vec![], vec![]);
+            forward(&mut standings, &mut lists, &mut [edge; 5], &mask, Some(&[1]), 4).unwrap();
+            assert_eq!(standings, [Some(Standing { above: 0, tied: 2, tied_before: 1 })], "masked items never tie");
+            assert_eq!(lists.iter().map(|e| e.item).collect::<Vec<_>>(), [0, 1, 2, NONE]);
+        }
+        // An excluded target cannot be ranked; a seen target can.
+        let (mut standings, mut lists) = (vec![], vec![]);
+        forward(&mut standings, &mut lists, &mut [0.0, 1.0, 2.0, 3.0, 4.0], &mask, Some(&[4]), 1).unwrap();
+        assert_eq!(standings, [None]);
+        forward(&mut standings, &mut lists, &mut [0.0, 1.0, 2.0, 3.0, 4.0], &mask, Some(&[3]), 1).unwrap();
+        assert_eq!((standings[0], lists[0].item), (Some(Standing::default()), 3));
+    }
+}
