@@ -327,8 +327,14 @@ mod tests {
         let interacted = |_: u32, to: &mut Vec<u32>| to.extend([0, 3]);
         for (items, n) in [(101usize, 7usize), (12, 7)] {
             let counts = vec![1u64; items];
-            let facts =
-                Facts { train_counts: &counts, attributes: None, interacted: &interacted, split: "", data_hash: "", left_out: &[] };
+            let facts = Facts {
+                train_counts: &counts,
+                attributes: None,
+                interacted: &interacted,
+                split: "",
+                data_hash: "",
+                left_out: &[],
+            };
             let drawer = Drawer::new(Candidates::Random(n), &facts, items);
             let (mut drawn, rounds) = (vec![0u32; items], 20_000u64);
             for at in 0..rounds {

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
+use crate::ops::vector;
 
 /// Where a target with equals is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,12 +177,18 @@ fn hide(scores: &mut [f32], excluded: &Excluded, seen: &[u32], target: Option<u3
 /// Counts the scores above and equal to the target's; an unmasked NaN is an error, with or without a target.
 pub fn stand(scores: &[f32], masked: usize, target: Option<u32>) -> Result<Option<Standing>> {
     let own = target.map_or(f32::INFINITY, |t| scores[t as usize]);
-    let (mut above, mut equal, mut numbers) = (0u32, 0u32, 0u32);
-    for &x in scores {
-        above += u32::from(x > own);
-        equal += u32::from(x == own);
-        numbers += u32::from(!x.is_nan());
-    }
+    let (above, equal, numbers) = vector::fast(
+        #[inline(always)]
+        || {
+            let (mut above, mut equal, mut numbers) = (0u32, 0u32, 0u32);
+            for &x in scores {
+                above += u32::from(x > own);
+                equal += u32::from(x == own);
+                numbers += u32::from(!x.is_nan());
+            }
+            (above, equal, numbers)
+        },
+    );
     if numbers as usize + masked != scores.len() {
         return Err(nan());
     }
@@ -222,20 +229,25 @@ pub fn best(list: &mut [Entry], buffer: &mut Vec<Entry>, scores: &[f32]) {
     }
     if buffer.len() == room {
         // Later items have higher indices, so an equal score no longer enters: the comparison is strict.
-        let mut floor = cut(buffer, k);
-        for (n, block) in scores[at..].chunks(BLOCK).enumerate() {
-            if !block.iter().fold(false, |any, &x| any | (x > floor)) {
-                continue;
-            }
-            for (i, &x) in block.iter().enumerate() {
-                if x > floor {
-                    buffer.push(Entry { item: (at + n * BLOCK + i) as u32, score: x });
-                    if buffer.len() == room {
-                        floor = cut(buffer, k);
+        vector::fast(
+            #[inline(always)]
+            || {
+                let mut floor = cut(buffer, k);
+                for (n, block) in scores[at..].chunks(BLOCK).enumerate() {
+                    if block.iter().fold(0, |n, &x| n + u32::from(x > floor)) == 0 {
+                        continue;
+                    }
+                    for (i, &x) in block.iter().enumerate() {
+                        if x > floor {
+                            buffer.push(Entry { item: (at + n * BLOCK + i) as u32, score: x });
+                            if buffer.len() == room {
+                                floor = cut(buffer, k);
+                            }
+                        }
                     }
                 }
-            }
-        }
+            },
+        );
     }
     buffer.sort_unstable_by(order);
     list.fill(Entry::EMPTY);

@@ -75,7 +75,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("optim.schedule", &["constant", "linear", "cosine"]),
     ("optim.tables", &["auto", "dense", "lazy"]),
     ("train.targets", &["all", "last"]),
-    ("eval.ties", &["pessimistic", "optimistic", "average", "random"]),
+    ("eval.ties", &["pessimistic", "optimistic", "average", "random", "listed"]),
     ("eval.items", &["all", "trained"]),
 ];
 
