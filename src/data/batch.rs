@@ -115,7 +115,10 @@ mod tests {
             ..Batch::default()
         };
         let last = batch.last_rows();
-        assert_eq!((last.rows(), &last.items[..], &last.targets[..], &last.row_keys[..]), (2, &[2, 3][..], &[4, 5][..], &[11, 12][..]));
+        assert_eq!(
+            (last.rows(), &last.items[..], &last.targets[..], &last.row_keys[..]),
+            (2, &[2, 3][..], &[4, 5][..], &[11, 12][..])
+        );
         assert_eq!(last.context.numeric, [1.0, 1.5, 2.0, 2.5]);
         assert_eq!((last.range(1), last.seen_of(1)), (1..2, &[3][..]));
     }
