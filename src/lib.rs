@@ -50,6 +50,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod ids;
+pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod ops;
