@@ -43,7 +43,7 @@ pub struct ItemToItem {
 
 impl ItemToItem {
     /// From the training sequences `items[starts[u]..ends[u]]` over a catalogue of `train_counts.len()` items.
-    pub fn fit(items: &[u32], starts: &[u64], ends: &[u64], train_counts: &[u64]) -> Result<ItemToItem> {
+    pub fn fit(items: &[u32], starts: &[u64], ends: &[u64], train_counts: &[u32]) -> Result<ItemToItem> {
         let catalogue = train_counts.len();
         let inside = |(&a, &b): (&u64, &u64)| a <= b && b as usize <= items.len();
         if starts.len() != ends.len() || !starts.iter().zip(ends).all(inside) || items.iter().any(|&i| i as usize >= catalogue) {

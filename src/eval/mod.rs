@@ -18,9 +18,10 @@
 //! orders equal scores by item index; the rule `listed` ranks a target the same way. The figures of a report therefore
 //! follow from the recommendation file under every rule when `tied_targets` is 0, and always under `listed`.
 
-pub mod encoder;
 pub mod item_to_item;
 pub mod lists;
+#[cfg(feature = "parquet")]
+pub mod parquet_lists;
 pub mod per_user;
 pub mod popularity;
 pub mod protocol;
@@ -31,7 +32,8 @@ use rayon::prelude::*;
 
 use crate::config;
 use crate::data::batch::Batch;
-use crate::data::split::Target;
+use crate::data::interactions::Interactions;
+use crate::data::split::{Split, Target};
 use crate::error::{Code, Error, Result};
 use crate::metrics::beyond::{self, Attributes, Segment};
 use crate::metrics::ranking::ACCURACY;
@@ -39,9 +41,8 @@ use crate::metrics::significance::Mean;
 use crate::ops::rank::{self, Entry, Excluded, Mask, Standing};
 use crate::rng::{Draws, Stream};
 
-pub use encoder::Encoder;
 pub use item_to_item::ItemToItem;
-pub use lists::{CsvLists, JsonLists, ListWriter};
+pub use lists::{Format, ListWriter};
 pub use popularity::Popularity;
 pub use protocol::{Candidates, Rules};
 pub use recommend::{Limits, recommend};
@@ -59,17 +60,60 @@ pub trait Ranker {
 /// What evaluation needs to know about the data besides the requests.
 pub struct Facts<'a> {
     /// (V) training events of each item.
-    pub train_counts: &'a [u64],
+    pub train_counts: &'a [u32],
     /// Item attributes, for the distance within a list.
     pub attributes: Option<Attributes<'a>>,
-    /// Appends all items of a user, past and future, in any order: what a sampled candidate must not be.
-    pub interacted: &'a dyn Fn(u32, &mut Vec<u32>),
+    /// The whole log by user, past and future, offsets (U+1) and items (E): what a sampled candidate must not be.
+    pub offsets: &'a [u64],
+    pub event_items: &'a [u32],
     /// Protocol of the split and which part is evaluated, e.g. `loo test`.
-    pub split: &'a str,
+    pub split: String,
     /// Fingerprint of the prepared data.
-    pub data_hash: &'a str,
+    pub data_hash: String,
     /// Users without a request, by reason.
-    pub left_out: &'a [(String, u64)],
+    pub left_out: Vec<(String, u64)>,
+}
+
+/// Which targets of a split are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Valid,
+    Test,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts about one part of a split.
+    pub fn new(data: &'a Interactions, split: &'a Split, part: Part) -> Facts<'a> {
+        let (targets, part) = match part {
+            Part::Valid => (&split.valid, "valid"),
+            Part::Test => (&split.test, "test"),
+        };
+        let mut served = vec![false; data.users()];
+        targets.iter().for_each(|t| served[t.user as usize] = true);
+        let (mut short, mut other) = (0, 0);
+        for user in (0..data.users()).filter(|&u| !served[u]) {
+            match data.range(user as u32).len() {
+                // Fewer events than leave-one-out can hold out two of.
+                0..=2 if split.name.starts_with("loo") => short += 1,
+                _ => other += 1,
+            }
+        }
+        let left_out = [("with fewer than 3 events", short), ("without a target in this part", other)];
+        Facts {
+            train_counts: &split.train_items,
+            attributes: data.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
+            offsets: data.offsets(),
+            event_items: data.event_items(),
+            split: format!("{} {part}", split.name),
+            data_hash: data.content_hash().iter().map(|byte| format!("{byte:02x}")).collect(),
+            left_out: left_out.into_iter().filter(|&(_, n)| n > 0).map(|(why, n)| (why.to_string(), n)).collect(),
+        }
+    }
+
+    /// All items of a user, in time order.
+    fn interacted(&self, user: u32) -> &'a [u32] {
+        &self.event_items[self.offsets[user as usize] as usize..self.offsets[user as usize + 1] as usize]
+    }
 }
 
 /// Requests per tile: enough that a product with the item table is not bound by reading the table, few enough that the
@@ -264,7 +308,7 @@ impl<'a> Tally<'a> {
     fn finish(self, model: &str, excluded: &Excluded) -> Evaluation {
         let mut values: Vec<(String, f64)> = vec![];
         let mut errors: Vec<(String, f64)> = vec![];
-        let events: u64 = self.facts.train_counts.iter().sum();
+        let events: u64 = self.facts.train_counts.iter().map(|&c| u64::from(c)).sum();
         let mean = |metric: fn(f64, u32) -> f64, k: u32, only: Option<Segment>| -> Mean {
             let chosen = self.outcomes.iter().filter(|o| only.is_none_or(|s| self.segments[o.item as usize] == s));
             chosen.map(|o| metric(o.rank, k)).collect()
@@ -281,7 +325,7 @@ impl<'a> Tally<'a> {
             put(format!("coverage@{k}"), Some(beyond::coverage(&shown)));
             put(format!("gini@{k}"), Some(beyond::gini(&shown)));
             put(format!("entropy@{k}"), Some(beyond::entropy(&shown)));
-            let novelty = |i: usize| beyond::self_information(self.facts.train_counts[i], events);
+            let novelty = |i: usize| beyond::self_information(self.facts.train_counts[i].into(), events);
             put(format!("novelty@{k}"), beyond::mean_over_exposure(&self.exposure[n], novelty));
             put(format!("ild@{k}"), self.distance[n].mean());
             let in_tail = |i: usize| if self.segments[i] == Segment::Tail { 1.0 } else { 0.0 };
@@ -298,7 +342,7 @@ impl<'a> Tally<'a> {
         users.sort_unstable();
         users.dedup();
         let protocol = protocol::Protocol {
-            split: self.facts.split.to_string(),
+            split: self.facts.split.clone(),
             candidates: self.rules.candidates.name(),
             ties: self.rules.ties_name().to_string(),
             exclude_seen: self.rules.exclude_seen,
@@ -315,7 +359,7 @@ impl<'a> Tally<'a> {
             targets_in_history: count(&|o| o.in_history),
             short_lists: self.short,
             seed: protocol::SEED,
-            data_hash: self.facts.data_hash.to_string(),
+            data_hash: self.facts.data_hash.clone(),
         };
         Evaluation { model: model.to_string(), at: self.rules.at.clone(), values, protocol, outcomes: self.outcomes }
     }

@@ -12,7 +12,7 @@ pub struct Popularity {
 }
 
 impl Popularity {
-    pub fn new(train_counts: &[u64]) -> Popularity {
+    pub fn new(train_counts: &[u32]) -> Popularity {
         Popularity { scores: train_counts.iter().map(|&c| c as f32).collect() }
     }
 }

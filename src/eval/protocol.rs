@@ -209,8 +209,8 @@ impl<'a> Drawer<'a> {
 
     /// The candidates for `target`, whose item is `item`.
     pub fn of(&self, target: Target, item: u32) -> Among {
-        let mut known = vec![item];
-        (self.facts.interacted)(target.user, &mut known);
+        let mut known = self.facts.interacted(target.user).to_vec();
+        known.push(item);
         known.sort_unstable();
         known.dedup();
         let free = |i: &u32| known.binary_search(i).is_err();
@@ -259,6 +259,11 @@ impl<'a> Drawer<'a> {
 mod tests {
     use super::*;
 
+    fn facts<'a>(train_counts: &'a [u32], offsets: &'a [u64], event_items: &'a [u32]) -> Facts<'a> {
+        let (split, data_hash) = (String::new(), String::new());
+        Facts { train_counts, attributes: None, offsets, event_items, split, data_hash, left_out: vec![] }
+    }
+
     #[test]
     fn settings_are_checked() {
         let read = |change: &dyn Fn(&mut config::Eval)| {
@@ -291,13 +296,14 @@ mod tests {
     #[test]
     fn candidates_are_distinct_never_interacted_and_the_same_on_every_call() {
         let items = 211usize;
-        let counts: Vec<u64> = (0..items as u64).map(|i| i * 7 % 13).collect();
+        let counts: Vec<u32> = (0..items as u32).map(|i| i * 7 % 13).collect();
         // User u has interacted with the first 30 u items and with the last one.
-        let interacted = |user: u32, to: &mut Vec<u32>| {
-            to.extend((0..30 * user).chain([items as u32 - 1]));
-        };
-        let facts =
-            Facts { train_counts: &counts, attributes: None, interacted: &interacted, split: "", data_hash: "", left_out: &[] };
+        let (mut offsets, mut event_items) = (vec![0], vec![]);
+        for user in 0..8 {
+            event_items.extend((0..30 * user).chain([items as u32 - 1]));
+            offsets.push(event_items.len() as u64);
+        }
+        let facts = facts(&counts, &offsets, &event_items);
         for kind in [Candidates::Random(10), Candidates::Random(40), Candidates::Popular(25)] {
             let n = if let Candidates::Random(n) | Candidates::Popular(n) = kind { n } else { 0 };
             for user in 0..8u32 {
@@ -324,17 +330,9 @@ mod tests {
     /// standard deviations, on both ways of drawing.
     #[test]
     fn random_candidates_are_uniform() {
-        let interacted = |_: u32, to: &mut Vec<u32>| to.extend([0, 3]);
         for (items, n) in [(101usize, 7usize), (12, 7)] {
-            let counts = vec![1u64; items];
-            let facts = Facts {
-                train_counts: &counts,
-                attributes: None,
-                interacted: &interacted,
-                split: "",
-                data_hash: "",
-                left_out: &[],
-            };
+            let counts = vec![1; items];
+            let facts = facts(&counts, &[0, 2], &[0, 3]);
             let drawer = Drawer::new(Candidates::Random(n), &facts, items);
             let (mut drawn, rounds) = (vec![0u32; items], 20_000u64);
             for at in 0..rounds {

@@ -39,8 +39,8 @@ impl Limits {
     }
 }
 
-/// Writes the list of every request of `batches` and returns how many lists there were. `user_id` and `item_id` give the
-/// names to write; a list is shorter than k where the request has seen all but fewer items.
+/// Writes the list of every request of `batches` and returns how many lists there were. `user_id` (from the
+/// number of the list and the user's code) and `item_id` give the names to write; a list is shorter than k where the request has seen all but fewer items.
 ///
 /// # Errors
 /// T0702 on a NaN score; whatever `batches` and `writer` meet.
@@ -48,11 +48,11 @@ pub fn recommend<'n>(
     ranker: &mut dyn Ranker,
     batches: &mut dyn Iterator<Item = Result<Batch>>,
     limits: &Limits,
-    user_id: &dyn Fn(u32) -> &'n [u8],
+    user_id: &dyn Fn(u64, u32) -> &'n [u8],
     item_id: &dyn Fn(u32) -> &'n [u8],
     writer: &mut dyn ListWriter,
 ) -> Result<u64> {
-    let (mut scores, mut standings, mut entries, mut written) = (vec![], vec![], vec![], 0);
+    let (mut scores, mut standings, mut entries, mut written) = (vec![], vec![], vec![], 0u64);
     for batch in batches {
         let batch = batch?;
         ranker.score(&batch, &mut scores)?;
@@ -62,7 +62,7 @@ pub fn recommend<'n>(
         for (&user, list) in batch.users.iter().zip(entries.chunks_exact(limits.k)) {
             let listed = list.iter().take_while(|e| e.item != NONE);
             for (place, entry) in (1..).zip(listed) {
-                writer.entry(user_id(user), item_id(entry.item), entry.score, place)?;
+                writer.entry(user_id(written, user), item_id(entry.item), entry.score, place)?;
             }
             written += 1;
         }

@@ -70,13 +70,17 @@ pub fn check_metric(name: &str, at: &[u32]) -> Result<()> {
 const SAME: [(&str, &str); 2] = [("hr", "recall"), ("mrr", "map")];
 
 /// The figures of several rankers side by side, one line per metric, with standard errors where there are any; then
-/// the protocol of the first and its caveats.
+/// the protocol of the first and its caveats. Accuracy is shown at every list length, all else at 10 (or the longest)
+/// only; the JSON report holds everything.
 pub fn table(evaluations: &[&Evaluation]) -> String {
     let Some(first) = evaluations.first() else { return String::new() };
+    let one_length = first.at.iter().copied().find(|&k| k == 10).or(first.at.last().copied()).unwrap_or(0).to_string();
     let mut names: Vec<&str> = vec![];
     for (name, _) in evaluations.iter().flat_map(|e| &e.values) {
-        let repeated = SAME.iter().any(|(_, alias)| name.split('@').next() == Some(*alias));
-        if !name.ends_with("_se") && !repeated && !names.contains(&name.as_str()) {
+        let (metric, k) = name.split_once('@').unwrap_or((name, ""));
+        let repeated = SAME.iter().any(|(_, alias)| *alias == metric);
+        let here = ACCURACY.iter().any(|(n, _)| *n == metric) || k == one_length;
+        if !name.ends_with("_se") && !repeated && here && !names.contains(&name.as_str()) {
             names.push(name);
         }
     }

@@ -55,30 +55,37 @@ fn targets() -> Vec<Target> {
     (0..USERS).map(|user| Target { user, history_end: 0, at: 10 * u64::from(user) }).collect()
 }
 
-fn counts() -> Vec<u64> {
-    (0..ITEMS as u64).map(|i| 200 / (i + 1)).collect()
+fn counts() -> Vec<u32> {
+    (0..ITEMS as u32).map(|i| 200 / (i + 1)).collect()
 }
 
 /// Two attributes per item, of ten and of three.
-fn attributes() -> (Vec<u32>, Vec<u32>) {
-    ((0..=ITEMS as u32).map(|i| 2 * i).collect(), (0..ITEMS as u32).flat_map(|i| [i % 10, 10 + i % 3]).collect())
+fn attributes() -> (Vec<u64>, Vec<u32>) {
+    ((0..=ITEMS as u64).map(|i| 2 * i).collect(), (0..ITEMS as u32).flat_map(|i| [i % 10, 10 + i % 3]).collect())
+}
+
+/// Every user's history and target.
+fn log() -> (Vec<u64>, Vec<u32>) {
+    let (mut offsets, mut items) = (vec![0], vec![]);
+    for user in 0..USERS {
+        items.extend(seen(user));
+        items.push(wanted(user));
+        offsets.push(items.len() as u64);
+    }
+    (offsets, items)
+}
+
+fn facts<'a>(train_counts: &'a [u32], offsets: &'a [u64], event_items: &'a [u32]) -> Facts<'a> {
+    let (split, data_hash) = ("loo test".into(), "00ff".into());
+    Facts { train_counts, attributes: None, offsets, event_items, split, data_hash, left_out: vec![] }
 }
 
 fn run(ranker: &mut dyn Ranker, targets: &[Target], config: &config::Eval, rows: usize) -> Result<Evaluation> {
     let (counts, (offsets, codes)) = (counts(), attributes());
-    let interacted = |user: u32, to: &mut Vec<u32>| {
-        to.extend(seen(user));
-        to.push(wanted(user));
-    };
-    let left_out = [("with fewer than 3 events".to_string(), 2)];
-    let facts = Facts {
-        train_counts: &counts,
-        attributes: Some(Attributes { offsets: &offsets, codes: &codes }),
-        interacted: &interacted,
-        split: "loo test",
-        data_hash: "00ff",
-        left_out: &left_out,
-    };
+    let (log_offsets, log) = log();
+    let mut facts = facts(&counts, &log_offsets, &log);
+    facts.attributes = Some(Attributes { offsets: &offsets, codes: &codes });
+    facts.left_out = vec![("with fewer than 3 events".into(), 2)];
     evaluate_in_tiles(ranker, &mut gather, targets, &facts, config, rows, &mut |_, _| {})
 }
 
@@ -224,9 +231,8 @@ fn tie_rules_bracket_each_other() {
 fn untrained_items_can_be_left_out_and_cold_targets_are_misses() {
     let mut counted = counts();
     counted.iter_mut().skip(50).for_each(|c| *c = 0);
-    let interacted = |_: u32, _: &mut Vec<u32>| ();
-    let facts =
-        Facts { train_counts: &counted, attributes: None, interacted: &interacted, split: "", data_hash: "", left_out: &[] };
+    let (offsets, log) = log();
+    let facts = facts(&counted, &offsets, &log);
     let perfect = |user: u32, item: u32| if item == wanted(user) { 1.0 } else { 0.0 };
     let figure = |items: &str| {
         let eval = config(|e| e.items = items.into());
@@ -252,9 +258,8 @@ fn a_target_in_its_own_history_stays_rankable_and_is_reported() {
         }
         Ok(batch)
     };
-    let (counts, interacted) = (counts(), |_: u32, _: &mut Vec<u32>| ());
-    let facts =
-        Facts { train_counts: &counts, attributes: None, interacted: &interacted, split: "", data_hash: "", left_out: &[] };
+    let (counts, (offsets, log)) = (counts(), log());
+    let facts = facts(&counts, &offsets, &log);
     // The whole history scores above everything else: only the target of it stays.
     let mut history = By(ITEMS, |user, item| if seen(user).contains(&item) { 9.0 } else { distinct(user, item) / 999.0 });
     let got = evaluate(&mut history, &mut repeat, &targets(), &facts, &config(|_| ()), &mut |_, _| {}).unwrap();
@@ -329,7 +334,7 @@ fn the_figures_follow_from_the_recommended_lists() {
         let limits = Limits::new(ITEMS, 10, true, None, &[]).unwrap();
         let all = targets();
         let mut batches = all.chunks(7).map(gather);
-        let (user, item) = (|u: u32| &user_names[u as usize][..], |i: u32| &names[i as usize][..]);
+        let (user, item) = (|_: u64, u: u32| &user_names[u as usize][..], |i: u32| &names[i as usize][..]);
         let lists = recommend(&mut By(ITEMS, score), &mut batches, &limits, &user, &item, &mut kept).unwrap();
         assert_eq!((lists, kept.0.len()), (u64::from(USERS), 10 * USERS as usize));
         let mut gain = 0.0;
@@ -350,7 +355,15 @@ fn allow_and_deny_lists_hold_and_short_lists_are_short() {
     let names: Vec<[u8; 1]> = (0..=255u8).map(|b| [b]).collect();
     let name = |i: u32| &names[i as usize][..];
     let mut kept = Kept(vec![]);
-    recommend(&mut By(ITEMS, distinct), &mut [gather(&targets())].into_iter(), &limits, &name, &name, &mut kept).unwrap();
+    recommend(
+        &mut By(ITEMS, distinct),
+        &mut [gather(&targets())].into_iter(),
+        &limits,
+        &|list, _| name(list as u32),
+        &name,
+        &mut kept,
+    )
+    .unwrap();
     for (user, item, _, rank) in &kept.0 {
         assert!(item[0] % 8 == 0 && ![16, 24].contains(&item[0]) && !seen(u32::from(user[0])).contains(&u32::from(item[0])));
         assert!(*rank >= 1 && *rank <= 11);

@@ -67,7 +67,7 @@ impl Segment {
 }
 
 /// (V) the group of every item, from its training count (V).
-pub fn segments(train_counts: &[u64]) -> Vec<Segment> {
+pub fn segments(train_counts: &[u32]) -> Vec<Segment> {
     let mut order: Vec<u32> = (0..train_counts.len() as u32).collect();
     order.sort_unstable_by_key(|&i| (std::cmp::Reverse(train_counts[i as usize]), i));
     let total: u128 = train_counts.iter().map(|&c| u128::from(c)).sum();
@@ -88,7 +88,7 @@ pub fn segments(train_counts: &[u64]) -> Vec<Segment> {
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     /// (V+1)
-    pub offsets: &'a [u32],
+    pub offsets: &'a [u64],
     pub codes: &'a [u32],
 }
 

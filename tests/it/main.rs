@@ -1,5 +1,6 @@
 //! All integration tests, one binary.
 
+mod evaluate;
 mod readers;
 mod settings;
 mod twins;
