@@ -9,7 +9,9 @@ use hardneg::data::prepare;
 use hardneg::data::read;
 use hardneg::data::split::Split;
 use hardneg::data::training::TrainingSet;
-use hardneg::eval::{Evaluation, Facts, Format, ItemToItem, Limits, Part, Popularity, Ranker, evaluate, lists, per_user, recommend};
+use hardneg::eval::{
+    Evaluation, Facts, Format, ItemToItem, Limits, Part, Popularity, Ranker, evaluate, lists, per_user, recommend,
+};
 use std::sync::Arc;
 
 /// A file of the data folder, if it is there.
