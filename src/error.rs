@@ -81,6 +81,12 @@ codes! {
         "Users and items are numbered with 32 bits. Drop rare ones first, or map them to shared ids.";
     D0301 Data "nothing to evaluate"
         "The split left no event to predict: every user has too few events, or all of them train. Leave-one-out needs three events per user; another split or a longer log helps.";
+    D0302 Data "no item left to draw"
+        "A negative had to be drawn for a user whose exclusion leaves no item of the training catalogue: the user has seen everything. Excluding only the target (`sampler.exclude = \"target\"`) always works with three items or more; otherwise leave such users out.";
+    D0303 Data "the sampler needs data the log does not have"
+        "A stage of the negative sampler works from times, clusters of times or training events that this log does not provide. The message names what is missing and the option that supplies it.";
+    D0304 Data "sampling weights make no distribution"
+        "The weights from which a sampling table is built must be finite, not negative, and not all zero. With popularity weights this means that the training part has no events at all.";
     D0401 Data "damaged prepared file"
         "A prepared file is truncated, has sections that do not fit together, or fails its checksum. Prepare it again from the log with `hardneg prepare`.";
     D0402 Data "not a prepared file of this version"

@@ -11,4 +11,5 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod rng;
+pub mod sampling;
 pub mod train;

@@ -176,6 +176,7 @@ impl TimeClusters {
 }
 
 /// CSR positions of training events, by cluster; ascending within one.
+#[derive(Clone)]
 pub struct ClusterEvents {
     /// (K+1)
     pub offsets: Vec<u64>,
@@ -189,6 +190,7 @@ impl ClusterEvents {
 }
 
 /// `n(k, i)`: training events of item `i` in cluster `k`, only those above zero.
+#[derive(Clone)]
 pub struct ClusterCounts {
     /// (K+1)
     pub offsets: Vec<u64>,

@@ -12,6 +12,7 @@ pub mod attributes;
 pub mod central;
 pub mod dropout;
 pub mod embedding;
+pub mod exclusion;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;

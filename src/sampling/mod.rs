@@ -1,0 +1,247 @@
+//! Negative samplers: four stages, each a registry of kinds, each answering for its probabilities.
+//!
+//! ```text
+//! propose ──► select ──► mix ──► weight ──► Negatives
+//! ```
+//!
+//! `propose` draws items from a fixed law (uniform, popularity, the target's time, the batch, mixtures), `select` keeps what
+//! the current model finds informative, `mix` adds the target in wrong contexts, `weight` decides whether the loss is told the
+//! probability of each draw. A method of the literature is a preset: a short file naming one kind per stage (`preset.rs`).
+//!
+//! The promise: ids that no score touches are a pure function of (stream version, seed, epoch, row, slot, training counts), the
+//! same for any batch split, order or thread count; and the log-probability reported is that of the draw that was made,
+//! exclusion and mixture included. `propose/draw.rs` says how.
+
+mod alias;
+mod knowledge;
+mod mix;
+mod plan;
+mod preset;
+mod propose;
+mod registry;
+mod select;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+use std::sync::Arc;
+
+pub use knowledge::{Clusters, Knowledge};
+pub use plan::Plan;
+pub use preset::Preset;
+pub use registry::{Declared, Form, Need, OF_PROPOSALS, Param, Stage};
+
+use crate::config;
+use crate::data::batch::Batch;
+use crate::device::Device;
+use crate::error::{Code, Error, Result};
+use crate::ops::negatives::Negatives;
+use crate::ops::score::Scoring;
+use knowledge::Catalogue;
+use mix::WrongContext;
+use propose::{Mixture, Propose, Rules};
+use select::{Candidates, Choice, Select};
+
+/// Who shares a draw of the propose stage. A select stage that scores chooses for every row by itself either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every row has its own.
+    Position,
+    /// All rows of a sequence.
+    Sequence,
+    /// All rows of a batch.
+    Batch,
+}
+
+/// A sampler ready to draw: tables built, everything checked.
+pub struct Sampler {
+    plan: Plan,
+    seed: u64,
+    catalogue: Arc<Catalogue>,
+    /// One per proposal of the plan; empty for the whole catalogue.
+    proposals: Vec<Box<dyn Propose>>,
+    select: Box<dyn Select>,
+    mix: Option<WrongContext>,
+}
+
+/// The moment of training a draw belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Epochs done, as a fraction: where curves stand.
+    pub epoch: f64,
+    /// Number of the epoch: part of the key of every draw.
+    pub epoch_index: u64,
+    /// Number of the batch within the epoch: the key of draws shared by a batch, and of nothing else.
+    pub batch_index: u64,
+}
+
+impl Sampler {
+    /// Checks `config` (C0201 to C0205), builds the tables from `knowledge` (D0302 to D0304).
+    pub fn new(config: &config::Sampler, knowledge: &Knowledge, seed: u64) -> Result<Sampler> {
+        let plan = Plan::new(config)?;
+        let catalogue = Arc::new(Catalogue::new(knowledge.train_counts));
+        if catalogue.is_empty() {
+            return Err(Error::new(Code::D0302, "the training part has no events, so there is no item to draw"));
+        }
+        let select = (plan.select.0.build)(&plan.select.1);
+        let most = select.most_candidates(plan.negatives);
+        if (plan.distinct && most > catalogue.len()) || (plan.propose[0].0.build.is_none() && plan.negatives > catalogue.len()) {
+            return Err(Error::new(
+                Code::C0205,
+                format!("{} different negatives cannot be drawn from {} items", most.max(plan.negatives), catalogue.len()),
+            )
+            .help(format!("use `sampler.negatives` below {}", catalogue.len())));
+        }
+        let mut proposals = Vec::new();
+        for (entry, params) in &plan.propose {
+            if let Some(build) = entry.build {
+                proposals.push(build(params, knowledge, &catalogue)?);
+            }
+        }
+        let mix = (plan.mix.0.build)(&plan.mix.1, knowledge)?;
+        Ok(Sampler { plan, seed, catalogue, proposals, select, mix })
+    }
+
+    /// Whether `draw` must be given the current model's scoring.
+    pub fn needs_scores(&self) -> bool {
+        self.select.needs_scores()
+    }
+    /// Whether `Batch::target_clusters` must be filled.
+    pub fn needs_clusters(&self) -> bool {
+        self.proposals.iter().any(|p| p.clusters() > 0)
+    }
+    /// Wrong-context negatives per row, which only a model that sees context can score.
+    pub fn wrong_contexts(&self) -> usize {
+        self.mix.as_ref().map_or(0, WrongContext::count)
+    }
+    /// Whether `Negatives::log_q` is delivered.
+    pub fn gives_log_q(&self) -> bool {
+        self.plan.log_q()
+    }
+    /// Negatives per group, N.
+    pub fn negatives(&self) -> usize {
+        self.plan.negatives
+    }
+    pub fn scope(&self) -> Scope {
+        self.plan.scope
+    }
+    /// The configuration with every stage and parameter written out.
+    pub fn resolved(&self) -> config::Sampler {
+        self.plan.spelled_out()
+    }
+    /// One line for logs and reports.
+    pub fn describe(&self) -> String {
+        describe(&self.plan)
+    }
+
+    /// The negatives of `batch`. Errors: D0302 when a user has seen the whole catalogue; G0502 when the device has no kernel
+    /// for a stage that scores.
+    pub fn draw(&self, device: &Device, batch: &Batch, scoring: Option<&Scoring>, moment: Moment) -> Result<Negatives> {
+        if self.needs_scores() && scoring.is_none() {
+            return Err(Error::internal("this sampler needs scores and was given none"));
+        }
+        let candidates = match self.proposals.is_empty() {
+            true => Candidates::Catalogue,
+            false => Candidates::Listed(self.propose(batch, moment)?),
+        };
+        let choice = Choice {
+            device,
+            batch,
+            scoring,
+            catalogue: &self.catalogue,
+            exclude: self.plan.exclude,
+            negatives: self.plan.negatives,
+            log_q: self.plan.log_q(),
+            seed: self.seed,
+            epoch: moment.epoch,
+            epoch_index: moment.epoch_index,
+        };
+        let mut negatives = self.select.select(&choice, candidates)?;
+        if let Some(mix) = &self.mix {
+            negatives.wrong_context = mix.draw(batch, self.seed, moment.epoch_index)?;
+        }
+        Ok(negatives)
+    }
+
+    /// The propose stage alone.
+    fn propose(&self, batch: &Batch, moment: Moment) -> Result<Negatives> {
+        let rules = Rules {
+            catalogue: &self.catalogue,
+            scope: self.plan.scope,
+            exclude: self.plan.exclude,
+            distinct: self.plan.distinct,
+            log_q: self.plan.log_q() || self.select.needs_proposal_log_q(),
+            n: self.select.candidates(self.plan.negatives, moment.epoch),
+            seed: self.seed,
+            epoch_index: moment.epoch_index,
+            batch_index: moment.batch_index,
+        };
+        match &self.proposals[..] {
+            [single] => propose::propose(single.as_ref(), &rules, batch),
+            several => {
+                let shares: Vec<f64> = self.plan.propose.iter().map(|(_, p)| p.number("share", moment.epoch)).collect();
+                if shares.iter().sum::<f64>() <= 0.0 {
+                    return Err(Error::new(Code::C0205, format!("all shares of the mixture are zero at epoch {}", moment.epoch)));
+                }
+                let mixture = Mixture::new(several.iter().map(AsRef::as_ref).collect(), &shares);
+                propose::propose(&mixture, &rules, batch)
+            }
+        }
+    }
+}
+
+fn describe(plan: &Plan) -> String {
+    let resolved = plan.spelled_out();
+    let proposals: Vec<&str> = plan.propose.iter().map(|(e, _)| e.declared.name).collect();
+    format!(
+        "{}: {} negatives per {}, exclude {}, propose {}, select {}, mix {}, weight {}",
+        if plan.preset.is_empty() { "own" } else { &plan.preset },
+        plan.negatives,
+        resolved.scope.unwrap_or_default(),
+        resolved.exclude.unwrap_or_default(),
+        proposals.join(" + "),
+        plan.select.0.declared.name,
+        plan.mix.0.declared.name,
+        plan.weight.0.name
+    )
+}
+
+/// All presets.
+pub fn presets() -> Result<Vec<Preset>> {
+    preset::all()
+}
+
+/// All kinds, stage by stage.
+pub fn kinds() -> Vec<&'static Declared> {
+    let proposals = propose::KINDS.iter().map(|e| e.declared);
+    let selects = select::KINDS.iter().map(|e| e.declared);
+    let mixes = mix::KINDS.iter().map(|e| e.declared);
+    proposals.chain(selects).chain(mixes).chain(weight::KINDS.iter().copied()).collect()
+}
+
+/// What a name of a preset or a kind stands for.
+pub enum Shown {
+    /// A preset, its sampler with every parameter written out, and the declarations of its kinds.
+    Preset {
+        preset: Preset,
+        resolved: Box<config::Sampler>,
+        kinds: Vec<&'static Declared>,
+    },
+    Kind(&'static Declared),
+}
+
+/// Finds a preset or a kind by name, presets first.
+pub fn show(name: &str) -> Result<Shown> {
+    let presets = preset::all()?;
+    if let Some(preset) = presets.iter().find(|p| p.name == name) {
+        let plan = Plan::new(&config::Sampler { preset: name.into(), ..config::Sampler::default() })?;
+        let (resolved, kinds) = (Box::new(plan.spelled_out()), plan.declared());
+        return Ok(Shown::Preset { preset: preset.clone(), resolved, kinds });
+    }
+    let kinds = kinds();
+    if let Some(kind) = kinds.iter().find(|k| k.name == name) {
+        return Ok(Shown::Kind(kind));
+    }
+    let names: Vec<&str> = presets.iter().map(|p| p.name.as_str()).chain(kinds.iter().map(|k| k.name)).collect();
+    Err(Error::new(Code::C0202, format!("there is no sampler or stage `{name}`")).help(registry::suggestion(name, &names)))
+}

@@ -1,0 +1,47 @@
+//! Named compositions: every method of the literature that the stages can express, as a short file in `presets/`.
+
+use serde::Deserialize;
+
+use crate::config;
+use crate::error::{Code, Error, Result};
+use crate::sampling::registry::suggestion;
+
+/// A method by its name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preset {
+    #[serde(skip)]
+    pub name: String,
+    /// What it does, in a line or two.
+    pub about: String,
+    pub source: String,
+    pub sampler: config::Sampler,
+}
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("presets/", $name, ".toml")))),*] };
+}
+
+const FILES: &[(&str, &str)] =
+    presets!["uniform", "gsasrec", "dross", "popularity", "log-popularity", "in-batch", "mns", "cans-items", "cans"];
+
+/// All presets, in the order of the list above.
+pub fn all() -> Result<Vec<Preset>> {
+    FILES.iter().map(|(name, text)| parse(name, text)).collect()
+}
+
+/// The preset called `name`.
+pub fn find(name: &str) -> Result<Preset> {
+    let names: Vec<&str> = FILES.iter().map(|f| f.0).collect();
+    let (name, text) = FILES.iter().find(|f| f.0 == name).ok_or_else(|| {
+        Error::new(Code::C0202, format!("there is no sampler preset `{name}`"))
+            .help(suggestion(name, &names))
+            .help("`hardneg samplers list` shows all")
+    })?;
+    parse(name, text)
+}
+
+fn parse(name: &str, text: &str) -> Result<Preset> {
+    let preset: Preset = toml::from_str(text).map_err(|e| Error::internal(format!("preset {name}: {e}")))?;
+    Ok(Preset { name: name.to_string(), ..preset })
+}

@@ -1,0 +1,89 @@
+//! The propose stage: which items may be negatives, and with which probability.
+//!
+//! A proposal turns uniform words into an item, and answers for *any* item with which probability it would have been drawn.
+//! Everything else is shared and lives in `draw.rs`: keys of randomness, exclusion, repetition, the log-probability of what
+//! was drawn. A new kind is one file and one line in [`KINDS`].
+
+mod cluster;
+mod draw;
+mod in_batch;
+mod mixture;
+mod popularity;
+mod uniform;
+
+use std::sync::Arc;
+
+pub use draw::{Rules, SLOT_BITS, propose};
+pub use in_batch::Frequencies;
+pub use mixture::Mixture;
+
+use crate::error::Result;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
+use crate::sampling::registry::{Declared, Need, Params, Stage};
+
+/// Where a draw happens: what a law may depend on besides the item.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Time cluster of the event to be predicted; 0 without clusters.
+    pub cluster: u32,
+    /// The batch's targets; there when a proposal needs them.
+    pub batch: Option<&'a Frequencies<'a>>,
+}
+
+/// A law over the training catalogue.
+pub trait Propose: Send + Sync {
+    /// Uniform 64-bit words one draw consumes: 1 or 2 (a mixture: one more).
+    fn words(&self) -> usize;
+    /// The item of `self.words()` uniform words.
+    fn draw(&self, place: &Place, words: &[u64]) -> u32;
+    /// The probability of `item`, exactly that of `draw`.
+    fn prob(&self, place: &Place, item: u32) -> f64;
+    /// `1 - sum of prob over excluded` (distinct items), without cancellation.
+    fn remaining(&self, place: &Place, excluded: &[u32]) -> f64;
+    /// Whether `Place::batch` must be there.
+    fn needs_batch(&self) -> bool {
+        false
+    }
+    /// Whether a batch may leave a row nothing to draw although the catalogue has items left.
+    fn may_run_dry(&self) -> bool {
+        false
+    }
+    /// Time clusters the law distinguishes; 0 when it needs none.
+    fn clusters(&self) -> usize {
+        0
+    }
+    /// One draw per element of `items`; `words` holds `items.len() * self.words()`.
+    fn draw_many(&self, place: &Place, words: &[u64], items: &mut [u32]) {
+        for (item, words) in items.iter_mut().zip(words.chunks_exact(self.words())) {
+            *item = self.draw(place, words);
+        }
+    }
+}
+
+/// Builds a proposal from checked parameters.
+pub type Build = fn(&Params, &Knowledge, &Arc<Catalogue>) -> Result<Box<dyn Propose>>;
+
+/// A kind: how it is built, or `None` for the whole catalogue, which a select stage scans without any draw.
+pub struct Entry {
+    pub declared: &'static Declared,
+    pub build: Option<Build>,
+}
+
+/// The registry.
+pub const KINDS: &[Entry] = &[
+    Entry { declared: &uniform::DECLARED, build: Some(uniform::build) },
+    Entry { declared: &popularity::DECLARED, build: Some(popularity::build) },
+    Entry { declared: &in_batch::DECLARED, build: Some(in_batch::build) },
+    Entry { declared: &cluster::DECLARED, build: Some(cluster::build) },
+    Entry { declared: &CATALOGUE, build: None },
+];
+
+pub static CATALOGUE: Declared = Declared {
+    stage: Stage::Propose,
+    name: "catalogue",
+    help: "every item of the training catalogue; the select stage scans them all",
+    source: "GenNi (Chen et al., arXiv 2208.03645): the current model's own preference over items",
+    params: &[],
+    needs: &[Need::Scores],
+    cost: "2RVD flops in the select stage",
+};
