@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hardneg::config::Data;
 use hardneg::data::raw::RawLog;
-use hardneg::data::read::{detect, read};
+use hardneg::data::read::{detect, inspect, read, read_attributes, side_file};
 
 /// A file of the shared data, if it is there; says so when it is not.
 fn shared(name: &str) -> Option<PathBuf> {
@@ -79,4 +79,43 @@ fn movielens_100k_original_and_recbole_are_the_same_log() {
 #[test]
 fn foursquare_counts_minutes() {
     check("foursquare-nyc/checkins.tsv.gz", "delimited", (147_938, 1_083, 5_135), Some((60, 458_435 * 60)));
+}
+
+#[test]
+fn inspection_finds_the_published_ties_and_duplicates() {
+    if let Some(path) = shared("amazon-beauty/beauty.tsv.gz") {
+        let seen = inspect(&path, &Data::default()).unwrap();
+        let times = seen.times.unwrap();
+        assert_eq!((times.ties, times.out_of_order, seen.repeated_pairs), (77_402, 0, 0));
+        assert_eq!((times.first.as_str(), times.last.as_str()), ("2002-06-12 00:00:00", "2014-07-23 00:00:00"));
+    }
+    if let Some(path) = shared("foursquare-nyc/checkins.tsv.gz") {
+        let seen = inspect(&path, &Data::default()).unwrap();
+        assert_eq!(seen.duplicates, 458);
+        assert!(!seen.times.unwrap().dated);
+    }
+    if let Some(path) = shared("amazon-beauty/Beauty_time_org_rank.txt.gz") {
+        assert_eq!(inspect(&path, &Data::default()).unwrap_err().code().name(), "D0111");
+    }
+    if let Some(path) = shared("foursquare-nyc/NYC.npy") {
+        assert_eq!(inspect(&path, &Data::default()).unwrap_err().code().name(), "D0110");
+    }
+}
+
+#[test]
+fn side_files_give_the_published_genres() {
+    for (log, items, genres) in
+        [("ml-1m/ratings_ge4.dat.gz", 3_883, 18), ("ml-100k/u.data", 1_682, 19), ("ml-100k-kg/ml-100k.inter.gz", 1_682, 19)]
+    {
+        let Some(path) = shared(log) else { continue };
+        let side = side_file(&path).unwrap_or_else(|| panic!("{log} has a side file"));
+        let found = read_attributes(&side, &Data::default()).unwrap();
+        let years = (0..found.names.len() as u32).filter(|&n| found.names.get(n).starts_with(b"release")).count();
+        assert_eq!(found.items.len(), items, "{log}");
+        assert_eq!(found.names.len() - years, genres, "{log}");
+        assert_eq!(found.offsets.len(), items + 1);
+        assert_eq!(*found.offsets.last().unwrap() as usize, found.codes.len());
+        // Every movie has a genre.
+        assert!(found.codes.len() >= items, "{log}");
+    }
 }

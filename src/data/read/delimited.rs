@@ -11,7 +11,7 @@ use super::blocks::{Block, Records, closing_quote, each_record, run};
 use super::layout::{ContextKind, Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
-use super::sniff::{Sample, show_delimiter};
+use super::sniff::{Form, Sample, found, show_delimiter};
 use super::{Job, Progress};
 
 pub fn read(job: &Job, rows: &mut Rows, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -23,7 +23,7 @@ enum Separator<'a> {
     Byte(u8),
     /// Any run of blanks.
     Blanks,
-    Text(memmem::Finder<'a>),
+    Text(Box<memmem::Finder<'a>>),
 }
 
 /// Cuts a record into fields.
@@ -37,7 +37,7 @@ impl<'a> Splitter<'a> {
         let separator = match delimiter.as_bytes() {
             b" " => Separator::Blanks,
             [byte] => Separator::Byte(*byte),
-            text => Separator::Text(memmem::Finder::new(text)),
+            text => Separator::Text(Box::new(memmem::Finder::new(text))),
         };
         Splitter { separator, quoted }
     }
@@ -255,9 +255,9 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     let (delimiter, because, share) = match declared(config) {
         Some(declared) => (declared.to_string(), "declared".to_string(), 1.0),
         None => match separator(sample) {
-            Some((found, width, share)) => {
+            Some((delimiter, width, share)) => {
                 let because = format!("{:.1} % of the sampled lines have {width} columns with it", 100.0 * share);
-                (found.to_string(), because, share)
+                (delimiter.to_string(), because, share)
             }
             None => return Ok(None),
         },
@@ -286,28 +286,11 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
         .map(|(i, name)| Column { name: name.clone(), values: records.iter().map(|r| r[i].clone()).collect() })
         .collect();
     let roles = roles::assign(&sample.path, columns, header, config)?;
-    evidence.extend(roles.evidence);
-    let layout = Layout {
-        format: "delimited".into(),
-        compression: sample.compression,
-        encoding: sample.encoding,
-        delimiter,
-        quoted,
-        header,
-        columns: names,
-        user: roles.user,
-        item: roles.item,
-        time: roles.time,
-        weight: roles.weight,
-        context: roles.context,
-        time_rule: roles.time_rule,
-        times_path: None,
-    };
-    Ok(Some(Found { layout, evidence }))
+    Ok(Some(found("delimited", sample, Form { delimiter, quoted, header }, names, roles, evidence)))
 }
 
 /// Whether the first record names the columns.
-fn header(records: &[Vec<Vec<u8>>], width: usize, config: &Data) -> Result<(bool, String, f64)> {
+pub fn header(records: &[Vec<Vec<u8>>], width: usize, config: &Data) -> Result<(bool, String, f64)> {
     match config.header.as_str() {
         "yes" => return Ok((true, "declared".into(), 1.0)),
         "no" => return Ok((false, "declared".into(), 1.0)),

@@ -13,7 +13,7 @@ use super::delimited::float;
 use super::layout::{ContextKind, Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
-use super::sniff::Sample;
+use super::sniff::{Form, Sample, found};
 use super::{Job, Progress};
 
 type Object<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
@@ -129,23 +129,6 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
         .collect();
     let roles = roles::assign(&sample.path, columns, true, config)?;
     let because = format!("{} of {seen} sampled lines are JSON objects", objects.len());
-    let mut evidence = vec![Evidence::new("records", "JSON objects", because, objects.len() as f64 / seen as f64)];
-    evidence.extend(roles.evidence);
-    let layout = Layout {
-        format: "jsonl".into(),
-        compression: sample.compression,
-        encoding: sample.encoding,
-        delimiter: String::new(),
-        quoted: false,
-        header: false,
-        columns: names,
-        user: roles.user,
-        item: roles.item,
-        time: roles.time,
-        weight: roles.weight,
-        context: roles.context,
-        time_rule: roles.time_rule,
-        times_path: None,
-    };
-    Ok(Some(Found { layout, evidence }))
+    let evidence = vec![Evidence::new("records", "JSON objects", because, objects.len() as f64 / seen as f64)];
+    Ok(Some(found("jsonl", sample, Form { delimiter: String::new(), quoted: false, header: false }, names, roles, evidence)))
 }

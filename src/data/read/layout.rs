@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sniff::{Form, Sample};
 use super::time::TimeRule;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +65,26 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The columns a row must have: the largest number that is used, and how a name is shown.
+    /// A layout of text columns whose first is the user and second the item, with nothing else decided.
+    pub(super) fn text(sample: &Sample, form: &Form, columns: Vec<String>) -> Layout {
+        Layout {
+            format: "delimited".into(),
+            compression: sample.compression,
+            encoding: sample.encoding,
+            delimiter: form.delimiter.clone(),
+            quoted: form.quoted,
+            header: form.header,
+            columns,
+            user: 0,
+            item: 1,
+            time: None,
+            weight: None,
+            context: vec![],
+            time_rule: None,
+            times_path: None,
+        }
+    }
+    /// The name of a column, empty if it has none.
     pub fn column_name(&self, column: usize) -> &str {
         self.columns.get(column).map_or("", String::as_str)
     }
@@ -91,4 +111,21 @@ impl Evidence {
 pub struct Found {
     pub layout: Layout,
     pub evidence: Vec<Evidence>,
+    /// The first different fields of each column.
+    pub examples: Vec<Vec<String>>,
+}
+
+/// The first three different fields, as they may be printed.
+pub fn examples<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let mut out: Vec<String> = vec![];
+    for field in fields.take(200) {
+        let field = super::rows::shown(field);
+        if !out.contains(&field) {
+            out.push(field);
+        }
+        if out.len() == 3 {
+            break;
+        }
+    }
+    out
 }

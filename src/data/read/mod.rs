@@ -7,13 +7,17 @@
 //!
 //! A new format is a file with `sniff` and `read` and one line in [`READERS`].
 
+pub mod attributes;
 mod blocks;
 mod compress;
 mod delimited;
 mod encoding;
 mod foreign;
+pub mod inspect;
 mod jsonl;
 pub mod layout;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod recbole;
 mod roles;
 mod rows;
@@ -28,6 +32,8 @@ use crate::config::Data;
 use crate::data::raw::RawLog;
 use crate::error::{Code, Error, Result};
 
+pub use attributes::read_attributes;
+pub use inspect::{Inspection, inspect, side_file};
 pub use layout::{Evidence, Found, Layout};
 use rows::Rows;
 use sniff::Sample;
@@ -63,6 +69,8 @@ pub struct Reader {
 
 /// Every format, in the order in which they are tried: the more telling its signs, the earlier.
 pub const READERS: &[Reader] = &[
+    #[cfg(feature = "parquet")]
+    Reader { name: "parquet", what: "starts with PAR1", sniff: parquet::sniff, read: parquet::read },
     Reader { name: "jsonl", what: "every line is a JSON object", sniff: jsonl::sniff, read: jsonl::read },
     Reader { name: "recbole", what: "the first line is `name:type` fields", sniff: recbole::sniff, read: recbole::read },
     Reader { name: "s3rec", what: "lines of a user and its items", sniff: s3rec::sniff, read: s3rec::read },
@@ -104,3 +112,6 @@ pub fn read_as(
 fn bad_value(key: &str, value: &str, allowed: &str) -> Error {
     Error::new(Code::C0202, format!("`{key} = \"{value}\"` is not valid")).help(format!("use {allowed}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,9 @@ use crate::config::Data;
 use crate::error::{Code, Error, Result};
 
 use super::delimited::{self, declared};
-use super::layout::{Evidence, Found, Layout};
+use super::layout::{Evidence, Found};
 use super::roles::{self, Column};
-use super::sniff::{Sample, show_delimiter};
+use super::sniff::{Form, Sample, found, show_delimiter};
 
 pub const TYPES: [&str; 4] = ["token", "token_seq", "float", "float_seq"];
 
@@ -47,28 +47,12 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
         }
     }
     let because = format!("the first line has {} `name:type` fields with it", fields.len());
-    let mut evidence = vec![
+    let evidence = vec![
         Evidence::new("delimiter", show_delimiter(&delimiter), because, 1.0),
         Evidence::new("header", "yes", "`name:type` fields", 1.0),
     ];
-    evidence.extend(roles.evidence);
-    let layout = Layout {
-        format: "recbole".into(),
-        compression: sample.compression,
-        encoding: sample.encoding,
-        delimiter,
-        quoted: false,
-        header: true,
-        columns: fields.into_iter().map(|(name, _)| name).collect(),
-        user: roles.user,
-        item: roles.item,
-        time: roles.time,
-        weight: roles.weight,
-        context: roles.context,
-        time_rule: roles.time_rule,
-        times_path: None,
-    };
-    Ok(Some(Found { layout, evidence }))
+    let names = fields.into_iter().map(|(name, _)| name).collect();
+    Ok(Some(found("recbole", sample, Form { delimiter, quoted: false, header: true }, names, roles, evidence)))
 }
 
 pub use delimited::read;

@@ -8,7 +8,7 @@ use crate::error::{Code, Error, Result};
 
 use super::bad_value;
 use super::delimited::float;
-use super::layout::{ContextColumn, ContextKind, Evidence};
+use super::layout::{ContextColumn, ContextKind, Evidence, examples};
 use super::time::{self, Guess, TimeRule, Unit};
 
 /// Names a role goes by in public logs, likeliest first; compared without case and punctuation.
@@ -130,6 +130,7 @@ pub struct Roles {
     pub time_rule: Option<TimeRule>,
     pub context: Vec<ContextColumn>,
     pub evidence: Vec<Evidence>,
+    pub examples: Vec<Vec<String>>,
 }
 
 /// Lower case letters and digits of a name.
@@ -145,7 +146,7 @@ pub fn known_name(name: &str) -> bool {
 }
 
 /// The column a user names by name or by number from 1.
-fn find(path: &Path, columns: &[Column], wanted: &str, key: &str) -> Result<usize> {
+pub fn find(path: &Path, columns: &[Column], wanted: &str, key: &str) -> Result<usize> {
     let exact = columns.iter().position(|c| c.name == wanted);
     let close = || columns.iter().position(|c| plain(&c.name) == plain(wanted) && !plain(wanted).is_empty());
     let numbered = || wanted.parse::<usize>().ok().filter(|n| (1..=columns.len()).contains(n)).map(|n| n - 1);
@@ -156,7 +157,7 @@ fn find(path: &Path, columns: &[Column], wanted: &str, key: &str) -> Result<usiz
     })
 }
 
-fn listed(columns: &[Column]) -> String {
+pub fn listed(columns: &[Column]) -> String {
     let mut names: Vec<String> = columns
         .iter()
         .take(24)
@@ -167,6 +168,20 @@ fn listed(columns: &[Column]) -> String {
         names.push(format!("and {} more", columns.len() - 24));
     }
     names.join(", ")
+}
+
+/// The item column of a side file: declared for the log under a name this file has too, by name, or the first.
+pub fn item_column(path: &Path, columns: &[Column], named: bool, config: &Data) -> Result<usize> {
+    if !named {
+        return Ok(0);
+    }
+    let declared = columns.iter().position(|c| !config.item_col.is_empty() && c.name == config.item_col);
+    let usual = || ITEM.iter().find_map(|name| columns.iter().position(|c| plain(&c.name) == *name));
+    declared.or_else(usual).ok_or_else(|| {
+        Error::new(Code::D0104, format!("{}: no column is recognised as the item", path.display()))
+            .note(format!("found: {}", listed(columns)))
+            .help("give the item column the name it has in the log (`data.item_col`), or `item_id`")
+    })
 }
 
 /// Facts of a column that tell ids, ratings and coordinates apart.
@@ -286,7 +301,8 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
         evidence.push(Evidence::new("time", "none", because, if no_time { 1.0 } else { 0.9 }));
     }
     let context = context(path, &columns, &facts, named, config, &[Some(user), Some(item), time, weight])?;
-    Ok(Roles { user, item, time, weight, time_rule, context, evidence })
+    let examples = columns.iter().map(|c| examples(c.values.iter().map(Vec::as_slice))).collect();
+    Ok(Roles { user, item, time, weight, time_rule, context, evidence, examples })
 }
 
 /// The unit of the time column, declared or guessed.
@@ -351,9 +367,8 @@ fn by_content(
             evidence.push(Evidence::new("weight", (column + 1).to_string(), because, 0.8));
         }
     }
-    let mut ids = (0..width).filter(|&i| {
-        !taken(&[user, item, time, weight], i) && !(width > 3 && facts[i].numeric && facts[i].fractions && facts[i].distinct > 21)
-    });
+    let coordinate = |i: usize| width > 3 && facts[i].numeric && facts[i].fractions && facts[i].distinct > 21;
+    let mut ids = (0..width).filter(|&i| !taken(&[user, item, time, weight], i) && !coordinate(i));
     let (first, second) = if user.is_none() && item.is_none() {
         (ids.next(), ids.next())
     } else if user.is_none() {

@@ -8,9 +8,9 @@ use crate::error::{Code, Error, Result};
 
 use super::blocks::{Block, Blocks, LONGEST, Records};
 use super::compress::BLOCK;
-use super::layout::{Evidence, Found, Layout};
+use super::layout::{Evidence, Found, Layout, examples};
 use super::rows::{Class, Rows};
-use super::sniff::Sample;
+use super::sniff::{Form, Sample};
 use super::time::{self, TimeRule, Unit};
 use super::{Job, Progress, bad_value};
 
@@ -56,28 +56,33 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
         widths.keys().last().copied().unwrap_or(0)
     );
     let mut evidence = vec![Evidence::new("delimiter", "space", because, fitting as f64 / lines as f64)];
+    let name = sample.path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let fields: Vec<&[u8]> = sample.lines().take(500).flat_map(|line| words(line).skip(1)).collect();
+    if name.contains("time") && time::guess(&fields, "").is_some_and(|g| g.rule.dated && g.share > 0.9) {
+        let what = format!("{} holds times where items are expected", sample.path.display());
+        return Err(Error::new(Code::D0111, what)
+            .help("name the file with the items; its times are found beside it, or with `data.times_path`"));
+    }
     let times = times_file(&sample.path, config, &mut evidence)?;
     let time_rule = match &times {
         Some(path) => Some(times_rule(path, config, &mut evidence)?),
         None => None,
     };
+    let form = Form { delimiter: " ".into(), quoted: false, header: false };
+    let names = ["user", "items", "times"].iter().take(if times.is_some() { 3 } else { 2 }).map(|n| n.to_string()).collect();
     let layout = Layout {
         format: "s3rec".into(),
-        compression: sample.compression,
-        encoding: sample.encoding,
-        delimiter: " ".into(),
-        quoted: false,
-        header: false,
-        columns: vec!["user".into(), "items".into(), "times".into()][..if times.is_some() { 3 } else { 2 }].to_vec(),
-        user: 0,
-        item: 1,
         time: times.as_ref().map(|_| 2),
-        weight: None,
-        context: vec![],
         time_rule,
         times_path: times.map(|path| path.display().to_string()),
+        ..Layout::text(sample, &form, names)
     };
-    Ok(Some(Found { layout, evidence }))
+    let mut shown = vec![
+        examples(sample.lines().filter_map(|line| words(line).next())),
+        examples(sample.lines().flat_map(|line| words(line).skip(1))),
+    ];
+    shown.resize(layout.columns.len(), vec![]);
+    Ok(Some(Found { layout, evidence, examples: shown }))
 }
 
 /// The file of times: declared, or the sibling with `time` in its name where this file has `item`.
@@ -93,7 +98,8 @@ fn times_file(path: &Path, config: &Data, evidence: &mut Vec<Evidence>) -> Resul
     match sibling(path) {
         Some(times) => {
             let because = "it lies beside the log under the same name with `time` for `item`";
-            evidence.push(Evidence::new("times file", times.display().to_string(), because, 0.95));
+            let name = times.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            evidence.push(Evidence::new("times file", name, because, 0.95));
             Ok(Some(times))
         }
         None => {
@@ -176,7 +182,7 @@ pub fn read(job: &Job, rows: &mut Rows, progress: &mut dyn FnMut(Progress)) -> R
     let mut number = 0u64;
     while let Some((range, long)) = items.advance()? {
         number += 1;
-        if number % 4096 == 0 {
+        if number.is_multiple_of(4096) {
             progress(items.blocks.progress(rows.len()));
         }
         let line = items.block.bytes[range].trim_ascii_end();

@@ -4,9 +4,9 @@ use crate::config::Data;
 use crate::error::Result;
 
 use super::delimited;
-use super::layout::{Evidence, Found, Layout};
+use super::layout::{Evidence, Found, Layout, examples};
 use super::roles::known_name;
-use super::sniff::Sample;
+use super::sniff::{Form, Sample};
 
 pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     if !config.delimiter.is_empty() && config.delimiter != "space" && config.delimiter != " " {
@@ -36,23 +36,12 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     ] {
         evidence.push(Evidence::new(what, value, because, confidence));
     }
-    let layout = Layout {
-        format: "sasrec".into(),
-        compression: sample.compression,
-        encoding: sample.encoding,
-        delimiter: " ".into(),
-        quoted: false,
-        header: false,
-        columns: vec!["1".into(), "2".into()],
-        user: 0,
-        item: 1,
-        time: None,
-        weight: None,
-        context: vec![],
-        time_rule: None,
-        times_path: None,
+    let form = Form { delimiter: " ".into(), quoted: false, header: false };
+    let layout = Layout { format: "sasrec".into(), ..Layout::text(sample, &form, vec!["1".into(), "2".into()]) };
+    let column = |i: usize| {
+        examples(sample.lines().filter_map(|line| line.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty()).nth(i)))
     };
-    Ok(Some(Found { layout, evidence }))
+    Ok(Some(Found { layout, evidence, examples: vec![column(0), column(1)] }))
 }
 
 pub use delimited::read;

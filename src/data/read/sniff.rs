@@ -8,7 +8,8 @@ use crate::error::{Code, Error, Result};
 use super::blocks::Records;
 use super::compress::{self, BLOCK, Source};
 use super::delimited::{Splitter, content};
-use super::layout::{Compression, Encoding, Evidence, Found};
+use super::layout::{Compression, Encoding, Evidence, Found, Layout};
+use super::roles::Roles;
 use super::rows::Span;
 use super::{READERS, Reader, bad_value, encoding};
 
@@ -33,6 +34,7 @@ impl Sample {
         super::foreign::refuse(path, &raw)?;
         let (detected, because, confidence) = encoding::detect(&raw, whole);
         let (encoding, because, confidence) = match config.encoding.as_str() {
+            _ if raw.starts_with(b"PAR1") => (Encoding::Utf8, "Parquet stores texts apart".into(), 1.0),
             "auto" => (detected, because, confidence),
             "utf-8" => (Encoding::Utf8, "declared".into(), 1.0),
             "latin-1" => (Encoding::Latin1, "declared".into(), 1.0),
@@ -100,6 +102,29 @@ impl Sample {
     }
 }
 
+/// How columns are told apart in text.
+pub struct Form {
+    pub delimiter: String,
+    pub quoted: bool,
+    pub header: bool,
+}
+
+/// A finding from columns and their roles.
+pub fn found(format: &str, sample: &Sample, form: Form, names: Vec<String>, roles: Roles, mut evidence: Vec<Evidence>) -> Found {
+    evidence.extend(roles.evidence);
+    let layout = Layout {
+        format: format.into(),
+        user: roles.user,
+        item: roles.item,
+        time: roles.time,
+        weight: roles.weight,
+        context: roles.context,
+        time_rule: roles.time_rule,
+        ..Layout::text(sample, &form, names)
+    };
+    Found { layout, evidence, examples: roles.examples }
+}
+
 fn trim_line_end(text: &[u8], start: usize, mut end: usize) -> usize {
     while end > start && matches!(text[end - 1], b'\n' | b'\r') {
         end -= 1;
@@ -163,7 +188,7 @@ pub fn detect(path: &Path, config: &Data) -> Result<Found> {
             let because = if forced.is_some() { "declared" } else { reader.what };
             evidence.push(Evidence::new("format", reader.name, because, if forced.is_some() { 1.0 } else { 0.95 }));
             evidence.append(&mut found.evidence);
-            return Ok(Found { layout: found.layout, evidence });
+            return Ok(Found { evidence, ..found });
         }
     }
     if sample.lines().next().is_none() {
