@@ -192,6 +192,29 @@ impl Error {
     }
 }
 
+/// The help for a misspelt name: the nearest of `names`, or all of them when none is near.
+pub fn did_you_mean(written: &str, names: &[&str]) -> String {
+    let near = names.iter().map(|name| (edits(written, name), name)).min();
+    match near {
+        Some((edits, name)) if edits <= 1 + written.chars().count() / 3 => format!("did you mean `{name}`?"),
+        _ => format!("one of: {}", names.join(", ")),
+    }
+}
+
+/// Insertions, deletions and substitutions that turn `a` into `b` (Levenshtein 1966).
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, &y) in b.iter().enumerate() {
+            let cost = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = &self.0;
@@ -214,6 +237,14 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_name_gets_the_nearest_one() {
+        assert_eq!(did_you_mean("gbc", &["softmax", "gbce", "bpr"]), "did you mean `gbce`?");
+        assert_eq!(did_you_mean("hinge", &["softmax", "bpr"]), "one of: softmax, bpr");
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(edits("", "abc"), 3);
+    }
 
     #[test]
     fn every_code_has_a_title_and_an_explanation_and_its_family_fixes_the_exit() {

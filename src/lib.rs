@@ -1,4 +1,47 @@
-//! `hardneg`: sequential recommendation trained with hard negatives, fast. This page is the map.
+//! `hardneg`: sequential recommendation trained with hard negatives. This page is the map.
+//!
+//! # Six floors; imports only point downward
+//!
+//! ```text
+//! 5  face     cli/  main.rs                        one file per subcommand; the only place that prints, reads arguments or exits
+//! 4  work     train/  eval/                        loops that tie the parts together; `train/step.rs` is the step
+//! 3  parts    model/  loss/  sampling/  optim/     policies: which operations, in which order; siblings never meet
+//! 2  ops      ops/                                 one operation per file: definition, reference, gradient, tests
+//! 1  machine  device/                              memory, launch, time; the only place with `unsafe` and cudarc
+//! 0  ground   error  rng  ids  config  data/  metrics/
+//! ```
+//!
+//! `tests/it/floors.rs` reads every import and holds it to this table (the memory map of a prepared file, in
+//! `data/interactions.rs`, is the one `unsafe` outside `device/`).
+//!
+//! # Where is ...
+//!
+//! | question | answer |
+//! |---|---|
+//! | what may go wrong, and the cure | [`error`]: every code, its exit status, its explanation |
+//! | what can be set | [`config`]: every key and its default |
+//! | where does randomness come from | [`rng`]: `philox(seed, stream, step, index)`, a function and not a state |
+//! | what is an item | [`ids`]: dense from 0; nothing is padded, so no id is reserved |
+//! | how does a file become batches | [`data`]: read, prepare (one memory-mapped file), split, gather |
+//! | what is an operation | [`ops`]: formula, reference, gradient; `kernels/` will hold a twin of each |
+//! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
+//! | what is a step | [`train::step`] |
+//! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |
+//!
+//! # Decisions that last, and why
+//!
+//! - **Sequences are packed.** A batch is `items (R)`, `targets (R)`, `offsets (B+1)` from the log to the gradient. Histories are
+//!   short and skewed; padding to the longest wastes most of the work.
+//! - **The plain path defines every operation.** `Host(F64)` is the oracle of all gradients, `Host(F32)` the product where there is
+//!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
+//! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
+//!   so results do not depend on the number of threads.
+//! - **Large tables are compacted, not special-cased.** A lazy step gathers the rows it uses, renames ids to their places and
+//!   runs the dense code on the small table; only the optimizer knows that rows were left out.
+//! - **Positions count back from the last event**, so a history cut to `max_len` keeps its meaning.
+//! - **Item 0 is an item.** Padding exists in exported formats alone ([`ids::PAD`]); a reserved row in every table would be a trap
+//!   on every floor.
+//! - **Times are microseconds** in one `i64`, whatever the log's unit: ties are then decided by the log and not by rounding.
 
 pub mod cli;
 pub mod config;
@@ -7,6 +50,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod ids;
+pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod ops;

@@ -13,6 +13,19 @@ pub struct ContextRows {
     pub categories: Vec<u32>,
 }
 
+impl ContextRows {
+    /// The chosen ones of `total` rows.
+    pub fn pick(&self, rows: &[u32], total: usize) -> ContextRows {
+        ContextRows { numeric: pick(&self.numeric, rows, total), categories: pick(&self.categories, rows, total) }
+    }
+}
+
+/// The chosen rows of `total` rows of equal width.
+fn pick<T: Copy>(values: &[T], rows: &[u32], total: usize) -> Vec<T> {
+    let width = values.len() / total.max(1);
+    rows.iter().flat_map(|&r| values[r as usize * width..(r as usize + 1) * width].iter().copied()).collect()
+}
+
 /// `B` packed sequences of `R` rows in all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
@@ -56,6 +69,24 @@ impl Batch {
     pub fn seen_of(&self, b: usize) -> &[u32] {
         &self.seen[self.seen_offsets[b] as usize..self.seen_offsets[b + 1] as usize]
     }
+    /// The last row of every sequence as a batch of one-row sequences: what an encoder that predicts only the next event is
+    /// asked. Sequences are not empty.
+    pub fn last_rows(&self) -> Batch {
+        let rows: Vec<u32> = self.offsets.iter().skip(1).map(|&end| end - 1).collect();
+        let total = self.rows();
+        Batch {
+            users: self.users.clone(),
+            offsets: (0..=rows.len() as u32).collect(),
+            items: pick(&self.items, &rows, total),
+            targets: pick(&self.targets, &rows, total),
+            row_keys: pick(&self.row_keys, &rows, total),
+            target_clusters: pick(&self.target_clusters, &rows, total),
+            seen_offsets: self.seen_offsets.clone(),
+            seen: self.seen.clone(),
+            context: self.context.pick(&rows, total),
+            target_context: self.target_context.pick(&rows, total),
+        }
+    }
     /// (R) the sequence of each row.
     pub fn sequence_of_rows(&self) -> Vec<u32> {
         let mut of = Vec::with_capacity(self.rows());
@@ -63,5 +94,32 @@ impl Batch {
             of.extend(self.range(b).map(|_| b as u32));
         }
         of
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_rows_are_a_batch_of_one_row_sequences() {
+        let batch = Batch {
+            users: vec![7, 8],
+            offsets: vec![0, 2, 3],
+            items: vec![1, 2, 3],
+            targets: vec![2, 4, 5],
+            row_keys: vec![10, 11, 12],
+            seen_offsets: vec![0, 1, 2],
+            seen: vec![1, 3],
+            context: ContextRows { numeric: vec![0.0, 0.5, 1.0, 1.5, 2.0, 2.5], categories: vec![] },
+            ..Batch::default()
+        };
+        let last = batch.last_rows();
+        assert_eq!(
+            (last.rows(), &last.items[..], &last.targets[..], &last.row_keys[..]),
+            (2, &[2, 3][..], &[4, 5][..], &[11, 12][..])
+        );
+        assert_eq!(last.context.numeric, [1.0, 1.5, 2.0, 2.5]);
+        assert_eq!((last.range(1), last.seen_of(1)), (1..2, &[3][..]));
     }
 }

@@ -250,3 +250,130 @@ fn retain(part: &mut [u32], stay: impl Fn(usize, u32) -> bool) -> usize {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn log(pairs: &[(u32, u32)], times: Option<Vec<i64>>) -> RawLog {
+        let mut raw = RawLog::default();
+        for (user, item) in pairs {
+            raw.users.push(raw.user_ids.intern(&user.to_le_bytes()));
+            raw.items.push(raw.item_ids.intern(&item.to_le_bytes()));
+        }
+        raw.times = times;
+        raw
+    }
+
+    fn left(rows: &Rows) -> Vec<u32> {
+        let mut left = rows.order.clone();
+        left.sort_unstable();
+        left
+    }
+
+    /// Filters again and again, as the definition says.
+    fn brute_force(pairs: &[(u32, u32)], user: usize, item: usize) -> Vec<u32> {
+        let mut left: Vec<u32> = (0..pairs.len() as u32).collect();
+        loop {
+            let before = left.len();
+            let pair = |row: &u32| pairs[*row as usize];
+            let poor_items: Vec<u32> =
+                left.iter().map(|r| pair(r).1).filter(|i| left.iter().filter(|r| pair(r).1 == *i).count() < item).collect();
+            left.retain(|r| !poor_items.contains(&pair(r).1));
+            let poor_users: Vec<u32> =
+                left.iter().map(|r| pair(r).0).filter(|u| left.iter().filter(|r| pair(r).0 == *u).count() < user).collect();
+            left.retain(|r| !poor_users.contains(&pair(r).0));
+            if left.len() == before {
+                return left;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_k_core_is_what_repeated_filtering_leaves(
+            pairs in prop::collection::vec((0u32..9, 0u32..9), 1..70), user in 0u32..5, item in 0u32..5
+        ) {
+            let raw = log(&pairs, None);
+            let mut rows = Rows::new(&raw, None);
+            rows.k_core(&raw, user, item);
+            prop_assert_eq!(left(&rows), brute_force(&pairs, user as usize, item as usize));
+        }
+
+        #[test]
+        fn rows_are_ordered_by_time_then_input(pairs in prop::collection::vec((0u32..4, 0u32..9), 1..60), seed in any::<u64>()) {
+            let draws = crate::rng::Draws::new(seed, crate::rng::Stream::Test, 0, 0);
+            let times: Vec<i64> = (0..pairs.len() as u64).map(|i| (draws.words64(i)[0] % 5) as i64 - 2).collect();
+            let raw = log(&pairs, Some(times.clone()));
+            let rows = Rows::new(&raw, None);
+            let mut expected: Vec<u32> = (0..pairs.len() as u32).collect();
+            // A stable sort by user, then time: equal times keep the order of the input.
+            expected.sort_by_key(|&r| (raw.users[r as usize], times[r as usize]));
+            prop_assert_eq!(&rows.order, &expected);
+        }
+    }
+
+    #[test]
+    fn a_long_chain_is_peeled_whole() {
+        // Users and items in one long path: a 2-core takes as many rounds as half the path, one row at each end per round.
+        let pairs: Vec<(u32, u32)> = (0..50_000).flat_map(|i| [(i, i), (i, i + 1)]).collect();
+        let raw = log(&pairs, None);
+        let mut rows = Rows::new(&raw, None);
+        rows.k_core(&raw, 2, 2);
+        assert_eq!(rows.len(), 0);
+        // Closed to a ring, nothing is poor.
+        let ring: Vec<(u32, u32)> = (0..5000).flat_map(|i| [(i, i), (i, (i + 1) % 5000)]).collect();
+        let raw = log(&ring, None);
+        let mut rows = Rows::new(&raw, None);
+        rows.k_core(&raw, 2, 2);
+        assert_eq!(rows.len(), 10_000);
+    }
+
+    #[test]
+    fn one_pass_filters_items_then_users_and_never_looks_back() {
+        // Item 2 is rare; without it user 1 is too short, and with user 1 gone item 1 would be rare as well.
+        let pairs = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 2)];
+        let raw = log(&pairs, None);
+        let mut rows = Rows::new(&raw, None);
+        rows.one_pass(&raw, 2, 2);
+        assert_eq!(left(&rows), [0, 1, 2]);
+        let mut rows = Rows::new(&raw, None);
+        rows.k_core(&raw, 2, 2);
+        assert_eq!(left(&rows), [0, 1]);
+    }
+
+    #[test]
+    fn repeats_are_dropped_as_asked() {
+        // In time order: (5, a), (5, b), (5, a), (6, a), (7, b); rows given in another order.
+        let pairs = [(0, 1), (0, 2), (0, 1), (0, 2), (0, 1)];
+        let raw = log(&pairs, Some(vec![6, 5, 5, 7, 5]));
+        let kept = |kind| {
+            let mut rows = Rows::new(&raw, None);
+            rows.drop_repeats(&raw, kind);
+            rows.order
+        };
+        assert_eq!(Rows::new(&raw, None).order, [1, 2, 4, 0, 3]);
+        assert_eq!(kept("first"), [1, 2]);
+        assert_eq!(kept("last"), [0, 3]);
+        assert_eq!(kept("exact"), [1, 2, 0, 3]);
+    }
+
+    #[test]
+    fn light_rows_and_rows_without_a_weight_are_left_out() {
+        let mut raw = log(&[(0, 0), (0, 1), (1, 0), (1, 1)], None);
+        raw.weights = Some(vec![4.0, 3.9, f32::NAN, 5.0]);
+        assert_eq!(Rows::new(&raw, Some(4.0)).order, [0, 3]);
+        assert_eq!(Rows::new(&raw, None).order, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn statistics_by_hand() {
+        let raw = log(&[(0, 0), (0, 0), (0, 1), (1, 2), (2, 0), (2, 1)], Some(vec![3, 3, 4, 9, 1, 1]));
+        let s = Rows::new(&raw, None).statistics(&raw);
+        assert_eq!((s.events, s.users, s.items), (6, 3, 3));
+        assert_eq!((s.min_length, s.median_length, s.max_length, s.mean_length), (1, 2, 3, 2.0));
+        assert_eq!((s.first_time, s.last_time, s.ties, s.repeated), (Some(1), Some(9), 2, 1));
+    }
+}

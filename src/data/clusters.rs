@@ -210,3 +210,115 @@ impl ClusterCounts {
         items.binary_search(&item).map_or(0, |at| counts[at])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::prepare::in_memory;
+    use super::super::raw::RawLog;
+    use super::*;
+    use crate::config;
+
+    /// One user whose events have these times in seconds, and one later event that does not train (`gts` would cut; here
+    /// the user trains wholly because the split is made by hand).
+    fn data(seconds: &[i64], items: &[&str]) -> (Interactions, Split) {
+        let mut raw = RawLog::default();
+        for item in items {
+            raw.users.push(raw.user_ids.intern(b"u"));
+            raw.items.push(raw.item_ids.intern(item.as_bytes()));
+        }
+        raw.times = Some(seconds.iter().map(|s| s * 1_000_000).collect());
+        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let mut split = Split::new(&data, &config::Data::default(), 0).unwrap();
+        split.train_end = vec![data.events() as u64];
+        split.train_items = vec![0; data.items()];
+        data.event_items().iter().for_each(|&i| split.train_items[i as usize] += 1);
+        (data, split)
+    }
+
+    #[test]
+    fn bisecting_finds_planted_groups_and_splits_the_largest_first() {
+        // Groups at 0-2, 50-51 and 90-100 seconds with 3, 2 and 6 events.
+        let times = [0, 1, 2, 50, 51, 90, 92, 94, 96, 98, 100];
+        let items = ["a", "b", "a", "c", "a", "a", "b", "b", "b", "a", "c"];
+        let (data, split) = data(&times, &items);
+        let fit = |k| TimeClusters::fit(&data, &split, k, Method::Bisecting).unwrap();
+        let one = fit(1);
+        assert_eq!((one.len(), one.of(i64::MIN), one.of(i64::MAX)), (1, 0, 0));
+        // First split: the means of the halves are .208 and .96 (cut .584), which 2-means keeps: 5 and 6 events.
+        let two = fit(2);
+        assert!((two.centroids()[0] - 0.208).abs() < 1e-12 && (two.centroids()[1] - 0.95).abs() < 1e-12, "{two:?}");
+        // The right group is the larger one and is split next, then the left one.
+        let three = fit(3);
+        assert_eq!(three.len(), 3);
+        assert!((three.centroids()[1] - 0.92).abs() < 1e-12 && (three.centroids()[2] - 0.98).abs() < 1e-12, "{three:?}");
+        let four = fit(4);
+        assert!((four.centroids()[0] - 0.01).abs() < 1e-12 && (four.centroids()[1] - 0.505).abs() < 1e-12, "{four:?}");
+        let of: Vec<u32> = times.iter().map(|&s| four.of(s * 1_000_000)).collect();
+        assert_eq!(of, [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]);
+        assert_eq!((four.of(-5), four.of(999_000_000)), (0, 3));
+
+        let events = four.events(&data, &split);
+        assert_eq!((events.of(0), events.of(1), events.of(3)), (&[0u32, 1, 2][..], &[3u32, 4][..], &[8u32, 9, 10][..]));
+        let counts = four.counts(&data, &split);
+        let item = |name: &str| data.find_item(name.as_bytes()).unwrap();
+        let table: Vec<Vec<u32>> =
+            (0..4).map(|k| ["a", "b", "c"].iter().map(|name| counts.count(k, item(name))).collect()).collect();
+        assert_eq!(table, [[2, 1, 0], [1, 0, 1], [1, 2, 0], [1, 1, 1]]);
+        assert_eq!(counts.of(1).0.len(), 2);
+    }
+
+    #[test]
+    fn equal_times_stay_together_and_limit_the_number_of_clusters() {
+        let (data, split) = data(&[5, 5, 5, 5, 5, 5, 9], &["a"; 7]);
+        let clusters = TimeClusters::fit(&data, &split, 10, Method::Bisecting).unwrap();
+        assert_eq!(clusters.centroids(), [0.0, 1.0]);
+        assert_eq!(
+            (clusters.of(6_900_000), clusters.of(7_000_000), clusters.of(7_100_000)),
+            (0, 0, 1),
+            "a tie goes to the earlier"
+        );
+        let (data, split) = self::data(&[3, 3, 3], &["a", "b", "a"]);
+        let clusters = TimeClusters::fit(&data, &split, 4, Method::Bisecting).unwrap();
+        assert_eq!((clusters.len(), clusters.of(0), clusters.of(i64::MAX)), (1, 0, 0));
+    }
+
+    #[test]
+    fn intervals_have_equal_width() {
+        let (data, split) = data(&[0, 1, 40], &["a"; 3]);
+        let clusters = TimeClusters::fit(&data, &split, 4, Method::Interval).unwrap();
+        assert_eq!(clusters.centroids(), [0.125, 0.375, 0.625, 0.875]);
+        let of: Vec<u32> = [-1, 0, 9, 11, 19, 21, 29, 31, 40, 50].map(|s| clusters.of(s * 1_000_000)).to_vec();
+        assert_eq!(of, [0, 0, 0, 1, 1, 2, 2, 3, 3, 3]);
+        let stored = serde_json::to_string(&clusters).unwrap();
+        assert_eq!(serde_json::from_str::<TimeClusters>(&stored).unwrap(), clusters);
+    }
+
+    #[test]
+    fn neither_zero_clusters_nor_a_log_without_times_will_do() {
+        let (data, split) = data(&[0, 1, 40], &["a"; 3]);
+        assert_eq!(TimeClusters::fit(&data, &split, 0, Method::Bisecting).unwrap_err().code(), Code::C0202);
+        let mut raw = RawLog::default();
+        raw.users.push(raw.user_ids.intern(b"u"));
+        raw.items.push(raw.item_ids.intern(b"i"));
+        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let split = Split::new(&data, &config::Data::default(), 0).unwrap();
+        assert_eq!(TimeClusters::fit(&data, &split, 2, Method::Bisecting).unwrap_err().code(), Code::D0404);
+    }
+
+    /// Every split of the largest group is a fixed point of 2-means: both sides lie nearer to their own mean.
+    #[test]
+    fn two_means_has_converged_on_irregular_times() {
+        let draws = crate::rng::Draws::new(3, crate::rng::Stream::Test, 0, 0);
+        let mut times: Vec<i64> = (0..997).map(|i| (draws.words64(i)[0] >> 44) as i64 * (1 + i as i64 % 3)).collect();
+        times.sort_unstable();
+        let (data, split) = data(&times, &vec!["a"; times.len()]);
+        let clusters = TimeClusters::fit(&data, &split, 2, Method::Bisecting).unwrap();
+        let events = clusters.events(&data, &split);
+        for k in 0..2 {
+            let z: Vec<f64> = events.of(k).iter().map(|&e| clusters.z(data.times().unwrap()[e as usize])).collect();
+            let mean = z.iter().sum::<f64>() / z.len() as f64;
+            // Sums of a thousand numbers below one.
+            assert!((mean - clusters.centroids()[k as usize]).abs() < 1e-12);
+        }
+    }
+}

@@ -306,7 +306,7 @@ impl Date {
         let year_day = if month < 2 { of_march_year - 306 } else { of_march_year + 59 + leap };
         let weekday = (days + 3).rem_euclid(7);
         // The week of a date is that of its Thursday.
-        let week = (year_day - weekday + 9) / 7;
+        let week = (year_day - weekday + 10) / 7;
         let week = match week {
             0 => weeks(year - 1),
             w if w > weeks(year) => 1,
@@ -337,4 +337,174 @@ fn is_leap(year: i64) -> bool {
 fn weeks(year: i64) -> i64 {
     let last_weekday = |y: i64| (y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400)).rem_euclid(7);
     if last_weekday(year) == 4 || last_weekday(year - 1) == 3 { 53 } else { 52 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::prepare::in_memory;
+    use super::super::raw::{Ids, RawColumn, RawLog, RawValues};
+    use super::*;
+
+    /// Expected values from the calendar of Python's `datetime` (timetuple, isocalendar).
+    #[test]
+    fn dates_have_the_fields_of_the_calendar() {
+        let cases: [(i64, i64, [usize; 7]); 12] = [
+            (0, 1970, [0, 0, 3, 0, 0, 0, 0]),
+            (951_868_799, 2000, [1, 28, 1, 59, 8, 23, 3599]),
+            (946_643_415, 1999, [11, 30, 4, 364, 51, 12, 1815]),
+            (1_609_459_201, 2021, [0, 0, 4, 0, 52, 0, 1]),
+            (1_609_394_400, 2020, [11, 30, 3, 365, 52, 6, 0]),
+            (1_451_846_700, 2016, [0, 2, 6, 2, 52, 18, 2700]),
+            (4_107_542_400, 2100, [2, 0, 0, 59, 8, 0, 0]),
+            (-2_203_973_877, 1900, [1, 27, 2, 58, 8, 1, 123]),
+            (1_735_553_410, 2024, [11, 29, 0, 364, 0, 10, 610]),
+            (-3600, 1969, [11, 30, 2, 364, 0, 23, 0]),
+            (1_078_012_800, 2004, [1, 28, 6, 59, 8, 0, 0]),
+            (1_451_279_105, 2015, [11, 27, 0, 361, 52, 5, 305]),
+        ];
+        for (seconds, year, fields) in cases {
+            let date = Date::of(seconds * 1_000_000 + 999_999);
+            assert_eq!((date.year, date.fields()), (year, fields), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn no_moment_falls_off_its_circle() {
+        for time in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX] {
+            let fields = Date::of(time).fields();
+            assert!(fields.iter().zip(FIELDS).all(|(&v, (values, _))| v < values), "{time}");
+        }
+        for day in 0..146_097 {
+            let date = Date::of(day * 86_400_000_000);
+            assert!(date.fields().iter().zip(FIELDS).all(|(&v, (values, _))| v < values), "day {day}");
+        }
+        let mut row = [0.0; TEMPORAL];
+        Temporal { first: i64::MIN, last: i64::MAX }.features(0, &mut row);
+        assert!(row.iter().all(|x| x.is_finite()));
+    }
+
+    /// Expected values computed with Python's `datetime` and `math` from the definitions.
+    #[test]
+    fn the_23_features_of_one_moment() {
+        let temporal = Temporal { first: 956_703_932_000_000, last: 1_046_454_590_000_000 };
+        let mut row = [0.0; TEMPORAL];
+        temporal.features(1_009_804_029_000_000, &mut row);
+        let expected = [
+            0.591640195,
+            0.4,
+            0.923076923,
+            0.866025404,
+            -0.5,
+            0.96875,
+            0.979529941,
+            -0.20129852,
+            0.125,
+            1.0,
+            0.0,
+            0.994550409,
+            0.999410634,
+            -0.034327601,
+            0.018867925,
+            1.0,
+            0.0,
+            0.56,
+            -0.965925826,
+            -0.258819045,
+            0.119411275,
+            0.732542899,
+            0.680720869,
+        ];
+        for (c, (x, e)) in row.iter().zip(expected).enumerate() {
+            // Half a unit in the last place of f32 near 1, and the nine printed digits.
+            assert!((f64::from(*x) - e).abs() < 6.1e-8, "feature {c}: {x} is not {e}");
+        }
+        // Outside the training range marker and year stay within 0..1.
+        temporal.features(4_000_000_000_000_000, &mut row);
+        assert_eq!(row[..2], [1.0, 1.0]);
+        temporal.features(0, &mut row);
+        assert_eq!(row[..2], [0.0, 0.0]);
+    }
+
+    /// One user, five events; the last two do not train.
+    fn log(times: bool) -> RawLog {
+        let mut raw = RawLog::default();
+        let (mut codes, mut ids) = (vec![], Ids::new());
+        for (item, place) in [("a", "home"), ("b", ""), ("c", "work"), ("a", "moon"), ("b", "home")] {
+            raw.users.push(raw.user_ids.intern(b"u"));
+            raw.items.push(raw.item_ids.intern(item.as_bytes()));
+            codes.push(ids.intern(place.as_bytes()));
+        }
+        raw.times = times.then(|| vec![0, 1_000_000, 2_000_000, 3_000_000, 4_000_000]);
+        let numbers = RawValues::Numeric(vec![1.0, f32::NAN, 5.0, 100.0, f32::INFINITY]);
+        raw.context.push(RawColumn { name: "price".into(), values: numbers });
+        raw.context.push(RawColumn { name: "place".into(), values: RawValues::Categorical { codes, ids } });
+        raw
+    }
+
+    fn fitted(times: bool, change: impl Fn(&mut Config)) -> (Interactions, Result<Option<ContextEncoder>>) {
+        let mut config = Config::default();
+        config.model.context = "yes".into();
+        change(&mut config);
+        let data = in_memory(log(times), &config.data, None).unwrap();
+        let split = Split::new(&data, &config.data, 0).unwrap();
+        let encoder = ContextEncoder::fit(&data, &split, &config);
+        (data, encoder)
+    }
+
+    #[test]
+    fn columns_are_standardised_and_coded_on_training_events_alone() {
+        let (data, encoder) = fitted(false, |_| {});
+        let encoder = encoder.unwrap().unwrap();
+        assert_eq!(encoder.numeric_width(), 1);
+        // Training prices 1 and 5: mean 3, deviation 2; unknown and infinite become the mean.
+        let rows = encoder.rows(&data, &[0, 1, 2, 3, 4]);
+        assert_eq!(rows.numeric, [-1.0, 0.0, 1.0, 48.5, 0.0]);
+        // Trained: home, the empty name, work; the moon is unknown.
+        assert_eq!(encoder.category_sizes(), [4]);
+        assert_eq!(rows.categories, [1, 2, 3, 0, 1]);
+        let stored = serde_json::to_string(&encoder).unwrap();
+        assert_eq!(serde_json::from_str::<ContextEncoder>(&stored).unwrap(), encoder);
+
+        let ask = |columns: &[(&str, &str)]| {
+            let columns = columns.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            encoder.request(&Request { time: Some(1), columns })
+        };
+        assert_eq!(ask(&[("price", " 7 "), ("place", "work")]).unwrap(), ContextRows { numeric: vec![2.0], categories: vec![3] });
+        assert_eq!(ask(&[("place", "moon")]).unwrap(), ContextRows { numeric: vec![0.0], categories: vec![0] });
+        assert_eq!(ask(&[("price", "cheap")]).unwrap_err().code(), Code::D0406);
+        assert_eq!(ask(&[("weather", "rain")]).unwrap_err().code(), Code::D0406);
+    }
+
+    #[test]
+    fn temporal_features_come_first_and_are_fitted_on_training_times() {
+        let (data, encoder) = fitted(true, |_| {});
+        let encoder = encoder.unwrap().unwrap();
+        assert_eq!(encoder.numeric_width(), TEMPORAL + 1);
+        let rows = encoder.rows(&data, &[2, 4]);
+        // Training times 0, 1, 2 s: marker (2 - 0 + 1) / (2 + 2), and 5/4 held at 1.
+        assert_eq!((rows.numeric[0], rows.numeric[24], rows.numeric[23]), (0.75, 1.0, 1.0));
+        let asked = encoder.request(&Request { time: Some(2_000_000), ..Request::default() }).unwrap();
+        assert_eq!(asked.numeric[..TEMPORAL], rows.numeric[..TEMPORAL]);
+        assert!(encoder.request(&Request::default()).unwrap().numeric.iter().all(|&x| x == 0.0));
+    }
+
+    #[test]
+    fn whether_context_is_used_is_decided_by_the_settings() {
+        assert!(fitted(true, |c| c.model.context = "no".into()).1.unwrap().is_none());
+        assert!(fitted(true, |c| c.model.context = "auto".into()).1.unwrap().is_none());
+        let cans = |c: &mut Config| (c.model.context, c.model.kind) = ("auto".into(), "cans".into());
+        assert_eq!(fitted(true, cans).1.unwrap().unwrap().numeric_width(), TEMPORAL + 1);
+        assert_eq!(fitted(true, |c| c.data.temporal = "no".into()).1.unwrap().unwrap().numeric_width(), 1);
+        assert_eq!(fitted(false, |c| c.data.temporal = "yes".into()).1.unwrap_err().code(), Code::D0404);
+        assert_eq!(fitted(true, |c| c.data.temporal = "maybe".into()).1.unwrap_err().code(), Code::C0202);
+        let mut bare = log(false);
+        bare.context.clear();
+        let mut config = Config::default();
+        config.model.context = "yes".into();
+        let data = in_memory(bare, &config.data, None).unwrap();
+        let split = Split::new(&data, &config.data, 0).unwrap();
+        assert_eq!(ContextEncoder::fit(&data, &split, &config).unwrap_err().code(), Code::D0404);
+        (config.model.context, config.model.kind) = ("auto".into(), "cans".into());
+        assert!(ContextEncoder::fit(&data, &split, &config).unwrap().is_none());
+    }
 }

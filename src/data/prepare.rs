@@ -244,3 +244,241 @@ fn check(raw: &RawLog) -> Result<()> {
         && below(&raw.items, raw.item_ids.len());
     if fits { Ok(()) } else { Err(Error::internal("the reader's columns disagree")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::interactions::Values;
+    use super::super::raw::{RawColumn, Rejected};
+    use super::super::synthetic;
+    use super::*;
+
+    /// (user, item, time, weight) rows; context columns number the rows and name their item again.
+    fn log(rows: &[(&str, &str, i64, f32)]) -> RawLog {
+        let mut raw = RawLog::default();
+        let (mut numbers, mut codes, mut ids) = (vec![], vec![], Ids::new());
+        for (n, (user, item, ..)) in rows.iter().enumerate() {
+            raw.users.push(raw.user_ids.intern(user.as_bytes()));
+            raw.items.push(raw.item_ids.intern(item.as_bytes()));
+            numbers.push(n as f32);
+            codes.push(ids.intern(item.to_uppercase().as_bytes()));
+        }
+        raw.times = Some(rows.iter().map(|r| r.2).collect());
+        raw.weights = Some(rows.iter().map(|r| r.3).collect());
+        raw.context = vec![
+            RawColumn { name: "row".into(), values: RawValues::Numeric(numbers) },
+            RawColumn { name: "upper".into(), values: RawValues::Categorical { codes, ids } },
+        ];
+        raw
+    }
+
+    const ROWS: [(&str, &str, i64, f32); 9] = [
+        ("w", "x", 9, 1.0),
+        ("v", "y", 5, 5.0),
+        ("u", "z", 7, 4.0),
+        ("v", "x", 5, 5.0),
+        ("u", "y", 7, 5.0),
+        ("u", "z", 1, 4.5),
+        ("v", "t", 3, 4.0),
+        ("u", "s", 2, 2.0),
+        ("v", "z", 8, 4.0),
+    ];
+
+    fn rows_of(data: &Interactions) -> Vec<(String, String, i64)> {
+        let text = |name: &[u8]| String::from_utf8(name.to_vec()).unwrap();
+        let mut rows = vec![];
+        for user in 0..data.users() as u32 {
+            for at in data.range(user) {
+                let item = data.event_items()[at];
+                rows.push((text(data.user_name(user)), text(data.item_name(item)), data.times().unwrap()[at]));
+            }
+        }
+        rows
+    }
+
+    fn attributes() -> RawAttributes {
+        let mut a = RawAttributes { offsets: vec![0], ..RawAttributes::default() };
+        for (item, names) in [("elsewhere", vec!["red"]), ("z", vec!["round", "red", "round"]), ("y", vec![])] {
+            a.items.intern(item.as_bytes());
+            for name in names {
+                a.codes.push(a.names.intern(name.as_bytes()));
+            }
+            a.offsets.push(a.codes.len() as u64);
+        }
+        a
+    }
+
+    #[test]
+    fn a_log_is_ordered_renumbered_and_described() {
+        let config = config::Data { min_weight: Some(3.0), path: "some/log.tsv".into(), ..config::Data::default() };
+        let data = in_memory(log(&ROWS), &config, Some(attributes())).unwrap();
+        // w's only row is too light; v appeared before u. Frequencies: z 3, y 2, x 1, t 1 (x appeared first).
+        let expected = [("v", "t", 3), ("v", "y", 5), ("v", "x", 5), ("v", "z", 8), ("u", "z", 1), ("u", "z", 7), ("u", "y", 7)];
+        assert_eq!(rows_of(&data), expected.map(|(u, i, t)| (u.to_string(), i.to_string(), t)));
+        assert_eq!((data.users(), data.items(), data.events()), (2, 4, 7));
+        assert_eq!(["z", "y", "x", "t"].map(|i| data.find_item(i.as_bytes())), [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!((data.find_item(b"s"), data.find_user(b"u"), data.find_user(b"w")), (None, Some(1), None));
+        assert_eq!(data.weights().unwrap(), [4.0, 5.0, 5.0, 4.0, 4.5, 4.0, 5.0]);
+        let columns = data.columns();
+        let (Values::Numeric(row), Values::Categorical { codes, names }) = (columns[0].values, columns[1].values) else {
+            panic!("columns changed their kinds");
+        };
+        assert_eq!((columns[0].name, columns[1].name), ("row", "upper"));
+        assert_eq!(row, [6.0, 1.0, 3.0, 8.0, 5.0, 2.0, 4.0]);
+        assert_eq!(codes.iter().map(|&c| names.get(c)[0]).collect::<Vec<_>>(), b"TYXZZZY");
+        let attributes = data.attributes().unwrap();
+        assert_eq!(attributes.width(), 2);
+        assert_eq!(attributes.of(0), [0, 1], "ascending and without repeats");
+        assert!((1..4).all(|item| attributes.of(item).is_empty()));
+        let meta = data.meta();
+        assert_eq!((meta.source.as_str(), meta.filters.len()), ("some/log.tsv", 1));
+        assert_eq!((meta.filters[0].before.events, meta.filters[0].after.events, meta.filters[0].after.users), (9, 7, 2));
+        assert_eq!((meta.statistics.repeated, meta.statistics.ties, meta.statistics.density), (1, 2, 7.0 / 8.0));
+    }
+
+    #[test]
+    fn a_file_holds_the_same_as_memory_and_its_hash_names_the_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config::Data::default();
+        let elsewhere = config::Data { path: "another/path".into(), ..config.clone() };
+        let memory = in_memory(log(&ROWS), &config, Some(attributes())).unwrap();
+        let file = prepare(log(&ROWS), &elsewhere, Some(attributes()), &folder.path().join("log.hn")).unwrap();
+        assert_eq!(rows_of(&file), rows_of(&memory));
+        assert_eq!(file.content_hash(), memory.content_hash());
+        file.verify().unwrap();
+        let mut other = log(&ROWS);
+        other.times.as_mut().unwrap()[0] += 1;
+        assert_ne!(in_memory(other, &config, Some(attributes())).unwrap().content_hash(), memory.content_hash());
+    }
+
+    fn bytes(raw: RawLog) -> Vec<u8> {
+        let plan = Plan::new(&raw, &config::Data::default()).unwrap();
+        let mut to = SectionWriter::new(Cursor::new(vec![])).unwrap();
+        plan.write(&mut to, &raw, Some(&attributes())).unwrap();
+        to.finish().unwrap().into_inner()
+    }
+
+    /// Everything an open log shows.
+    fn visible(data: &Interactions) -> String {
+        let columns: Vec<String> = data
+            .columns()
+            .iter()
+            .map(|c| match c.values {
+                Values::Numeric(x) => format!("{} {x:?}", c.name),
+                Values::Categorical { codes, names } => {
+                    format!("{} {:?}", c.name, codes.iter().map(|&c| names.get(c)).collect::<Vec<_>>())
+                }
+            })
+            .collect();
+        let attributes: Vec<_> = (0..data.items() as u32).map(|i| data.attributes().map(|a| a.of(i))).collect();
+        let (rows, meta) = (rows_of(data), data.meta());
+        format!("{rows:?} {:?} {columns:?} {attributes:?} {meta:?} {:?}", data.weights(), data.content_hash())
+    }
+
+    #[test]
+    fn every_flipped_byte_is_refused_or_harmless_and_every_truncation_refused() {
+        let good = bytes(log(&ROWS));
+        let expected = visible(&Interactions::from_bytes(&good).unwrap());
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x41;
+            if let Ok(data) = Interactions::from_bytes(&bad)
+                && data.verify().is_ok()
+            {
+                assert_eq!(visible(&data), expected, "flip at {at}");
+            }
+        }
+        for length in 0..good.len() {
+            assert!(Interactions::from_bytes(&good[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    /// A file whose checksums are right and whose contents lie: each lie must be found on opening.
+    #[test]
+    fn contents_that_do_not_fit_together_are_refused() {
+        type Change = fn(&mut Lie);
+        struct Lie {
+            offsets: Vec<u64>,
+            items: Vec<u32>,
+            times: Vec<i64>,
+            ends: Vec<u64>,
+            meta: Vec<u8>,
+        }
+        let build = |change: Change| {
+            let meta = serde_json::to_vec(&Meta::default()).unwrap();
+            let mut lie = Lie { offsets: vec![0, 2, 3], items: vec![0, 1, 1], times: vec![1, 2, 0], ends: vec![0, 1, 2], meta };
+            change(&mut lie);
+            let mut to = SectionWriter::new(Cursor::new(vec![])).unwrap();
+            to.gather(kind::OFFSETS, lie.offsets.len(), |i| lie.offsets[i]).unwrap();
+            to.gather(kind::ITEMS, lie.items.len(), |i| lie.items[i]).unwrap();
+            to.gather(kind::TIMES, lie.times.len(), |i| lie.times[i]).unwrap();
+            to.bytes(kind::USERS, b"uv").unwrap();
+            to.gather(kind::USER_ENDS, 3, |i| i as u64).unwrap();
+            to.bytes(kind::ITEM_NAMES, b"xy").unwrap();
+            to.gather(kind::ITEM_ENDS, lie.ends.len(), |i| lie.ends[i]).unwrap();
+            to.bytes(DESCRIPTION, &lie.meta).unwrap();
+            Interactions::from_bytes(&to.finish().unwrap().into_inner()).map(|data| rows_of(&data).len()).map_err(|e| e.code())
+        };
+        assert_eq!(build(|_| {}), Ok(3));
+        let lies: [Change; 11] = [
+            |l| l.items[2] = 2,
+            |l| l.items.truncate(2),
+            |l| l.offsets[1] = 4,
+            |l| l.offsets[2] = u64::MAX,
+            |l| l.offsets[0] = 1,
+            |l| l.offsets.clear(),
+            |l| l.times.swap(0, 1),
+            |l| l.times.truncate(2),
+            |l| l.ends[1] = 3,
+            |l| l.ends.truncate(2),
+            |l| l.meta = b"{\"source\": 7}".to_vec(),
+        ];
+        for (n, lie) in lies.into_iter().enumerate() {
+            assert_eq!(build(lie), Err(Code::D0401), "lie {n}");
+        }
+    }
+
+    #[test]
+    fn what_the_settings_cannot_do_is_refused() {
+        let code = |change: fn(&mut RawLog, &mut config::Data)| {
+            let (mut raw, mut config) = (log(&ROWS), config::Data::default());
+            change(&mut raw, &mut config);
+            in_memory(raw, &config, None).err().map(|e| e.code())
+        };
+        assert_eq!(code(|raw, _| *raw = RawLog::default()), Some(Code::D0102));
+        assert_eq!(code(|_, c| c.filter = "some".into()), Some(Code::C0202));
+        assert_eq!(code(|_, c| c.dedup = "some".into()), Some(Code::C0202));
+        assert_eq!(code(|_, c| c.min_user = 50), Some(Code::D0403));
+        assert_eq!(code(|_, c| c.min_weight = Some(9.0)), Some(Code::D0403));
+        assert_eq!(code(|raw, c| (raw.weights, c.min_weight) = (None, Some(1.0))), Some(Code::D0404));
+        assert_eq!(code(|raw, c| (raw.times, c.dedup) = (None, "exact".into())), Some(Code::D0404));
+        assert_eq!(code(|raw, _| raw.users[0] = 99), Some(Code::I7001));
+    }
+
+    #[test]
+    fn a_log_without_times_keeps_its_order() {
+        let mut raw = log(&ROWS);
+        raw.times = None;
+        raw.rejected = Rejected::default();
+        raw.rejected.count("bad_time", 3);
+        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let items: Vec<&[u8]> = data.history(1).iter().map(|&i| data.item_name(i)).collect();
+        assert_eq!((data.user_name(1), items), (&b"v"[..], vec![&b"y"[..], b"x", b"t", b"z"]));
+        assert!(data.times().is_none() && data.attributes().is_none());
+        assert_eq!((data.meta().statistics.first_time, data.meta().rejected.total()), (None, 1));
+    }
+
+    #[test]
+    fn the_result_does_not_depend_on_threads() {
+        let synthetic = config::Synthetic { users: 3000, items: 300, ..Default::default() };
+        let config = config::Data { min_user: 8, min_item: 60, dedup: "last".into(), ..Default::default() };
+        let hash = |threads| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let (raw, attributes) = synthetic::generate(&synthetic).unwrap();
+                let data = in_memory(raw, &config, Some(attributes)).unwrap();
+                assert!(data.users() < 3000 && data.users() > 500, "the filter should bite: {}", data.users());
+                (data.content_hash(), data.meta().statistics.clone())
+            })
+        };
+        assert_eq!(hash(1), hash(3));
+    }
+}

@@ -241,3 +241,137 @@ pub fn leakage(split: &Split, data: &Interactions) -> Leakage {
         cold_items: cold.len() as u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::prepare::in_memory;
+    use super::super::raw::RawLog;
+    use super::*;
+
+    /// Users with their (item, time) events, in this order.
+    fn data(users: &[&[(&str, i64)]]) -> Interactions {
+        let (mut raw, mut times) = (RawLog::default(), vec![]);
+        for (u, events) in users.iter().enumerate() {
+            for (item, time) in *events {
+                raw.users.push(raw.user_ids.intern(u.to_string().as_bytes()));
+                raw.items.push(raw.item_ids.intern(item.as_bytes()));
+                times.push(*time);
+            }
+        }
+        raw.times = Some(times);
+        in_memory(raw, &config::Data::default(), None).unwrap()
+    }
+
+    fn config(split: &str, quantile: f64, target: &str) -> config::Data {
+        config::Data { split: split.into(), gts_quantile: quantile, gts_target: target.into(), ..config::Data::default() }
+    }
+
+    fn at(user: u32, at: u64) -> Target {
+        Target { user, history_end: at, at }
+    }
+
+    #[test]
+    fn leave_one_out_keeps_two_events_of_users_with_three() {
+        let data = data(&[
+            &[("a", 1), ("b", 2), ("c", 3), ("a", 4)],
+            &[("a", 1), ("b", 2)],
+            &[("b", 1)],
+            &[("a", 5), ("a", 6), ("d", 7)],
+        ]);
+        let split = Split::new(&data, &config("loo", 0.5, "last"), 1).unwrap();
+        assert_eq!((split.name.as_str(), split.seed), ("loo", None));
+        assert_eq!(split.train_end, [2, 6, 7, 8]);
+        assert_eq!(split.valid, [at(0, 2), at(3, 8)]);
+        assert_eq!(split.test, [at(0, 3), at(3, 9)]);
+        let count = |name: &str| split.train_items[data.find_item(name.as_bytes()).unwrap() as usize];
+        assert_eq!(["a", "b", "c", "d"].map(count), [3, 3, 0, 0]);
+        assert_eq!(split.training_events(), 6);
+        // The first test target is at time 4: of six training events only user 3's first (time 5) is later. The targets
+        // are a (in the history at another time) and d (never trained).
+        let expected = Leakage {
+            later_training_share: Some(1.0 / 6.0),
+            targets: 2,
+            repeated_targets: 1,
+            duplicate_targets: 0,
+            cold_targets: 1,
+            cold_items: 1,
+        };
+        assert_eq!(leakage(&split, &data), expected);
+    }
+
+    #[test]
+    fn duplicate_rows_are_told_from_repeats() {
+        let data = data(&[&[("a", 1), ("b", 2), ("b", 2)], &[("a", 1), ("a", 2), ("a", 3)]]);
+        let split = Split::new(&data, &config("loo", 0.5, "last"), 1).unwrap();
+        let leakage = leakage(&split, &data);
+        assert_eq!((leakage.repeated_targets, leakage.duplicate_targets), (2, 1));
+    }
+
+    #[test]
+    fn loo_512_validates_a_random_subset_and_trains_on_no_more() {
+        let events: Vec<Vec<(String, i64)>> =
+            (0..700).map(|u| (0..3 + u % 2).map(|t| (format!("{}", (u + t) % 9), i64::from(t))).collect()).collect();
+        let borrowed: Vec<Vec<(&str, i64)>> = events.iter().map(|e| e.iter().map(|(i, t)| (&i[..], *t)).collect()).collect();
+        let data = data(&borrowed.iter().map(|e| &e[..]).collect::<Vec<_>>());
+        let all = Split::new(&data, &config("loo", 0.5, "last"), 1).unwrap();
+        let one = Split::new(&data, &config("loo_512", 0.5, "last"), 1).unwrap();
+        let two = Split::new(&data, &config("loo_512", 0.5, "last"), 2).unwrap();
+        assert_eq!((one.valid.len(), one.seed), (512, Some(1)));
+        assert!(one.valid.is_sorted_by_key(|t| t.at) && one.valid.iter().all(|t| all.valid.contains(t)));
+        assert_ne!(one.valid, two.valid);
+        assert_eq!((one.train_end, one.test), (all.train_end, all.test));
+        // 512 of 700 users: a user is left out by both seeds with probability (188/700)^2; 50 expected.
+        let missed = all.valid.iter().filter(|t| !one.valid.contains(t) && !two.valid.contains(t)).count();
+        assert!((20..90).contains(&missed), "{missed}");
+    }
+
+    /// Ten events at times 0..10 in four users; q = .7 cuts at time 7, and the seven before at floor(4.9) = time 4.
+    fn timed() -> Interactions {
+        data(&[&[("a", 0), ("b", 1), ("c", 5), ("d", 8), ("e", 9)], &[("a", 2), ("b", 6)], &[("a", 3), ("c", 4)], &[("b", 7)]])
+    }
+
+    #[test]
+    fn the_global_split_cuts_time_twice() {
+        let data = timed();
+        let split = |target: &str| Split::new(&data, &config("gts", 0.7, target), 1).unwrap();
+        let last = split("last");
+        assert_eq!(last.name, "gts q=0.7 target=last");
+        // User 0: events 0..5, user 1: 5, 6, user 2: 7, 8, user 3: 9. User 3 has no earlier event: no target.
+        assert_eq!(last.train_end, [2, 6, 8, 9]);
+        assert_eq!(last.valid, [at(0, 2), at(1, 6), at(2, 8)]);
+        assert_eq!(last.test, [at(0, 4)]);
+        assert_eq!(split("first").test, [at(0, 3)]);
+        assert_eq!(split("all").test, [at(0, 3), at(0, 4)]);
+        assert_eq!((split("random").seed, split("last").seed), (Some(1), None));
+        let random: Vec<u64> = (0..40).map(|s| Split::new(&data, &config("gts", 0.7, "random"), s).unwrap().test[0].at).collect();
+        assert!(random.contains(&3) && random.contains(&4));
+        assert_eq!(leakage(&last, &data).later_training_share, Some(0.0));
+    }
+
+    #[test]
+    fn nothing_trains_at_or_after_the_cut_even_with_ties() {
+        let data = data(&[&[("a", 1), ("b", 2), ("c", 2), ("d", 2)], &[("a", 1), ("b", 1), ("d", 2)]]);
+        let split = Split::new(&data, &config("gts", 0.9, "all"), 1).unwrap();
+        // Both cuts fall on ties: the outer at 2, the inner at 1, so nothing trains; the training set says so later.
+        assert_eq!(split.training_events(), 0);
+        assert_eq!(split.test.len(), 4);
+        assert_eq!(split.valid, [at(1, 5)]);
+    }
+
+    #[test]
+    fn settings_that_cannot_hold_are_refused() {
+        let data = timed();
+        let code = |c: &config::Data| Split::new(&data, c, 1).err().map(|e| e.code());
+        assert_eq!(code(&config("weekly", 0.5, "last")), Some(Code::C0202));
+        assert_eq!(code(&config("gts", 0.5, "middle")), Some(Code::C0202));
+        for quantile in [0.0, 1.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(code(&config("gts", quantile, "last")), Some(Code::C0202));
+        }
+        assert_eq!(code(&config("gts", 0.05, "last")), Some(Code::D0404), "nothing lies before the first event");
+        let mut raw = RawLog::default();
+        raw.users.push(raw.user_ids.intern(b"u"));
+        raw.items.push(raw.item_ids.intern(b"i"));
+        let untimed = in_memory(raw, &config::Data::default(), None).unwrap();
+        assert_eq!(Split::new(&untimed, &config("gts", 0.5, "last"), 1).err().map(|e| e.code()), Some(Code::D0404));
+    }
+}

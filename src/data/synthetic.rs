@@ -180,3 +180,104 @@ impl World<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::interactions::Interactions;
+    use super::super::prepare::in_memory;
+    use super::*;
+
+    fn log(change: impl Fn(&mut config::Synthetic)) -> Interactions {
+        let mut settings = config::Synthetic::default();
+        change(&mut settings);
+        let (raw, attributes) = generate(&settings).unwrap();
+        in_memory(raw, &config::Data::default(), Some(attributes)).unwrap()
+    }
+
+    #[test]
+    fn the_log_has_the_size_asked_for() {
+        let data = log(|_| {});
+        assert_eq!(data.users(), 2000);
+        assert!(data.items() > 950 && data.items() <= 1000, "{}", data.items());
+        let s = &data.meta().statistics;
+        // Lengths are 3 plus an exponential of mean 27: the mean of 2000 has standard error .6.
+        assert!((s.mean_length - 30.0).abs() < 2.5, "{}", s.mean_length);
+        assert!(s.min_length >= 3);
+        assert_eq!(data.attributes().unwrap().width(), 20);
+        let item = data.find_item(b"item17").unwrap();
+        assert_eq!(data.attributes().unwrap().names.get(data.attributes().unwrap().of(item)[0]), b"cluster17");
+    }
+
+    #[test]
+    fn users_do_not_depend_on_each_other() {
+        let (few, many) = (log(|s| s.users = 10), log(|s| s.users = 600));
+        for user in 0..10 {
+            let of = |data: &Interactions| {
+                let names: Vec<Vec<u8>> = data.history(user).iter().map(|&i| data.item_name(i).to_vec()).collect();
+                (names, data.times().unwrap()[data.range(user)].to_vec())
+            };
+            assert_eq!(of(&few), of(&many));
+        }
+        assert_ne!(log(|s| s.users = 10).content_hash(), log(|s| (s.users, s.seed) = (10, 2)).content_hash());
+    }
+
+    /// Counting which item followed which in all but the last event of each user, and ranking by it, beats popularity.
+    #[test]
+    fn the_order_predicts_far_better_than_popularity() {
+        let data = log(|_| {});
+        let mut follow = std::collections::BTreeMap::<(u32, u32), u32>::new();
+        for user in 0..2000 {
+            let history = data.history(user);
+            history[..history.len() - 1].windows(2).for_each(|w| *follow.entry((w[0], w[1])).or_default() += 1);
+        }
+        let (mut by_order, mut by_popularity) = (0, 0);
+        for user in 0..2000 {
+            let history = data.history(user);
+            let (last, target) = (history[history.len() - 2], history[history.len() - 1]);
+            let mut ranked: Vec<(u32, u32)> = follow.range((last, 0)..(last + 1, 0)).map(|(k, n)| (u32::MAX - n, k.1)).collect();
+            ranked.sort_unstable();
+            by_order += u32::from(ranked.iter().take(10).any(|r| r.1 == target));
+            // Items are numbered by descending frequency.
+            by_popularity += u32::from(target < 10);
+        }
+        assert!(by_order > 3 * by_popularity && by_order > 1000, "order {by_order}, popularity {by_popularity} of 2000");
+    }
+
+    /// Items of clusters `c mod 4 = p` are more frequent in period p than outside it.
+    #[test]
+    fn popularity_depends_on_the_time_of_day() {
+        let data = log(|s| s.markov = 0.0);
+        let mut counts = [[0f64; 4]; 4];
+        for (event, &item) in data.event_items().iter().enumerate() {
+            let cluster = data.attributes().unwrap().of(item)[0] as usize;
+            let period = (data.times().unwrap()[event] / 1_000_000 % 86_400 / 21_600) as usize;
+            counts[period][cluster % 4] += 1.0;
+        }
+        for (p, row) in counts.iter().enumerate() {
+            let share = row[p] / row.iter().sum::<f64>();
+            // .5 by the period, a quarter of the other half by chance.
+            assert!((share - 0.625).abs() < 0.03, "period {p}: {share}");
+        }
+    }
+
+    #[test]
+    fn odd_settings_work_and_impossible_ones_are_refused() {
+        for (users, items, clusters, periods, mean) in [(1, 2, 1, 1, 1.0), (3, 7, 7, 24, 2.0), (5, 11, 3, 5, 4.0)] {
+            let data = log(|s| {
+                (s.users, s.items, s.clusters, s.periods, s.events_per_user) = (users, items, clusters, periods, mean);
+            });
+            assert_eq!(data.users(), users as usize);
+        }
+        let refused = |change: fn(&mut config::Synthetic)| {
+            let mut settings = config::Synthetic::default();
+            change(&mut settings);
+            generate(&settings).err().map(|e| e.code())
+        };
+        assert_eq!(refused(|s| s.users = 0), Some(Code::C0202));
+        assert_eq!(refused(|s| s.items = 1), Some(Code::C0202));
+        assert_eq!(refused(|s| s.clusters = 1001), Some(Code::C0202));
+        assert_eq!(refused(|s| s.periods = 0), Some(Code::C0202));
+        assert_eq!(refused(|s| s.markov = f64::NAN), Some(Code::C0202));
+        assert_eq!(refused(|s| (s.users, s.events_per_user) = (u32::MAX - 1, 30.0)), Some(Code::D0405));
+    }
+}

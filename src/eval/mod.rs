@@ -18,6 +18,7 @@
 //! orders equal scores by item index; the rule `listed` ranks a target the same way. The figures of a report therefore
 //! follow from the recommendation file under every rule when `tied_targets` is 0, and always under `listed`.
 
+pub mod encoder;
 pub mod item_to_item;
 pub mod lists;
 #[cfg(feature = "parquet")]
@@ -41,6 +42,7 @@ use crate::metrics::significance::Mean;
 use crate::ops::rank::{self, Entry, Excluded, Mask, Standing};
 use crate::rng::{Draws, Stream};
 
+pub use encoder::Encoder;
 pub use item_to_item::ItemToItem;
 pub use lists::{Format, ListWriter};
 pub use popularity::Popularity;

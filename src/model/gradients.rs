@@ -28,7 +28,9 @@ fn batch() -> Batch {
 fn model(config: &config::Model, attributes: bool) -> Model {
     // Item 2 has no attribute, item 5 two.
     let lists = attributes.then(|| AttributeLists::new(&[0, 1, 2, 2, 3, 4, 6, 7], &[0, 1, 2, 0, 1, 2, 2], 3));
-    let sizes = Sizes { items: ITEMS, numeric: 2, categories: vec![3, 2], attributes: lists };
+    let context = config.kind == "cans" || config.context == "yes";
+    let (numeric, categories) = if context { (2, vec![3, 2]) } else { (0, vec![]) };
+    let sizes = Sizes { items: ITEMS, numeric, categories, attributes: lists };
     let mut model = Model::new(config, sizes, &Device::ORACLE, 5).unwrap();
     // Larger and unequal values than initial ones, so that no gradient is lost in symmetry.
     for (i, param) in model.params_mut().iter_mut().enumerate() {

@@ -66,8 +66,8 @@ where
 }
 
 impl Hyper {
-    /// Resolves `auto` by the model's kind and checks ranges.
-    pub fn resolve(config: &config::Model) -> Result<Hyper> {
+    /// Resolves `auto` by the model's kind and checks ranges. `context`: whether the data brings any.
+    pub fn resolve(config: &config::Model, context: bool) -> Result<Hyper> {
         let cans = choose("kind", &config.kind, &[("sasrec", false), ("cans", true)])?;
         let dim = config.dim as usize;
         let range = |key: &str, ok: bool, text: &str| {
@@ -94,14 +94,15 @@ impl Hyper {
             pre_norm: choose("norm", &config.norm, &[("pre", true), ("post", false)])?,
             activation: choose("activation", &config.activation, &[("relu", Activation::Relu), ("gelu", Activation::Gelu)])?,
             causal: config.causal,
-            positions: auto("positions", &config.positions, "learned", "none", !cans)?,
+            // Without context `cans` would see no order at all.
+            positions: auto("positions", &config.positions, "learned", "none", !(cans && context))?,
             tied: config.tied,
             score: if auto("score", &config.score, "cosine", "dot", cans)? {
                 ScoreKind::Cosine { temperature: config.temperature }
             } else {
                 ScoreKind::Dot
             },
-            context: auto("context", &config.context, "yes", "no", cans)?,
+            context,
             scale: if config.scale_embeddings && !cans { (dim as f64).sqrt() } else { 1.0 },
             init_std: config.init_std,
         })
@@ -190,7 +191,7 @@ pub struct Model {
 
 impl Model {
     pub fn new(config: &config::Model, sizes: Sizes, device: &Device, seed: u64) -> Result<Model> {
-        let hyper = Hyper::resolve(config)?;
+        let hyper = Hyper::resolve(config, sizes.numeric + sizes.categories.len() > 0)?;
         let d = hyper.dim;
         let mut list = ParamList::new(device, seed, hyper.init_std);
         let items = list.table("items", sizes.items, d)?;
@@ -335,7 +336,7 @@ impl Model {
             let context = match queries {
                 Queries::All => projection.rows(&device, &batch.target_context, r)?,
                 Queries::Last => {
-                    projection.rows(&device, &last_rows(&batch.target_context, &self.query_rows, r), self.query_rows.len())?
+                    projection.rows(&device, &batch.target_context.pick(&self.query_rows, r), self.query_rows.len())?
                 }
             };
             projection.forward(&device, &self.list, &mut self.target_context, &context, d)?;
@@ -451,13 +452,4 @@ fn ages(batch: &Batch) -> Vec<u32> {
         ages.extend((0..batch.range(b).len() as u32).rev());
     }
     ages
-}
-
-/// The chosen rows of a context.
-fn last_rows(context: &ContextRows, chosen: &[u32], total: usize) -> ContextRows {
-    fn pick<T: Copy>(values: &[T], chosen: &[u32], total: usize) -> Vec<T> {
-        let width = values.len() / total.max(1);
-        chosen.iter().flat_map(|&r| values[r as usize * width..(r as usize + 1) * width].iter().copied()).collect()
-    }
-    ContextRows { numeric: pick(&context.numeric, chosen, total), categories: pick(&context.categories, chosen, total) }
 }

@@ -3,4 +3,5 @@
 mod evaluate;
 mod readers;
 mod settings;
+mod statistics;
 mod twins;

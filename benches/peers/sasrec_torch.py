@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""SASRec in PyTorch, the baseline that hardneg's plain path is timed and checked against.
+
+Same model, data order, loss and number of negatives as `hardneg train`; every choice that makes PyTorch faster on a CPU
+was taken and can be switched, so that the best of them is the baseline:
+
+  --layout packed   linear layers and norms on the packed rows, padding only around attention  (or: padded)
+  --sampled gather  gathers (rows, N, D) of negatives; dense: scores all items and picks        (both exact)
+  --compile         torch.compile
+
+Needs: pip install torch numpy.   Reads "user item" text in time order, plain or gzip.
+Prints one JSON line per epoch: seconds, rows, mean loss.
+"""
+import argparse
+import gzip
+import json
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+M0, M1, W0, W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+
+
+def philox(seed, stream, lane, step, index):
+    """Words of hardneg's generator for an array of indexes: (n, 4) uint64 holding 32-bit words."""
+    mask = np.uint64(0xFFFFFFFF)
+    index = np.asarray(index, dtype=np.uint64)
+    c = [index & mask, index >> np.uint64(32), np.full_like(index, step & 0xFFFFFFFF),
+         np.full_like(index, (stream << 24) | (lane << 16) | (step >> 32))]
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = np.uint64(M0) * c[0], np.uint64(M1) * c[2]
+        c = [(p1 >> np.uint64(32)) ^ c[1] ^ np.uint64(k0), p1 & mask, (p0 >> np.uint64(32)) ^ c[3] ^ np.uint64(k1), p0 & mask]
+        k0, k1 = (k0 + W0) & 0xFFFFFFFF, (k1 + W1) & 0xFFFFFFFF
+    return np.stack(c, axis=-1)
+
+
+def epoch_order(seed, epoch, n):
+    """The keyed bijection of 0..n of src/data/order.rs."""
+    half = max(1, (((n - 1).bit_length()) + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+
+    def permute(code):
+        left, right = code >> np.uint64(half), code & mask
+        for r in range(6):
+            left, right = right, left ^ (philox(seed, 2, r, epoch, right)[:, 0] & mask)
+        return (left << np.uint64(half)) | right
+
+    code = permute(np.arange(n, dtype=np.uint64))
+    while (code >= n).any():
+        out = code >= n
+        code[out] = permute(code[out])
+    return code.astype(np.int64)
+
+
+def read(path):
+    """Sequences of dense item numbers, users in order of first appearance, items by descending frequency."""
+    opened = gzip.open(path, "rt") if path.endswith(".gz") else open(path)
+    users, names = {}, {}
+    with opened as lines:
+        for line in lines:
+            user, item = line.split()[:2]
+            users.setdefault(user, []).append(names.setdefault(item, len(names)))
+    count = np.zeros(len(names), dtype=np.int64)
+    for items in users.values():
+        np.add.at(count, items, 1)
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[np.argsort(-count, kind="stable")] = np.arange(len(names))
+    return [rank[np.array(items)] for items in users.values()], len(names)
+
+
+class Block(torch.nn.Module):
+    def __init__(self, d, heads, p):
+        super().__init__()
+        self.heads, self.p = heads, p
+        self.norm1, self.norm2 = torch.nn.LayerNorm(d), torch.nn.LayerNorm(d)
+        self.qkv, self.project = torch.nn.Linear(d, 3 * d), torch.nn.Linear(d, d)
+        self.expand, self.contract = torch.nn.Linear(d, d), torch.nn.Linear(d, d)
+
+    def forward(self, x, pad, unpad):
+        d = x.shape[-1]
+        qkv = pad(self.qkv(self.norm1(x)))  # (B, L, 3D)
+        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in qkv.split(d, dim=-1))
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.p if self.training else 0.0)
+        a = unpad(a.transpose(1, 2).reshape(qkv.shape[0], qkv.shape[1], d))
+        x = x + F.dropout(self.project(a), self.p, self.training)
+        h = self.contract(F.relu(self.expand(self.norm2(x))))
+        return x + F.dropout(h, self.p, self.training)
+
+
+class SASRec(torch.nn.Module):
+    """Pre-norm, learned positions counted back from the last event, tied output table, as `model.kind = "sasrec"`."""
+
+    def __init__(self, items, d, layers, heads, length, p):
+        super().__init__()
+        self.items, self.positions = torch.nn.Embedding(items, d), torch.nn.Embedding(length, d)
+        torch.nn.init.normal_(self.items.weight, std=0.02)
+        torch.nn.init.normal_(self.positions.weight, std=0.02)
+        self.blocks = torch.nn.ModuleList(Block(d, heads, p) for _ in range(layers))
+        for block in self.blocks:
+            for layer in (block.qkv, block.project, block.expand, block.contract):
+                torch.nn.init.xavier_normal_(layer.weight)
+                torch.nn.init.zeros_(layer.bias)
+        self.norm, self.p, self.scale = torch.nn.LayerNorm(d), p, d ** 0.5
+
+    def forward(self, items, ages, pad, unpad):
+        x = self.items(items) * self.scale + self.positions(ages)
+        x = F.dropout(x, self.p, self.training)
+        for block in self.blocks:
+            x = block(x, pad, unpad)
+        return self.norm(x)
+
+
+def load(model, path):
+    """Copies the weights of a hardneg checkpoint, to compare losses step by step."""
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header, start = json.loads(f.read(size)), 8 + size
+        blob = f.read()
+
+    def tensor(name):
+        at = header[name]
+        a, b = at["data_offsets"]
+        return torch.from_numpy(np.frombuffer(blob[a:b], dtype=np.float32).reshape(at["shape"]).copy())
+
+    def linear(layer, name):
+        layer.weight.data.copy_(tensor(name + ".weight").T)
+        layer.bias.data.copy_(tensor(name + ".bias"))
+
+    def norm(layer, name):
+        layer.weight.data.copy_(tensor(name + ".gain"))
+        layer.bias.data.copy_(tensor(name + ".bias"))
+
+    prefix = "model." if any(k.startswith("model.") for k in header) else ""
+    model.items.weight.data.copy_(tensor(prefix + "items"))
+    model.positions.weight.data.copy_(tensor(prefix + "positions"))
+    for i, block in enumerate(model.blocks):
+        b = f"{prefix}block{i}."
+        norm(block.norm1, b + "norm1")
+        norm(block.norm2, b + "norm2")
+        linear(block.qkv, b + "attention.qkv")
+        linear(block.project, b + "attention.project")
+        linear(block.expand, b + "feed_forward.expand")
+        linear(block.contract, b + "feed_forward.contract")
+    norm(model.norm, prefix + "norm")
+
+
+def sampled_loss(h, targets, table, n, how, chunk=4096):
+    """Softmax over the target and n uniform negatives per row, summed over rows; in chunks so that memory stays in cache."""
+    items, total = table.shape[0], 0.0
+    for h, y in zip(h.split(chunk), targets.split(chunk)):
+        negatives = torch.randint(items - 1, (len(y), n))
+        negatives += negatives >= y[:, None]  # uniform over all items but the target
+        if how == "dense":
+            scores = (h @ table.T).gather(1, torch.cat([y[:, None], negatives], 1))
+        else:
+            candidates = F.embedding(torch.cat([y[:, None], negatives], 1), table)  # (chunk, 1+n, D)
+            scores = torch.bmm(candidates, h[:, :, None]).squeeze(2)
+        total = total + F.cross_entropy(scores, torch.zeros(len(y), dtype=torch.long), reduction="sum")
+    return total
+
+
+def full_loss(h, targets, table, chunk=2048):
+    total = 0.0
+    for h, y in zip(h.split(chunk), targets.split(chunk)):
+        total = total + F.cross_entropy(h @ table.T, y, reduction="sum")
+    return total
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("log")
+    p.add_argument("--loss", choices=["softmax", "sampled"], default="softmax")
+    p.add_argument("--negatives", type=int, default=256)
+    p.add_argument("--sampled", choices=["gather", "dense"], default="gather")
+    p.add_argument("--layout", choices=["packed", "padded"], default="packed")
+    p.add_argument("--compile", action="store_true")
+    p.add_argument("--epochs", type=int, default=2)
+    p.add_argument("--steps", type=int, default=0, help="stop after so many steps, printing every loss")
+    p.add_argument("--batch", type=int, default=128)
+    p.add_argument("--length", type=int, default=200)
+    p.add_argument("--dim", type=int, default=64)
+    p.add_argument("--layers", type=int, default=2)
+    p.add_argument("--heads", type=int, default=1)
+    p.add_argument("--dropout", type=float, default=0.1)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--init", help="weights of a hardneg checkpoint (model.safetensors)")
+    a = p.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+    sequences, items = read(a.log)
+    # Leave-one-out: the last two events of everybody are held out; a sequence needs two training events.
+    sequences = [s[:-2] if len(s) >= 3 else s for s in sequences]
+    sequences = [s[-(a.length + 1):] for s in sequences if len(s) >= 2]
+    model = SASRec(items, a.dim, a.layers, a.heads, a.length, a.dropout)
+    if a.init:
+        load(model, a.init)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=True)
+    run = torch.compile(model, dynamic=True) if a.compile else model
+
+    def batch(indexes):
+        chosen = [sequences[i] for i in indexes]
+        lengths = torch.tensor([len(s) - 1 for s in chosen])
+        x = torch.from_numpy(np.concatenate([s[:-1] for s in chosen]))
+        y = torch.from_numpy(np.concatenate([s[1:] for s in chosen]))
+        length = int(lengths.max())
+        place = torch.arange(length)[None, :]
+        valid = place < lengths[:, None]
+        ages = (lengths[:, None] - 1 - place)[valid]
+        if a.layout == "packed":
+            def pad(t):
+                out = t.new_zeros(len(chosen), length, t.shape[-1])
+                out[valid] = t
+                return out
+            return x, y, ages, pad, lambda t: t[valid], lambda t: t
+        xs, age = torch.zeros(len(chosen), length, dtype=torch.long), torch.zeros(len(chosen), length, dtype=torch.long)
+        xs[valid], age[valid] = x, ages
+        return xs, y, age, lambda t: t, lambda t: t, lambda t: t[valid]
+
+    step = 0
+    for epoch in range(a.epochs):
+        order = epoch_order(a.seed, epoch, len(sequences))
+        started, rows, total = time.perf_counter(), 0, 0.0
+        for first in range(0, len(order), a.batch):
+            x, y, ages, pad, unpad, valid = batch(order[first:first + a.batch])
+            optimizer.zero_grad(set_to_none=True)
+            h = valid(run(x, ages, pad, unpad))
+            table = model.items.weight
+            loss = full_loss(h, y, table) if a.loss == "softmax" else sampled_loss(h, y, table, a.negatives, a.sampled)
+            loss = loss / len(y)
+            loss.backward()
+            optimizer.step()
+            rows += len(y)
+            total += loss.item() * len(y)
+            if a.steps:
+                print(json.dumps({"step": step, "loss": float(loss), "rows": len(y)}))
+            step += 1
+            if a.steps and step >= a.steps:
+                return
+        seconds = time.perf_counter() - started
+        print(json.dumps({"epoch": epoch, "seconds": round(seconds, 3), "rows": rows, "loss": total / rows}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
