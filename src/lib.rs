@@ -54,6 +54,7 @@ pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod rng;
 pub mod sampling;
 pub mod train;

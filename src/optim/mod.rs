@@ -1,0 +1,191 @@
+//! Optimizers: from gradients to new values. A new one is a file and a line in [`KINDS`].
+//!
+//! [`Optimizer::step`] takes the global norm, scales every gradient by the clipping factor, updates and clears, reading each
+//! gradient twice in all. Tables may be updated lazily: only the rows the step touched, see `adamw.rs` for what that means.
+
+mod adamw;
+mod clip;
+mod schedule;
+
+pub use schedule::Schedule;
+
+use crate::config;
+use crate::device::Device;
+use crate::dispatch;
+use crate::error::{Code, Error, Result, did_you_mean};
+use crate::ops::param::{Param, Role};
+use adamw::{AdamW, Moments};
+
+/// What an optimizer says about itself.
+pub struct Declared {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub source: &'static str,
+}
+
+/// The registry.
+pub static KINDS: &[Declared] = &[Declared {
+    name: "adamw",
+    help: "Adam with bias correction and decoupled weight decay; tables dense or lazily by row",
+    source: "Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019",
+}];
+
+/// Tables with more elements than this are updated lazily under `tables = "auto"`.
+const LAZY_ABOVE: usize = 1 << 22;
+
+/// The state of an optimizer: as many moments as parameters, in their order.
+pub struct Optimizer {
+    rule: AdamW,
+    decay_tables: bool,
+    weight_decay: f64,
+    /// Largest global norm; 0: none.
+    clip: f64,
+    moments: Vec<Moments>,
+}
+
+/// One array of the optimizer's state, for a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The parameter's name and what the array holds: `items.first`, `items.second`, `items.age`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+impl Optimizer {
+    /// Zeroed state for `params`. C0202: a value of `optim` out of range.
+    pub fn new(device: &Device, config: &config::Optim, params: &[Param]) -> Result<Optimizer> {
+        let names: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
+        choice("kind", &config.kind, &names)?;
+        let tables = choice("tables", &config.tables, &["auto", "dense", "lazy"])?;
+        let range = |key: &str, value: f64, ok: bool, range: &str| match ok && value.is_finite() {
+            true => Ok(()),
+            false => {
+                Err(Error::new(Code::C0202, format!("`optim.{key} = {value}` is out of range")).help(format!("use {range}")))
+            }
+        };
+        range("beta1", config.beta1, (0.0..1.0).contains(&config.beta1), "0 or more, below 1; 0.9 is usual")?;
+        range("beta2", config.beta2, (0.0..1.0).contains(&config.beta2), "0 or more, below 1; 0.98 is usual")?;
+        range("eps", config.eps, config.eps > 0.0, "more than 0; 1e-8 is usual")?;
+        range("weight_decay", config.weight_decay, config.weight_decay >= 0.0, "0 or more; 0.01 is usual")?;
+        range("clip", config.clip, config.clip >= 0.0, "0 for no clipping, or the largest norm; 1 is usual")?;
+        let moments = params.iter().map(|p| {
+            let lazy =
+                p.role == Role::Table && p.shape.len() > 1 && (tables == "lazy" || tables == "auto" && p.len() > LAZY_ABOVE);
+            Moments::new(device, p.len(), lazy.then(|| p.shape[0]))
+        });
+        Ok(Optimizer {
+            rule: AdamW { beta1: config.beta1, beta2: config.beta2, eps: config.eps },
+            decay_tables: config.decay_tables,
+            weight_decay: config.weight_decay,
+            clip: config.clip,
+            moments: moments.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.
+    pub fn is_lazy(&self, i: usize) -> bool {
+        self.moments.get(i).is_some_and(|m| m.last.is_some())
+    }
+
+    /// One update with learning rate `lr`; `step` counts from 1. Gradients are zero afterwards. Returns their global norm
+    /// before clipping.
+    ///
+    /// `touched[i]`, for a lazy parameter, are the rows whose gradient may differ from zero, ascending and distinct; `None`
+    /// or a missing entry means all rows. Other parameters ignore it.
+    ///
+    /// T0701: a gradient is not finite; nothing has been changed then.
+    pub fn step(&mut self, device: &Device, params: &mut [Param], touched: &[Option<&[u32]>], step: u64, lr: f64) -> Result<f64> {
+        if params.len() != self.moments.len() {
+            return Err(Error::internal("optimizer: other parameters than at the start"));
+        }
+        let rows_of = |i: usize, m: &Moments| touched.get(i).copied().flatten().filter(|_| m.last.is_some());
+        let mut square = 0.0;
+        for (i, (param, moments)) in params.iter().zip(&self.moments).enumerate() {
+            check(param, moments, rows_of(i, moments))?;
+            square += clip::square(device, param, rows_of(i, moments))?;
+        }
+        let norm = square.sqrt();
+        if !norm.is_finite() {
+            return Err(Error::new(Code::T0701, format!("the gradient's norm is {norm} in step {step}"))
+                .help("a lower learning rate, a longer warm-up or clipping (`optim.clip = 1`) usually helps"));
+        }
+        let scale = clip::factor(norm, self.clip);
+        for (i, (param, moments)) in params.iter_mut().zip(&mut self.moments).enumerate() {
+            let decays = param.role == Role::Matrix || param.role == Role::Table && self.decay_tables;
+            let now = adamw::Now { step, lr, scale, decay: if decays { self.weight_decay } else { 0.0 } };
+            let rows = touched.get(i).copied().flatten().filter(|_| moments.last.is_some());
+            dispatch!(device, T => self.rule.update::<T>(param, moments, rows, now)?, _ => return Err(clip::no_kernel()));
+        }
+        Ok(norm)
+    }
+
+    /// The state after `step` steps, in the order of the parameters.
+    pub fn state(&self, device: &Device, params: &[Param], step: u64) -> Result<Vec<State>> {
+        let mut state = Vec::new();
+        for (param, moments) in params.iter().zip(&self.moments) {
+            for (what, buffer) in [("first", &moments.first), ("second", &moments.second)] {
+                let values = buffer.to_f64(device)?.iter().map(|&x| x as f32).collect();
+                state.push(State { name: format!("{}.{what}", param.name), shape: param.shape.clone(), values });
+            }
+            if let Some(last) = &moments.last {
+                // Steps since the row was touched: exact up to 2^24, and beyond that nothing of a moment is left.
+                let values: Vec<f32> = last.iter().map(|&l| step.saturating_sub(l).min(1 << 24) as f32).collect();
+                state.push(State { name: format!("{}.age", param.name), shape: vec![values.len()], values });
+            }
+        }
+        Ok(state)
+    }
+
+    /// Puts back what [`Optimizer::state`] returned after `step` steps; `find` looks an array up by name.
+    /// M0402: an array is missing or has another length.
+    pub fn restore<'a>(
+        &mut self,
+        device: &Device,
+        params: &[Param],
+        step: u64,
+        find: impl Fn(&str) -> Option<&'a [f32]>,
+    ) -> Result<()> {
+        let array = |name: String, n: usize| match find(&name) {
+            Some(values) if values.len() == n => Ok(values),
+            Some(values) => {
+                Err(Error::new(Code::M0402, format!("optimizer state `{name}` has {} values, not {n}", values.len())))
+            }
+            None => Err(Error::new(Code::M0402, format!("optimizer state `{name}` is missing"))),
+        };
+        for (param, moments) in params.iter().zip(&mut self.moments) {
+            for (what, buffer) in [("first", &mut moments.first), ("second", &mut moments.second)] {
+                let values = array(format!("{}.{what}", param.name), buffer.len())?;
+                *buffer = device.reals(&values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())?;
+            }
+            if let Some(last) = &mut moments.last {
+                let ages = array(format!("{}.age", param.name), last.len())?;
+                last.iter_mut().zip(ages).for_each(|(last, &age)| *last = step.saturating_sub(age as u64));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(param: &Param, moments: &Moments, rows: Option<&[u32]>) -> Result<()> {
+    let lengths = [param.value.len(), param.grad.len(), moments.first.len()];
+    let rows_fit = rows
+        .is_none_or(|rows| rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&r| (r as usize) < param.shape[0]));
+    match lengths == [param.len(); 3] && rows_fit {
+        true => Ok(()),
+        false => Err(Error::internal(format!("optimizer: `{}` does not fit its shape or its touched rows", param.name))),
+    }
+}
+
+/// One of `names`, or C0202.
+fn choice<'a>(key: &str, value: &'a str, names: &[&str]) -> Result<&'a str> {
+    match names.contains(&value) {
+        true => Ok(value),
+        false => {
+            Err(Error::new(Code::C0202, format!("`optim.{key} = \"{value}\"` is not known")).help(did_you_mean(value, names)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

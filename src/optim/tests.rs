@@ -1,0 +1,194 @@
+use super::*;
+use crate::ops::central::noise;
+
+fn param(device: &Device, name: &str, role: Role, shape: &[usize], lane: u8) -> Param {
+    let n = shape.iter().product();
+    Param {
+        name: name.into(),
+        shape: shape.to_vec(),
+        role,
+        value: device.reals(&noise(lane, n)).unwrap(),
+        grad: device.zeros(n).unwrap(),
+    }
+}
+
+fn set_grad(device: &Device, param: &mut Param, lane: u8) {
+    param.grad = device.reals(&noise(lane, param.len())).unwrap();
+}
+
+fn config() -> config::Optim {
+    config::Optim { weight_decay: 0.1, tables: "dense".into(), ..config::Optim::default() }
+}
+
+/// AdamW for one number, written from the paper.
+struct Scalar {
+    x: f64,
+    m: f64,
+    v: f64,
+}
+
+impl Scalar {
+    fn step(&mut self, g: f64, t: i32, lr: f64, decay: f64, c: &config::Optim) {
+        self.m = c.beta1 * self.m + (1.0 - c.beta1) * g;
+        self.v = c.beta2 * self.v + (1.0 - c.beta2) * g * g;
+        let (m, v) = (self.m / (1.0 - c.beta1.powi(t)), self.v / (1.0 - c.beta2.powi(t)));
+        self.x -= lr * decay * self.x;
+        self.x -= lr * m / (v.sqrt() + c.eps);
+    }
+}
+
+#[test]
+fn every_role_follows_the_scalar_rule() {
+    let device = Device::ORACLE;
+    for (decay_tables, clip) in [(false, 0.0), (true, 1.5)] {
+        let c = config::Optim { decay_tables, clip, ..config() };
+        let roles = [(Role::Matrix, true), (Role::Vector, false), (Role::Table, decay_tables)];
+        let mut params: Vec<Param> =
+            roles.iter().enumerate().map(|(i, r)| param(&device, &format!("p{i}"), r.0, &[7, 5], i as u8)).collect();
+        let mut want: Vec<Vec<Scalar>> =
+            (0..3).map(|i| noise(i, 35).iter().map(|&x| Scalar { x, m: 0.0, v: 0.0 }).collect()).collect();
+        let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+        for t in 1..=6 {
+            let lane = |i: usize| 10 + 3 * t as u8 + i as u8;
+            params.iter_mut().enumerate().for_each(|(i, p)| set_grad(&device, p, lane(i)));
+            let norm = optimizer.step(&device, &mut params, &[], t as u64, 0.01).unwrap();
+            let square: f64 = (0..3).flat_map(|i| noise(lane(i), 35)).map(|g| g * g).sum();
+            assert!((norm - square.sqrt()).abs() < 1e-12 * norm);
+            let scale = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
+            for (i, want) in want.iter_mut().enumerate() {
+                let grads = noise(lane(i), 35);
+                let decay = if roles[i].1 { c.weight_decay } else { 0.0 };
+                want.iter_mut().zip(&grads).for_each(|(w, g)| w.step(g * scale, t, 0.01, decay, &c));
+                let got = params[i].value.to_f64(&device).unwrap();
+                assert!(got.iter().zip(want.iter()).all(|(g, w)| (g - w.x).abs() < 1e-13 * (1.0 + w.x.abs())));
+                assert!(params[i].grad.to_f64(&device).unwrap().iter().all(|&g| g == 0.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn lazy_is_dense_when_every_row_is_touched() {
+    let device = Device::HOST;
+    let rows: Vec<u32> = (0..601).collect();
+    let run = |tables: &str, touched: Option<&[u32]>| {
+        let c = config::Optim { tables: tables.into(), decay_tables: true, ..config() };
+        let mut params = vec![param(&device, "items", Role::Table, &[601, 9], 0)];
+        let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+        assert_eq!(optimizer.is_lazy(0), tables == "lazy");
+        for t in 1..=5 {
+            set_grad(&device, &mut params[0], t as u8);
+            optimizer.step(&device, &mut params, &[touched], t, 0.01).unwrap();
+        }
+        params[0].value.f32s().unwrap().to_vec()
+    };
+    let dense = run("dense", None);
+    assert_eq!(dense, run("lazy", Some(&rows)));
+    assert_eq!(dense, run("lazy", None));
+}
+
+#[test]
+fn a_lazy_row_sleeps_and_catches_up() {
+    let device = Device::ORACLE;
+    let c = config::Optim { tables: "lazy".into(), decay_tables: true, ..config() };
+    let mut params = vec![param(&device, "items", Role::Table, &[4, 3], 0)];
+    let before = params[0].value.to_f64(&device).unwrap();
+    let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+    let mut want: Vec<Scalar> = before[6..9].iter().map(|&x| Scalar { x, m: 0.0, v: 0.0 }).collect();
+    for (t, touched) in [(1u64, vec![2u32]), (2, vec![0, 3]), (3, vec![]), (4, vec![1, 2])] {
+        let mut grad = vec![0.0; 12];
+        let fresh = noise(20 + t as u8, 12);
+        touched.iter().for_each(|&r| grad[r as usize * 3..][..3].copy_from_slice(&fresh[r as usize * 3..][..3]));
+        params[0].grad = device.reals(&grad).unwrap();
+        optimizer.step(&device, &mut params, &[Some(&touched)], t, 0.01).unwrap();
+        for (w, &g) in want.iter_mut().zip(&fresh[6..9]) {
+            match t {
+                1 | 4 => w.step(g, t as i32, 0.01, c.weight_decay, &c),
+                // Asleep: moments and value fade, momentum moves nothing.
+                _ => (w.m, w.v, w.x) = (w.m * c.beta1, w.v * c.beta2, w.x * (1.0 - 0.01 * c.weight_decay)),
+            }
+        }
+        assert!(params[0].grad.to_f64(&device).unwrap().iter().all(|&g| g == 0.0));
+        let now = params[0].value.to_f64(&device).unwrap();
+        if t == 3 {
+            assert_eq!(now[3..6], before[3..6], "a row never touched never moves");
+        }
+        if t == 4 {
+            assert!(now[6..9].iter().zip(&want).all(|(x, w)| (x - w.x).abs() < 1e-13));
+        }
+    }
+}
+
+#[test]
+fn a_restored_optimizer_continues_to_the_bit_and_threads_change_nothing() {
+    let device = Device::HOST;
+    for tables in ["dense", "lazy"] {
+        let c = config::Optim { tables: tables.into(), clip: 1.0, ..config() };
+        let fresh = || vec![param(&device, "items", Role::Table, &[500, 7], 0), param(&device, "w", Role::Matrix, &[33, 40], 1)];
+        let touched: Vec<u32> = (0..500).filter(|r| r % 3 != 0).collect();
+        let advance = |optimizer: &mut Optimizer, params: &mut Vec<Param>, steps: std::ops::Range<u64>| {
+            for t in steps {
+                set_grad(&device, &mut params[1], t as u8);
+                let rows = if t % 2 == 0 { &touched[..] } else { &touched[..100] };
+                let mut grad = vec![0.0; 3500];
+                let noise = noise(t as u8, 3500);
+                rows.iter().for_each(|&r| grad[r as usize * 7..][..7].copy_from_slice(&noise[r as usize * 7..][..7]));
+                params[0].grad = device.reals(&grad).unwrap();
+                optimizer.step(&device, params, &[Some(rows)], t, 0.01).unwrap();
+            }
+        };
+        let run = |interrupt: bool, threads: usize| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let mut params = fresh();
+                let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+                advance(&mut optimizer, &mut params, 1..5);
+                if interrupt {
+                    let state = optimizer.state(&device, &params, 4).unwrap();
+                    optimizer = Optimizer::new(&device, &c, &params).unwrap();
+                    let find = |name: &str| state.iter().find(|s| s.name == name).map(|s| &s.values[..]);
+                    optimizer.restore(&device, &params, 4, find).unwrap();
+                    let error = optimizer.restore(&device, &params, 4, |_| None).unwrap_err();
+                    assert_eq!(error.code(), Code::M0402);
+                }
+                advance(&mut optimizer, &mut params, 5..9);
+                let end = optimizer.state(&device, &params, 8).unwrap();
+                (end, params.iter().map(|p| p.value.f32s().unwrap().to_vec()).collect::<Vec<_>>())
+            })
+        };
+        let straight = run(false, 1);
+        assert_eq!(straight.0.len(), if tables == "lazy" { 5 } else { 4 });
+        assert!(straight == run(true, 1) && straight == run(false, 2) && straight == run(true, 5));
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let device = Device::HOST;
+    for bad in [f64::NAN, f64::INFINITY] {
+        let mut params = vec![param(&device, "a", Role::Matrix, &[3, 3], 0), param(&device, "b", Role::Vector, &[3], 1)];
+        let before: Vec<Vec<f64>> = params.iter().map(|p| p.value.to_f64(&device).unwrap()).collect();
+        let mut optimizer = Optimizer::new(&device, &config(), &params).unwrap();
+        set_grad(&device, &mut params[0], 5);
+        params[1].grad = device.reals(&[0.0, bad, 1.0]).unwrap();
+        assert_eq!(optimizer.step(&device, &mut params, &[], 1, 0.1).unwrap_err().code(), Code::T0701);
+        let after: Vec<Vec<f64>> = params.iter().map(|p| p.value.to_f64(&device).unwrap()).collect();
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    let bad = |change: fn(&mut config::Optim)| {
+        let mut c = config();
+        change(&mut c);
+        Optimizer::new(&Device::HOST, &c, &[]).map(|_| ()).map_err(|e| e.code())
+    };
+    assert!(bad(|_| {}).is_ok());
+    assert_eq!(bad(|c| c.kind = "adam".into()), Err(Code::C0202));
+    assert_eq!(bad(|c| c.tables = "sparse".into()), Err(Code::C0202));
+    assert_eq!(bad(|c| c.beta1 = 1.0), Err(Code::C0202));
+    assert_eq!(bad(|c| c.beta2 = -0.1), Err(Code::C0202));
+    assert_eq!(bad(|c| c.eps = 0.0), Err(Code::C0202));
+    assert_eq!(bad(|c| c.weight_decay = f64::NAN), Err(Code::C0202));
+    assert_eq!(bad(|c| c.clip = f64::INFINITY), Err(Code::C0202));
+}
