@@ -110,6 +110,8 @@ codes! {
         "The file is not a hardneg run or a safetensors file. Pickle files (.pt, .pth, .pkl) are never read, because loading one runs code: convert it to safetensors with the library that wrote it.";
     M0404 Model "non-finite weights"
         "A stored tensor holds NaN or infinity; a model with such weights cannot score.";
+    M0405 Model "no checkpoint yet"
+        "The run directory holds no checkpoint, so there is no model to use. Train first, or wait until the run has written its first checkpoint.";
     // ---- G: devices and memory -----------------------------------------------------------------------------------
     G0501 Device "no usable GPU"
         "`--device cuda` was requested, but no NVIDIA driver, no device, or a driver that is too old was found. The message says what was looked for. Use `--device host`, or `auto` to fall back by itself.";

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+use crate::device::Device;
 use crate::error::{Code, Error, Result};
+use crate::ops::param::Param;
 use crate::train::durable::Disk;
 
 /// Longest header of a tensor file, and most tensors in it: far above any model of ours, far below what could hurt.
@@ -228,6 +230,21 @@ pub fn must_fit(loaded: &[Tensor], expected: &[(String, Vec<usize>)]) -> Result<
     Err(Error::new(Code::M0402, "the checkpoint holds other tensors than the model")
         .note(format!("only in the model: {}", list(&ours, &theirs)))
         .note(format!("only in the checkpoint: {}", list(&theirs, &ours))))
+}
+
+/// Gives a model's parameters the values of the `model.*` tensors; refuses other names or shapes. Whatever is derived
+/// from parameters must be refreshed afterwards.
+pub fn restore_params(params: &mut [Param], device: &Device, tensors: &[Tensor]) -> Result<()> {
+    let stored: Vec<Tensor> = tensors.iter().filter(|t| t.name.starts_with("model.")).cloned().collect();
+    let expected: Vec<(String, Vec<usize>)> = params.iter().map(|p| (format!("model.{}", p.name), p.shape.clone())).collect();
+    must_fit(&stored, &expected)?;
+    for (param, (name, _)) in params.iter_mut().zip(&expected) {
+        if let Some(tensor) = stored.iter().find(|t| t.name == *name) {
+            let values: Vec<f64> = tensor.values.iter().map(|&v| f64::from(v)).collect();
+            param.value = device.reals(&values)?;
+        }
+    }
+    Ok(())
 }
 
 /// Steps of the checkpoints in `dir`, ascending; empty if the directory is absent.

@@ -29,11 +29,11 @@ impl Training for Toy {
         let loss = if step == self.breaks_at { f64::NAN } else { f64::from(self.x[0]) };
         Ok(StepReport { loss, rows: 3 + step % 2, sequences: 1, grad_norm: 1.0, sampling_seconds: 0.1, seconds: 0.2 })
     }
-    fn tensors(&self) -> Result<Vec<Tensor>> {
+    fn tensors(&self, _: u64) -> Result<Vec<Tensor>> {
         let tensor = |name: &str| Tensor { name: name.into(), shape: vec![3], values: self.x.clone() };
         Ok(vec![tensor("model.x"), tensor("optim.x")])
     }
-    fn restore(&mut self, tensors: &[Tensor]) -> Result<()> {
+    fn restore(&mut self, _: u64, tensors: &[Tensor]) -> Result<()> {
         checkpoint::must_fit(tensors, &[("model.x".into(), vec![3]), ("optim.x".into(), vec![3])])?;
         self.x = tensors.iter().find(|t| t.name == "optim.x").unwrap().values.clone();
         Ok(())
