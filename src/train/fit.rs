@@ -295,7 +295,14 @@ fn save<T: Training>(
     watcher: &mut dyn Watcher<T>,
 ) -> Result<()> {
     let state = serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?;
-    checkpoint::save(&FileSystem, &run.checkpoints(), progress.step, &training.tensors(progress.step)?, &state, config.keep as usize)?;
+    checkpoint::save(
+        &FileSystem,
+        &run.checkpoints(),
+        progress.step,
+        &training.tensors(progress.step)?,
+        &state,
+        config.keep as usize,
+    )?;
     watcher.hear(Event::Saved { step: progress.step });
     Ok(())
 }
