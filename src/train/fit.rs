@@ -36,8 +36,8 @@ pub trait Training {
     fn steps_per_epoch(&self) -> u64;
     /// Step number `step`, counted from 0 over all epochs.
     fn step(&mut self, step: u64) -> Result<StepReport>;
-    /// The whole state after `step` steps: `model.*` and `optim.*`.
-    fn tensors(&self, step: u64) -> Result<Vec<Tensor>>;
+    /// The whole state: `model.*` and `optim.*`.
+    fn tensors(&self) -> Result<Vec<Tensor>>;
     /// Takes the state of a checkpoint made after `step` steps; refuses other names or shapes.
     fn restore(&mut self, step: u64, tensors: &[Tensor]) -> Result<()>;
 }
@@ -244,7 +244,7 @@ fn resume<T: Training>(training: &mut T, run: &RunDir, identity: &str, watcher: 
         .at(run.path().display().to_string())
         .help("choose another `--out`, or start over with `--fresh`"));
     }
-    training.restore(loaded.step, &loaded.tensors)?;
+    training.restore(progress.step, &loaded.tensors)?;
     run.rewind_records(progress.step)?;
     if progress.ended.is_none() {
         watcher.hear(Event::Resumed { step: progress.step });
@@ -276,7 +276,7 @@ fn evaluate<T: Training>(
     });
     if best {
         (progress.best_step, progress.best_bits, progress.stale) = (Some(progress.step), value.to_bits(), 0);
-        let model: Vec<Tensor> = training.tensors(progress.step)?.into_iter().filter(|t| t.name.starts_with("model.")).collect();
+        let model: Vec<Tensor> = training.tensors()?.into_iter().filter(|t| t.name.starts_with("model.")).collect();
         let state = json!({ "step": progress.step, "epoch": epoch, "metric": config.metric, "value": value });
         checkpoint::save(&FileSystem, &run.best(), progress.step, &model, &state, 1)?;
     } else {
@@ -295,14 +295,7 @@ fn save<T: Training>(
     watcher: &mut dyn Watcher<T>,
 ) -> Result<()> {
     let state = serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?;
-    checkpoint::save(
-        &FileSystem,
-        &run.checkpoints(),
-        progress.step,
-        &training.tensors(progress.step)?,
-        &state,
-        config.keep as usize,
-    )?;
+    checkpoint::save(&FileSystem, &run.checkpoints(), progress.step, &training.tensors()?, &state, config.keep as usize)?;
     watcher.hear(Event::Saved { step: progress.step });
     Ok(())
 }
@@ -318,7 +311,7 @@ fn finish<T: Training>(training: &mut T, run: &RunDir, progress: &Progress, reas
 }
 
 fn hash<T: Training>(training: &T, step: u64) -> Result<String> {
-    Ok(blake3::Hash::from(checkpoint::state_hash(step, &training.tensors(step)?)).to_hex().to_string())
+    Ok(blake3::Hash::from(checkpoint::state_hash(step, &training.tensors()?)).to_hex().to_string())
 }
 
 fn check_finite(report: &StepReport, step: u64, per_epoch: u64) -> Result<()> {

@@ -29,7 +29,7 @@ impl Training for Toy {
         let loss = if step == self.breaks_at { f64::NAN } else { f64::from(self.x[0]) };
         Ok(StepReport { loss, rows: 3 + step % 2, sequences: 1, grad_norm: 1.0, sampling_seconds: 0.1, seconds: 0.2 })
     }
-    fn tensors(&self, _: u64) -> Result<Vec<Tensor>> {
+    fn tensors(&self) -> Result<Vec<Tensor>> {
         let tensor = |name: &str| Tensor { name: name.into(), shape: vec![3], values: self.x.clone() };
         Ok(vec![tensor("model.x"), tensor("optim.x")])
     }
