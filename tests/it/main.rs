@@ -1,6 +1,7 @@
 //! All integration tests, one binary.
 
 mod evaluate;
+mod prepare;
 mod readers;
 mod settings;
 mod statistics;
