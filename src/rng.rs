@@ -119,6 +119,15 @@ impl Draws {
     }
 }
 
+/// Bits of an index that number the slots under one key.
+pub const SLOT_BITS: u32 = 20;
+
+/// The index of slot `slot` (below 2^20) of the row, sequence or batch with `key` (below 2^44).
+#[inline]
+pub fn slot_index(key: u64, slot: usize) -> u64 {
+    key << SLOT_BITS | slot as u64
+}
+
 /// A uniform integer in `0..n` from a uniform 64-bit word by multiply-high: an item's probability is off by at most
 /// `n / 2^64` relative, so every item of any catalogue is reachable. (f32 scaling would miss most of a 50M catalogue.)
 #[inline]

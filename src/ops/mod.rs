@@ -8,6 +8,7 @@
 pub mod activation;
 pub mod attention;
 pub mod attributes;
+pub mod candidates;
 #[cfg(test)]
 pub mod central;
 pub mod dropout;
@@ -23,5 +24,7 @@ pub mod rank;
 pub mod rows;
 pub mod sampled_loss;
 pub mod score;
+pub mod score_topk;
+pub mod softmax_draw;
 pub mod table_gradient;
 pub mod vector;

@@ -84,6 +84,13 @@ impl Catalogue {
             Some((_, bits)) => bits.contains(item),
         }
     }
+    /// The items outside it, ascending.
+    pub fn untrained(&self) -> Vec<u32> {
+        match &self.trained {
+            None => Vec::new(),
+            Some((_, bits)) => (0..self.items as u32).filter(|&i| !bits.contains(i)).collect(),
+        }
+    }
     /// The trained items, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.len as u32).map(|j| self.item(j))

@@ -7,7 +7,7 @@
 use crate::config::{self, Kind};
 use crate::error::{Code, Error, Result};
 use crate::ops::exclusion::Exclude;
-use crate::sampling::propose::SLOT_BITS;
+use crate::rng::SLOT_BITS;
 use crate::sampling::registry::{Declared, Params, check, find, suggestion};
 use crate::sampling::{Scope, mix, preset, propose, select, weight};
 

@@ -22,8 +22,20 @@ macro_rules! presets {
     ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("presets/", $name, ".toml")))),*] };
 }
 
-const FILES: &[(&str, &str)] =
-    presets!["uniform", "gsasrec", "dross", "popularity", "log-popularity", "in-batch", "mns", "cans-items", "cans"];
+const FILES: &[(&str, &str)] = presets![
+    "uniform",
+    "gsasrec",
+    "dross",
+    "popularity",
+    "log-popularity",
+    "in-batch",
+    "mns",
+    "dns",
+    "genni",
+    "genni-full",
+    "cans-items",
+    "cans"
+];
 
 /// All presets, in the order of the list above.
 pub fn all() -> Result<Vec<Preset>> {

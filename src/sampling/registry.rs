@@ -143,6 +143,7 @@ impl Form {
 }
 
 /// The checked parameters of a kind: every declared one has a value of its form.
+#[derive(Clone)]
 pub struct Params {
     /// Where the parameters stand in the configuration, e.g. `sampler.select`.
     pub place: String,
@@ -162,10 +163,19 @@ impl Params {
     }
     /// The largest a parameter becomes.
     pub fn most(&self, name: &str) -> f64 {
+        let (from, to) = self.ends(name);
+        from.max(to)
+    }
+    /// The smallest a parameter becomes.
+    pub fn least(&self, name: &str) -> f64 {
+        let (from, to) = self.ends(name);
+        from.min(to)
+    }
+    fn ends(&self, name: &str) -> (f64, f64) {
         match self.values.get(name) {
-            Some(Value::Curve(c)) => c.from.max(c.to),
-            Some(Value::Number(x)) => *x,
-            _ => f64::NAN,
+            Some(Value::Curve(c)) => (c.from, c.to),
+            Some(Value::Number(x)) => (*x, *x),
+            _ => (f64::NAN, f64::NAN),
         }
     }
     pub fn word(&self, name: &str) -> &str {

@@ -31,12 +31,20 @@ pub fn surprise(counts: &[u64], law: &[f64]) -> f64 {
 /// Bound on `|surprise|` of a correct sampler: with fixed seeds it is checked once, and p < 6e-7 says the code is wrong.
 pub const BOUND: f64 = 5.0;
 
-pub fn assert_law(what: &str, counts: &[u64], law: &[f64]) {
+/// What is wrong with `counts` as draws from `law`, if anything.
+pub fn verdict(counts: &[u64], law: &[f64]) -> Result<(), String> {
     let total: f64 = law.iter().sum();
-    assert!((total - 1.0).abs() < 1e-9, "{what}: the expected law sums to {total}");
     let z = surprise(counts, law);
-    assert!(z < BOUND, "{what}: chi-square is {z} standard deviations too large");
-    assert!(z > -BOUND, "{what}: the draws are too regular to be random ({z})");
+    match () {
+        () if (total - 1.0).abs() > 1e-9 => Err(format!("the expected law sums to {total}")),
+        () if z >= BOUND => Err(format!("chi-square is {z} standard deviations too large")),
+        () if z <= -BOUND => Err(format!("the draws are too regular to be random ({z})")),
+        () => Ok(()),
+    }
+}
+
+pub fn assert_law(what: &str, counts: &[u64], law: &[f64]) {
+    verdict(counts, law).unwrap_or_else(|fault| panic!("{what}: {fault}"));
 }
 
 /// How often each of `n` items occurs.

@@ -21,9 +21,8 @@ use rayon::prelude::*;
 use crate::data::batch::Batch;
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::error::{Code, Error, Result};
-use crate::rng::{Draws, Stream, below, open01};
+use crate::rng::{Draws, Stream, below, open01, slot_index};
 use crate::sampling::knowledge::Knowledge;
-use crate::sampling::propose::SLOT_BITS;
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 
 pub static DECLARED: Declared = Declared {
@@ -112,7 +111,7 @@ impl WrongContext {
             .map_init(Vec::new, |reached, (r, events)| {
                 self.prepare(reached, batch.targets[r]);
                 events.iter_mut().enumerate().try_for_each(|(slot, event)| {
-                    let index = batch.row_keys[r] << SLOT_BITS | slot as u64;
+                    let index = slot_index(batch.row_keys[r], slot);
                     *event = self.event(reached, batch.targets[r], |attempt| {
                         Draws::new(seed, Stream::Mix, attempt, epoch_index).words64(index)
                     })?;

@@ -12,7 +12,8 @@
 //!
 //! **Without repetition** (`distinct`), items already drawn count as excluded: successive sampling, the same law as racing
 //! exponential keys `-ln(u)/w` over the catalogue and keeping the N smallest (Efraimidis and Spirakis 2006), at a cost that
-//! does not grow with V. The reported probability of slot `s` is conditional on the slots before it.
+//! does not grow with V. The reported probability stays that of a first draw: `N q` is close to an item's inclusion
+//! probability while it is small, and equal to it for the uniform law.
 //!
 //! **Shared groups.** A sequence's draw excludes what the sequence excludes; what only some rows exclude is marked in `drop`.
 
@@ -24,7 +25,7 @@ use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
 use crate::ops::exclusion::{Bits, Exclude};
 use crate::ops::negatives::Negatives;
-use crate::rng::{Draws, Stream, open01};
+use crate::rng::{Draws, SLOT_BITS, Stream, open01, slot_index};
 use crate::sampling::Scope;
 use crate::sampling::knowledge::Catalogue;
 
@@ -34,8 +35,6 @@ const ATTEMPTS: u8 = 32;
 const ENUMERATED: u8 = 128;
 /// Slots per block of random words: the words of a block stay in the first-level cache.
 const BLOCK: usize = 64;
-/// Bits of a counter that number the slots of a group.
-pub const SLOT_BITS: u32 = 20;
 
 /// Everything that governs a draw but its law.
 pub struct Rules<'a> {
@@ -164,7 +163,7 @@ impl Draw<'_> {
     fn group(&self, worker: &mut Worker, group: &Group, ids: &mut [u32], log_q: &mut [f32]) -> Result<()> {
         let first = Draws::new(self.rules.seed, Stream::Propose, 0, self.rules.epoch_index);
         let third = Draws::new(self.rules.seed, Stream::Propose, 64, self.rules.epoch_index);
-        let base = group.key << SLOT_BITS;
+        let base = slot_index(group.key, 0);
         let mut words = [0u64; 3 * BLOCK];
         let mut filled = 0;
         let mut result = Ok(());
@@ -267,7 +266,7 @@ impl Draw<'_> {
     fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
         let (cluster, extra) = (group.place.cluster, group.extra);
         let known = worker.remaining.iter().find(|(k, e, _)| (*k, *e) == (cluster, extra)).map(|r| r.2);
-        let whole = known.unwrap_or_else(|| {
+        let left = known.unwrap_or_else(|| {
             let left = match extra {
                 None => self.law.remaining(&group.place, group.sequence),
                 Some(extra) => {
@@ -280,21 +279,9 @@ impl Draw<'_> {
             }
             left
         });
-        let mut left = whole;
-        for (slot, (&id, log_q)) in ids.iter().zip(log_q).enumerate() {
-            if id == NONE {
-                continue;
-            }
-            let prob = self.law.prob(&group.place, id);
-            *log_q = (prob.ln() - left.ln()) as f32;
-            if self.rules.distinct {
-                left -= prob;
-                if left < 1e-3 * whole {
-                    // Subtraction has eaten the digits: sum afresh.
-                    let drawn = ids[..=slot].iter().filter(|&&i| i != NONE);
-                    let all: Vec<u32> = group.sequence.iter().chain(&extra).chain(drawn).copied().collect();
-                    left = self.law.remaining(&group.place, &all);
-                }
+        for (&id, log_q) in ids.iter().zip(log_q) {
+            if id != NONE {
+                *log_q = (self.law.prob(&group.place, id).ln() - left.ln()) as f32;
             }
         }
     }

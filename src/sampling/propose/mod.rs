@@ -13,7 +13,7 @@ mod uniform;
 
 use std::sync::Arc;
 
-pub use draw::{Rules, SLOT_BITS, propose};
+pub use draw::{Rules, propose};
 pub use in_batch::Frequencies;
 pub use mixture::Mixture;
 

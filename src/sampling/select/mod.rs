@@ -4,15 +4,18 @@
 //! row. A new kind is one file and one line in [`KINDS`].
 
 mod all;
+mod softmax_draw;
+mod top_k;
 
 use crate::data::batch::Batch;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::candidates::Hidden;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::Scoring;
 use crate::sampling::knowledge::Catalogue;
-use crate::sampling::registry::{Declared, Params};
+use crate::sampling::registry::{Declared, Form, Param, Params};
 
 /// What there is to choose from.
 pub enum Candidates {
@@ -68,4 +71,34 @@ pub struct Entry {
 }
 
 /// The registry.
-pub const KINDS: &[Entry] = &[Entry { declared: &all::DECLARED, build: all::build }];
+pub const KINDS: &[Entry] = &[
+    Entry { declared: &all::DECLARED, build: all::build },
+    Entry { declared: &top_k::DECLARED, build: top_k::build },
+    Entry { declared: &softmax_draw::DECLARED, build: softmax_draw::build },
+];
+
+/// How many items the propose stage draws for a selection to choose from.
+const CANDIDATES: Param = Param {
+    name: "candidates",
+    form: Form::Count { default: 64.0, low: 1.0, high: 1048576.0, curve: true },
+    only_with: None,
+    help: "items proposed per group (M), from which `sampler.negatives` are kept",
+};
+
+impl Choice<'_> {
+    fn scoring(&self) -> Result<&Scoring<'_>> {
+        self.scoring.ok_or_else(|| Error::internal("a selection that scores was given no scores"))
+    }
+}
+
+/// Runs `scan` with what the rows may not choose from the catalogue.
+fn hidden<R>(choice: &Choice, scan: impl FnOnce(&Hidden) -> Result<R>) -> Result<R> {
+    let sequences = choice.batch.sequence_of_rows();
+    let untrained = choice.catalogue.untrained();
+    scan(&Hidden { untrained: &untrained, exclude: choice.exclude, batch: choice.batch, sequences: &sequences })
+}
+
+fn one_group_per_row(choice: &Choice, ids: Vec<u32>, log_q: Vec<f32>) -> Negatives {
+    let group_offsets = (0..=choice.batch.rows() as u32).collect();
+    Negatives { n: choice.negatives, group_offsets, ids, log_q, ..Negatives::default() }
+}

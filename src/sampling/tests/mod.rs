@@ -6,9 +6,11 @@ use super::*;
 use crate::config::{Kind, Value};
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
-use statistics::{assert_law, count};
+use statistics::{assert_law, count, verdict};
 
-#[path = "../../tests/it/statistics.rs"]
+mod mutants;
+mod select;
+#[path = "../../../tests/it/statistics.rs"]
 mod statistics;
 
 /// A small world: counts per item, one user per sequence.
@@ -120,14 +122,22 @@ fn law(weights: &[f64], excluded: &[u32]) -> Vec<f64> {
 /// Draws from every row of `batch`; the ids must follow `law` and the reported log-probabilities must be its logarithms, which
 /// implies `E[f(i) / q(i)] = sum f` over the support (checked too, on one random f).
 fn check_law(what: &str, sampler: &Sampler, batch: &Batch, law: &[f64]) {
-    let negatives = drawn(sampler, batch);
-    assert_law(what, &count(law.len(), negatives.ids.iter().copied()), law);
-    assert_eq!(negatives.log_q.len(), negatives.ids.len(), "{what}");
+    faults(&drawn(sampler, batch), law).unwrap_or_else(|fault| panic!("{what}: {fault}"));
+}
+
+/// What is wrong with draws that should follow `law` and report it.
+fn faults(negatives: &Negatives, law: &[f64]) -> std::result::Result<(), String> {
+    verdict(&count(law.len(), negatives.ids.iter().copied()), law)?;
+    if negatives.log_q.len() != negatives.ids.len() {
+        return Err("log q is missing".into());
+    }
     let f = |i: u32| 1.0 + (f64::from(i) * 0.7).sin();
     let (mut mean, mut square) = (0.0, 0.0);
     for (&id, &log_q) in negatives.ids.iter().zip(&negatives.log_q) {
-        let error = (f64::from(log_q) - law[id as usize].ln()).abs();
-        assert!(error < 1e-5, "{what}: log q of {id} is {log_q} for {}", law[id as usize].ln());
+        let truth = law[id as usize].ln();
+        if (f64::from(log_q) - truth).abs() > 1e-5 {
+            return Err(format!("log q of {id} is {log_q} for {truth}"));
+        }
         let ratio = f(id) / f64::from(log_q).exp();
         mean += ratio;
         square += ratio * ratio;
@@ -136,7 +146,10 @@ fn check_law(what: &str, sampler: &Sampler, batch: &Batch, law: &[f64]) {
     mean /= draws;
     let spread = ((square / draws - mean * mean).max(0.0) / draws).sqrt();
     let sum: f64 = (0..law.len() as u32).filter(|&i| law[i as usize] > 0.0).map(f).sum();
-    assert!((mean - sum).abs() <= 5.0 * spread + 1e-4 * sum, "{what}: E[f/q] = {mean} for {sum}");
+    if (mean - sum).abs() > 5.0 * spread + 1e-4 * sum {
+        return Err(format!("E[f/q] = {mean} for {sum}"));
+    }
+    Ok(())
 }
 
 /// 61 items, of which 7, 20 and 33 occur in no training event; counts follow a steep law.
@@ -320,12 +333,11 @@ fn without_repetition_the_order_and_the_inclusion_follow_the_exponential_race() 
         assert!(difference.abs() < 5.0 * spread, "item {i}: included {} times, raced {}", included[i], raced[i]);
     }
     for r in 0..batch.rows() {
-        let mut left: f64 = weights[..8].iter().sum();
+        let total: f64 = weights[..8].iter().sum();
         for (slot, &id) in negatives.ids_of(r).iter().enumerate() {
             assert!(!negatives.ids_of(r)[..slot].contains(&id), "a repetition in row {r}");
-            let expected = (weights[id as usize] / left).ln();
+            let expected = (weights[id as usize] / total).ln();
             assert!((f64::from(negatives.log_q[r * 5 + slot]) - expected).abs() < 1e-5);
-            left -= weights[id as usize];
         }
     }
     // All there is, and not more than there is.
