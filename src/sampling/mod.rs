@@ -34,7 +34,7 @@ pub use registry::{Declared, Form, Need, OF_PROPOSALS, Param, Stage};
 use crate::config;
 use crate::data::batch::Batch;
 use crate::device::Device;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::negatives::Negatives;
 use crate::ops::score::Scoring;
 use knowledge::Catalogue;
@@ -243,5 +243,5 @@ pub fn show(name: &str) -> Result<Shown> {
         return Ok(Shown::Kind(kind));
     }
     let names: Vec<&str> = presets.iter().map(|p| p.name.as_str()).chain(kinds.iter().map(|k| k.name)).collect();
-    Err(Error::new(Code::C0202, format!("there is no sampler or stage `{name}`")).help(registry::suggestion(name, &names)))
+    Err(Error::new(Code::C0202, format!("there is no sampler or stage `{name}`")).help(did_you_mean(name, &names)))
 }

@@ -5,10 +5,10 @@
 //! refused, because whoever wrote it expected an effect.
 
 use crate::config::{self, Kind};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::exclusion::Exclude;
 use crate::rng::SLOT_BITS;
-use crate::sampling::registry::{Declared, Params, check, find, suggestion};
+use crate::sampling::registry::{Declared, Params, check, find};
 use crate::sampling::{Scope, mix, preset, propose, select, weight};
 
 /// The four stages, checked.
@@ -35,7 +35,7 @@ fn word<T: Copy>(written: Option<&str>, key: &str, words: &[(&'static str, T)], 
     words.iter().find(|(name, _)| *name == written).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         Error::new(Code::C0202, format!("`sampler.{key} = \"{written}\"` is not one of its words"))
-            .help(suggestion(written, &names))
+            .help(did_you_mean(written, &names))
             .help(format!("one of: {}", names.join(", ")))
     })
 }

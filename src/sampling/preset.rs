@@ -3,8 +3,7 @@
 use serde::Deserialize;
 
 use crate::config;
-use crate::error::{Code, Error, Result};
-use crate::sampling::registry::suggestion;
+use crate::error::{Code, Error, Result, did_you_mean};
 
 /// A method by its name.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,7 +46,7 @@ pub fn find(name: &str) -> Result<Preset> {
     let names: Vec<&str> = FILES.iter().map(|f| f.0).collect();
     let (name, text) = FILES.iter().find(|f| f.0 == name).ok_or_else(|| {
         Error::new(Code::C0202, format!("there is no sampler preset `{name}`"))
-            .help(suggestion(name, &names))
+            .help(did_you_mean(name, &names))
             .help("`hardneg samplers list` shows all")
     })?;
     parse(name, text)

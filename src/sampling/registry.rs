@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Kind, Value};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, did_you_mean};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -206,7 +206,8 @@ impl Params {
 pub fn find<T>(kinds: &'static [T], declared: fn(&T) -> &'static Declared, name: &str, place: &str) -> Result<&'static T> {
     kinds.iter().find(|k| declared(k).name == name).ok_or_else(|| {
         let names: Vec<&str> = kinds.iter().map(|k| declared(k).name).collect();
-        Error::new(Code::C0202, format!("`{place}.kind = \"{name}\"` is not a kind of this stage")).help(suggestion(name, &names))
+        Error::new(Code::C0202, format!("`{place}.kind = \"{name}\"` is not a kind of this stage"))
+            .help(did_you_mean(name, &names))
     })
 }
 
@@ -236,7 +237,7 @@ pub fn check(
             let names: Vec<&str> = known(declared).chain(shared).map(|p| p.name).collect();
             return Err(Error::new(Code::C0201, format!("unknown key `{place}.{name}`")).help(match names.is_empty() {
                 true => format!("`{}` has no parameters", declared.name),
-                false => suggestion(name, &names),
+                false => did_you_mean(name, &names),
             }));
         };
         if !param.form.accepts(value) {
@@ -265,45 +266,5 @@ fn written(value: &Value) -> String {
         Value::Number(x) => x.to_string(),
         Value::Word(w) => format!("{w:?}"),
         Value::Curve(c) => format!("{{ from = {}, to = {}, over = {} }}", c.from, c.to, c.over),
-    }
-}
-
-/// "did you mean `x`?" when something is near, the whole list otherwise.
-pub fn suggestion(written: &str, names: &[&str]) -> String {
-    let near = names.iter().map(|name| (distance(written, name), name)).min();
-    match near {
-        Some((d, name)) if d <= 1 + written.chars().count() / 3 => format!("did you mean `{name}`?"),
-        _ => format!("one of: {}", names.join(", ")),
-    }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        for (a, b, d) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("unifrom", "uniform", 2), ("a", "a", 0)] {
-            assert_eq!(distance(a, b), d);
-            assert_eq!(distance(b, a), d);
-        }
-        assert_eq!(suggestion("populrity", &["uniform", "popularity"]), "did you mean `popularity`?");
-        assert_eq!(suggestion("zzzzzzzz", &["uniform", "popularity"]), "one of: uniform, popularity");
     }
 }
