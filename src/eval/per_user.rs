@@ -9,7 +9,7 @@ use crate::data::split::Target;
 use crate::error::{Error, Result};
 use crate::eval::lists::push_field;
 use crate::eval::report::Evaluation;
-use crate::metrics::ranking::{hit, ndcg};
+use crate::metrics::ranking::{ACCURACY, Accuracy};
 
 /// Form of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,11 @@ pub fn write<'n>(
     item_id: &dyn Fn(u32) -> &'n [u8],
 ) -> Result<()> {
     let failed = |e: std::io::Error| Error::io("writing", path, &e);
-    let metrics: Vec<(String, fn(f64, u32) -> f64, u32)> = [("hr", hit as fn(f64, u32) -> f64), ("ndcg", ndcg)]
-        .into_iter()
-        .flat_map(|(name, metric)| evaluation.at.iter().map(move |&k| (format!("{name}@{k}"), metric, k)))
-        .collect();
+    // Hit rate and NDCG; the others follow from the rank.
+    let metrics: Vec<(Accuracy, u32)> =
+        ACCURACY[..2].iter().flat_map(|&metric| evaluation.at.iter().map(move |&k| (metric, k))).collect();
     if form == Form::Csv {
-        let names: Vec<&str> = metrics.iter().map(|(name, ..)| name.as_str()).collect();
+        let names: Vec<String> = metrics.iter().map(|((name, _), k)| format!("{name}@{k}")).collect();
         writeln!(to, "user_id,item_id,rank,{}", names.join(",")).map_err(failed)?;
     }
     for outcome in &evaluation.outcomes {
@@ -49,7 +48,7 @@ pub fn write<'n>(
                 if rank.is_finite() {
                     line.extend_from_slice(rank.to_string().as_bytes());
                 }
-                for (_, metric, k) in &metrics {
+                for ((_, metric), k) in &metrics {
                     line.extend_from_slice(format!(",{}", metric(rank, *k)).as_bytes());
                 }
             }
@@ -58,7 +57,7 @@ pub fn write<'n>(
                 object.insert("user_id".into(), String::from_utf8_lossy(user).into());
                 object.insert("item_id".into(), String::from_utf8_lossy(item).into());
                 object.insert("rank".into(), if rank.is_finite() { rank.into() } else { Value::Null });
-                object.extend(metrics.iter().map(|(name, metric, k)| (name.clone(), metric(rank, *k).into())));
+                object.extend(metrics.iter().map(|((name, metric), k)| (format!("{name}@{k}"), metric(rank, *k).into())));
                 line = Value::Object(object).to_string().into_bytes();
             }
         }

@@ -110,7 +110,7 @@ pub fn forward(
     k: usize,
 ) -> Result<()> {
     let items = mask.excluded.is.len();
-    let rows = if items == 0 { 0 } else { scores.len() / items };
+    let rows = scores.len().checked_div(items).unwrap_or(0);
     let shaped = rows * items == scores.len()
         && targets.is_none_or(|t| t.len() == rows && t.iter().all(|&t| (t as usize) < items))
         && mask.seen.is_none_or(|(offsets, seen)| offsets.len() == rows + 1 && offsets[rows] as usize <= seen.len());
