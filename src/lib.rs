@@ -36,8 +36,8 @@
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
-//! - **Large tables are compacted, not special-cased.** A lazy step gathers the rows it uses, renames ids to their places and
-//!   runs the dense code on the small table; only the optimizer knows that rows were left out.
+//! - **Large tables are updated by row.** A step lists the rows it touches once; only the optimizer knows that the others were
+//!   left out, and its file says what that means (`optim/adamw.rs`).
 //! - **Positions count back from the last event**, so a history cut to `max_len` keeps its meaning.
 //! - **Item 0 is an item.** Padding exists in exported formats alone ([`ids::PAD`]); a reserved row in every table would be a trap
 //!   on every floor.

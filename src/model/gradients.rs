@@ -64,7 +64,7 @@ fn prove(config: &config::Model, attributes: bool, queries: Queries) {
     let mut dquery = Device::ORACLE.reals(&wq).unwrap();
     let dcontext = Device::ORACLE.reals(&wc).unwrap();
     let has_context = model.hyper.context;
-    model.backward(&batch, &mut dquery, has_context.then_some(&dcontext), &batch.items, &masks()).unwrap();
+    model.backward(&batch, &mut dquery, has_context.then_some(&dcontext), &masks()).unwrap();
     let copy = |b: &Buffer| f64::of(b).unwrap().to_vec();
     let inputs: Vec<_> = model.params().iter().map(|p| copy(&p.value)).collect();
     let gradients: Vec<_> = model.params().iter().map(|p| copy(&p.grad)).collect();

@@ -381,17 +381,8 @@ impl Model {
         self.list.params[self.output].grad = grad;
     }
 
-    /// Adds every parameter's gradient from `dquery (Q,D)` (overwritten) and `dcontext (Q,D)`. `input_ids (R)` are the rows
-    /// of the input table's gradient that the batch's items stand for: the items themselves, or their places in a compact
-    /// gradient.
-    pub fn backward(
-        &mut self,
-        batch: &Batch,
-        dquery: &mut Buffer,
-        dcontext: Option<&Buffer>,
-        input_ids: &[u32],
-        masks: &Masks,
-    ) -> Result<()> {
+    /// Adds every parameter's gradient from `dquery (Q,D)` (overwritten) and `dcontext (Q,D)`.
+    pub fn backward(&mut self, batch: &Batch, dquery: &mut Buffer, dcontext: Option<&Buffer>, masks: &Masks) -> Result<()> {
         let device = self.device.clone();
         let (d, r) = (self.hyper.dim, batch.rows());
         if let (Some(projection), Some(dg), Some(rows)) = (&self.projection, dcontext, &self.target_rows) {
@@ -425,7 +416,7 @@ impl Model {
             )?;
         }
         dropout::forward(&device, &mut work, dy, masks.input().as_ref())?;
-        embedding::backward(&device, self.list.grad_mut(self.items), &work, input_ids, d, self.hyper.scale)?;
+        embedding::backward(&device, self.list.grad_mut(self.items), &work, &batch.items, d, self.hyper.scale)?;
         if let Some(positions) = self.positions {
             embedding::backward(&device, self.list.grad_mut(positions), &work, &ages(batch), d, 1.0)?;
         }

@@ -4,3 +4,4 @@ pub mod checkpoint;
 pub mod durable;
 pub mod fit;
 pub mod run_dir;
+pub mod step;

@@ -1,0 +1,303 @@
+//! One training step, top to bottom.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{self, Config};
+use crate::data::batch::Batch;
+use crate::data::order::Order;
+use crate::data::training::TrainingSet;
+use crate::device::{Buffer, Device};
+use crate::error::{Code, Error, Result};
+use crate::ids::NONE;
+use crate::loss::{self, Loss};
+use crate::model::{Masks, Model, Queries, Sizes};
+use crate::ops::attributes::AttributeLists;
+use crate::ops::full_softmax;
+use crate::ops::negatives::Negatives;
+use crate::ops::param::Param;
+use crate::ops::sampled_loss::{self, Gradients};
+use crate::optim::{Optimizer, Schedule, State};
+use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
+use crate::train::checkpoint::Tensor;
+use crate::train::fit::{StepReport, Training};
+
+/// A model with everything that trains it.
+pub struct Trainer {
+    config: Config,
+    data: Arc<TrainingSet>,
+    device: Device,
+    pub model: Model,
+    sampler: Option<Sampler>,
+    loss: Loss,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    queries: Queries,
+    /// Present when the item tables are updated by row.
+    touched: Option<Touched>,
+    dquery: Buffer,
+    dcontext: Buffer,
+    dwrong: Buffer,
+    /// Steps done.
+    done: u64,
+}
+
+/// The distinct ids of a step.
+struct Touched {
+    /// Ascending.
+    ids: Vec<u32>,
+    /// (V) the last round that met each id.
+    met: Vec<u32>,
+    round: u32,
+}
+
+impl Touched {
+    fn collect<'a>(&mut self, lists: impl IntoIterator<Item = &'a [u32]>) {
+        self.round += 1;
+        self.ids.clear();
+        for &id in lists.into_iter().flatten() {
+            if id != NONE && self.met[id as usize] != self.round {
+                self.met[id as usize] = self.round;
+                self.ids.push(id);
+            }
+        }
+        self.ids.sort_unstable();
+    }
+}
+
+impl Trainer {
+    /// Errors of the configuration and of what the log lacks for it are found here, before any training.
+    pub fn new(config: &Config, data: Arc<TrainingSet>, device: &Device) -> Result<Trainer> {
+        let seed = config.train.seed;
+        let log = data.data();
+        let model = Model::new(&config.model, sizes(&data), device, seed)?;
+        let clusters = data.clusters().map(|c| (c.counts(log, data.split()), c.events(log, data.split())));
+        let knowledge = Knowledge {
+            train_counts: &data.split().train_items,
+            event_items: log.event_items(),
+            offsets: log.offsets(),
+            train_end: &data.split().train_end,
+            clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
+        };
+        let full = !loss::find(&config.loss.kind)?.sampled;
+        let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;
+        if let Some(sampler) = sampler.as_ref().filter(|s| s.wrong_contexts() > 0 && !model.hyper.context) {
+            return Err(Error::new(
+                Code::D0303,
+                format!("{} pairs items with wrong contexts, and the model sees none", sampler.describe()),
+            )
+            .help("use `--set model.kind=cans` or `--set model.context=yes` with a log that has times"));
+        }
+        let loss = loss::build(&config.loss, log.items(), sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts()))?;
+        let queries = match config.train.targets.as_str() {
+            "all" if config.model.causal => Queries::All,
+            "all" => {
+                return Err(Error::new(Code::C0205, "an encoder that sees the future cannot train at every position")
+                    .help("use `--set train.targets=last`, or `--set model.causal=true`"));
+            }
+            "last" => Queries::Last,
+            other => return Err(Error::new(Code::C0202, format!("train.targets = \"{other}\"")).help("use `all` or `last`")),
+        };
+        let optimizer = Optimizer::new(device, &config.optim, model.params())?;
+        let every_row = full || !model.rows_are_independent();
+        if config.optim.tables == "lazy" && every_row {
+            return Err(Error::new(Code::C0205, "every row of the item table changes in every step here, so none can be lazy")
+                .note("full softmax and item attributes reach all rows")
+                .help("use `--set optim.tables=dense`"));
+        }
+        let lazy = !every_row && optimizer.is_lazy(model.output_param());
+        let touched = lazy.then(|| Touched { ids: Vec::new(), met: vec![0; log.items()], round: 0 });
+        let schedule = Schedule::new(&config.optim, total_steps(&config.train, data.len()))?;
+        let empty = || Buffer::empty(device);
+        let mut trainer = Trainer {
+            config: config.clone(),
+            device: device.clone(),
+            sampler,
+            loss,
+            optimizer,
+            schedule,
+            queries,
+            touched,
+            done: 0,
+            data,
+            model,
+            dquery: empty(),
+            dcontext: empty(),
+            dwrong: empty(),
+        };
+        trainer.model.refresh_tables()?;
+        Ok(trainer)
+    }
+
+    pub fn sampler(&self) -> Option<&Sampler> {
+        self.sampler.as_ref()
+    }
+    pub fn data(&self) -> &Arc<TrainingSet> {
+        &self.data
+    }
+
+    /// The sequences of step `step`: a slice of the epoch's order.
+    fn gather(&self, epoch: u64, within: u64) -> Batch {
+        let size = u64::from(self.config.train.batch_size);
+        let n = self.data.len() as u64;
+        let order = Order::new(self.config.train.seed, epoch, n);
+        let indexes: Vec<u32> = (within * size..((within + 1) * size).min(n)).map(|i| order.at(i) as u32).collect();
+        self.data.gather(&indexes, epoch, self.config.train.seed)
+    }
+
+    /// The rows that ask for a prediction, as a batch of their own: all of them, or the last of each sequence.
+    fn asked(&self, batch: &Batch) -> Option<Batch> {
+        (self.queries == Queries::Last).then(|| batch.last_rows())
+    }
+
+    /// Loss and gradients at the queries; leaves dquery, dcontext and the tables' gradients behind.
+    fn loss_and_gradients(&mut self, batch: &Batch, asked: &Batch, negatives: Option<&Negatives>) -> Result<f64> {
+        let scale = 1.0 / asked.rows().max(1) as f64;
+        let mut table = self.model.take_table_grad();
+        let scoring = self.model.scoring();
+        let context = scoring.context.is_some();
+        let value = match (&self.loss, negatives) {
+            (Loss::Sampled(row_loss), Some(negatives)) => {
+                let w = negatives.wrong_contexts();
+                let wrong = self.data.context().filter(|_| w > 0).map(|encoder| {
+                    let contexts = encoder.rows(self.data.data(), &negatives.wrong_context);
+                    self.model.other_context(&contexts, negatives.wrong_context.len())
+                });
+                let wrong = wrong.transpose()?;
+                if let Some(touched) = &mut self.touched {
+                    touched.collect([&batch.items[..], &asked.targets, &negatives.ids]);
+                }
+                let grads = Gradients {
+                    query: &mut self.dquery,
+                    context: context.then_some(&mut self.dcontext),
+                    wrong: (w > 0).then_some(&mut self.dwrong),
+                    table: &mut table,
+                };
+                let g = wrong.as_ref().map(|(g, _)| g);
+                let value = sampled_loss::forward_backward(
+                    &self.device,
+                    grads,
+                    &scoring,
+                    &asked.targets,
+                    negatives,
+                    g,
+                    &**row_loss,
+                    scale,
+                )?;
+                if let Some((_, rows)) = &wrong {
+                    self.model.other_backward(&self.dwrong, rows)?;
+                }
+                value
+            }
+            _ => {
+                let grads = Gradients {
+                    query: &mut self.dquery,
+                    context: context.then_some(&mut self.dcontext),
+                    wrong: None,
+                    table: &mut table,
+                };
+                full_softmax::forward_backward(&self.device, grads, &scoring, &asked.targets, scale)?
+            }
+        };
+        self.model.give_table_grad(table);
+        Ok(value)
+    }
+}
+
+impl Training for Trainer {
+    fn steps_per_epoch(&self) -> u64 {
+        (self.data.len() as u64).div_ceil(u64::from(self.config.train.batch_size))
+    }
+
+    fn step(&mut self, step: u64) -> Result<StepReport> {
+        let started = Instant::now();
+        let per_epoch = self.steps_per_epoch();
+        let (epoch, within) = (step / per_epoch, step % per_epoch);
+        let batch = self.gather(epoch, within);
+        let masks = Masks::training(self.config.model.dropout, self.config.train.seed, step);
+        self.model.forward(&batch, self.queries, &masks)?;
+
+        let drawing = Instant::now();
+        let last = self.asked(&batch);
+        let asked = last.as_ref().unwrap_or(&batch);
+        let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
+        let scoring = self.model.scoring();
+        let negatives = self.sampler.as_ref().map(|s| s.draw(&self.device, asked, Some(&scoring), moment)).transpose()?;
+        let sampling_seconds = drawing.elapsed().as_secs_f64();
+
+        let loss = self.loss_and_gradients(&batch, asked, negatives.as_ref())?;
+        let context = self.model.hyper.context.then_some(&self.dcontext);
+        self.model.backward(&batch, &mut self.dquery, context, &masks)?;
+
+        let lr = self.schedule.at(step + 1);
+        let tables = [self.model.input_param(), self.model.output_param()];
+        let rows_of = |i: usize| self.touched.as_ref().filter(|_| tables.contains(&i)).map(|t| &t.ids[..]);
+        let touched: Vec<_> = (0..self.model.params().len()).map(rows_of).collect();
+        let grad_norm = self.optimizer.step(&self.device, self.model.params_mut(), &touched, step + 1, lr)?;
+        self.done = step + 1;
+        self.model.refresh_tables()?;
+        Ok(StepReport {
+            loss,
+            rows: asked.rows() as u64,
+            sequences: batch.sequences() as u64,
+            grad_norm,
+            sampling_seconds,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn tensors(&self) -> Result<Vec<Tensor>> {
+        let mut tensors = Vec::new();
+        for Param { name, shape, value, .. } in self.model.params() {
+            let values = value.to_f64(&self.device)?.iter().map(|&x| x as f32).collect();
+            tensors.push(Tensor { name: format!("model.{name}"), shape: shape.clone(), values });
+        }
+        for State { name, shape, values } in self.optimizer.state(&self.device, self.model.params(), self.done)? {
+            tensors.push(Tensor { name: format!("optim.{name}"), shape, values });
+        }
+        Ok(tensors)
+    }
+
+    fn restore(&mut self, step: u64, tensors: &[Tensor]) -> Result<()> {
+        restore_model(&mut self.model, &self.device, tensors)?;
+        let find = |name: &str| tensors.iter().find(|t| t.name.strip_prefix("optim.") == Some(name)).map(|t| &t.values[..]);
+        self.optimizer.restore(&self.device, self.model.params(), step, find)?;
+        self.done = step;
+        Ok(())
+    }
+}
+
+/// Puts the `model.*` tensors of a checkpoint into a model built from the same configuration. M0402 where a name or a
+/// shape differs, M0404 where a value is not finite.
+pub fn restore_model(model: &mut Model, device: &Device, tensors: &[Tensor]) -> Result<()> {
+    for param in model.params_mut() {
+        let stored = tensors.iter().find(|t| t.name.strip_prefix("model.") == Some(&param.name));
+        let stored = stored.ok_or_else(|| Error::new(Code::M0402, format!("the checkpoint has no tensor `{}`", param.name)))?;
+        if stored.shape != param.shape {
+            let what =
+                format!("`{}` has shape {:?} in the checkpoint and {:?} in the model", param.name, stored.shape, param.shape);
+            return Err(Error::new(Code::M0402, what).help("use the configuration and data the run was trained with"));
+        }
+        if stored.values.iter().any(|v| !v.is_finite()) {
+            return Err(Error::new(Code::M0404, format!("`{}` holds NaN or infinity", param.name)));
+        }
+        param.value = device.reals(&stored.values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())?;
+    }
+    model.refresh_tables()
+}
+
+/// Steps of the whole run: what `train.epochs` and `train.steps` allow. Schedules end here.
+pub fn total_steps(train: &config::Train, sequences: usize) -> u64 {
+    let all = (sequences as u64).div_ceil(u64::from(train.batch_size.max(1))) * u64::from(train.epochs);
+    if train.steps > 0 { all.min(train.steps) } else { all }
+}
+
+/// What the data brings to the model.
+pub fn sizes(data: &TrainingSet) -> Sizes {
+    let attributes = data.data().attributes().map(|a| AttributeLists::new(a.offsets, a.codes, a.width()));
+    let (numeric, categories) = data.context().map_or((0, vec![]), |c| (c.numeric_width(), c.category_sizes().to_vec()));
+    Sizes { items: data.data().items(), numeric, categories, attributes }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use super::*;
+use crate::data::clusters::{Method, TimeClusters};
+use crate::data::context::ContextEncoder;
+use crate::data::prepare::prepare;
+use crate::data::split::Split;
+use crate::data::synthetic;
+
+/// A small synthetic log, ready to train on.
+fn data(config: &Config) -> Arc<TrainingSet> {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, _) = synthetic::generate(&config.data.synthetic).unwrap();
+    let log = Arc::new(prepare(raw, &config.data, None, &folder.path().join("data")).unwrap());
+    let split = Arc::new(Split::new(&log, &config.data, 1).unwrap());
+    let context = ContextEncoder::fit(&log, &split, config).unwrap();
+    let clusters = Some(TimeClusters::fit(&log, &split, 3, Method::Bisecting).unwrap());
+    Arc::new(TrainingSet::new(log, split, config, context, clusters).unwrap())
+}
+
+fn small() -> Config {
+    let mut config = Config::default();
+    config.data.synthetic = config::Synthetic { users: 60, items: 50, events_per_user: 9.0, ..config.data.synthetic };
+    config.model = config::Model { dim: 8, heads: 2, layers: 1, max_len: 7, ..config.model };
+    config.train.batch_size = 16;
+    config
+}
+
+fn kind(name: &str) -> config::Kind {
+    config::Kind { kind: name.into(), params: Default::default() }
+}
+
+/// Every loss and the samplers that touch the step in different ways.
+fn variants() -> Vec<(&'static str, Config)> {
+    let base = small();
+    let sampled = |loss: &str, preset: &str| {
+        let mut config = base.clone();
+        config.loss = kind(loss);
+        config.sampler.preset = preset.into();
+        config
+    };
+    let mut lazy = sampled("bce", "uniform");
+    lazy.optim.tables = "lazy".into();
+    let mut cans = sampled("sampled_softmax", "cans");
+    cans.model.kind = "cans".into();
+    cans.model.causal = false;
+    cans.train.targets = "last".into();
+    cans.train.random_prefix = true;
+    cans.sampler.negatives = Some(9);
+    let mut separate = sampled("gbce", "gsasrec");
+    separate.model.tied = false;
+    separate.sampler.negatives = Some(5);
+    vec![
+        ("softmax", base.clone()),
+        ("lazy bce", lazy),
+        ("cans", cans),
+        ("separate gbce", separate),
+        ("genni", sampled("bce", "genni")),
+    ]
+}
+
+#[test]
+fn a_restored_trainer_continues_bit_for_bit() {
+    for (name, config) in variants() {
+        let data = data(&config);
+        let trainer = || Trainer::new(&config, data.clone(), &Device::HOST).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut whole = trainer();
+        for step in 0..3 {
+            whole.step(step).unwrap();
+        }
+        let saved = whole.tensors().unwrap();
+        let mut continued = trainer();
+        continued.restore(3, &saved).unwrap();
+        for step in 3..7 {
+            let (a, b) = (whole.step(step).unwrap(), continued.step(step).unwrap());
+            assert_eq!(
+                (a.loss.to_bits(), a.grad_norm.to_bits(), a.rows),
+                (b.loss.to_bits(), b.grad_norm.to_bits(), b.rows),
+                "{name}"
+            );
+        }
+        assert!(whole.tensors().unwrap() == continued.tensors().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for (name, config) in variants() {
+        let data = data(&config);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = Trainer::new(&config, data.clone(), &Device::HOST).unwrap();
+                (0..4).for_each(|step| assert!(trainer.step(step).unwrap().loss.is_finite()));
+                trainer.tensors().unwrap()
+            })
+        };
+        assert!(run(1) == run(3), "{name}");
+    }
+}
+
+#[test]
+fn the_loss_falls() {
+    for (name, mut config) in variants() {
+        config.optim.lr = 1e-2;
+        let mut trainer = Trainer::new(&config, data(&config), &Device::HOST).unwrap();
+        let losses: Vec<f64> = (0..60).map(|step| trainer.step(step).unwrap().loss).collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert!(mean(&losses[50..]) < 0.97 * mean(&losses[..5]), "{name}: {:?}", losses);
+    }
+}
+
+#[test]
+fn contradictions_are_found_before_training() {
+    let code = |change: &dyn Fn(&mut Config)| {
+        let mut config = small();
+        change(&mut config);
+        Trainer::new(&config, data(&small()), &Device::HOST).err().map(|e| e.code())
+    };
+    assert_eq!(code(&|_| ()), None);
+    assert_eq!(code(&|c| c.model.causal = false), Some(Code::C0205));
+    assert_eq!(code(&|c| c.optim.tables = "lazy".into()), Some(Code::C0205));
+    assert_eq!(code(&|c| c.model.heads = 3), Some(Code::C0202));
+    let cans_without_context = |c: &mut Config| {
+        c.sampler.preset = "cans".into();
+        c.loss = kind("sampled_softmax");
+    };
+    assert_eq!(code(&cans_without_context), Some(Code::D0303));
+}
