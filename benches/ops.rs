@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use hardneg::config;
 use hardneg::device::{Buffer, Device};
+use hardneg::eval;
 use hardneg::loss::{self, Loss};
 use hardneg::ops::matmul::{self, Mat};
 use hardneg::ops::negatives::Negatives;
 use hardneg::ops::param::{Param, Role};
+use hardneg::ops::rank::{self, Excluded, Mask};
 use hardneg::ops::sampled_loss::{Gradients, forward_backward};
 use hardneg::ops::score::{ScoreKind, Scoring};
 use hardneg::ops::{full_softmax, vector};
@@ -182,4 +184,28 @@ fn main() {
         &mut || to.copy_from_slice(black_box(&from)),
     );
     report("AdamW, 10^6 parameters", "copying 4 numbers for each", times, 0.0);
+
+    for items in [V, 100_003] {
+        let rows = eval::tile_rows(items);
+        let (p, a) = (noise(11, rows * D), noise(12, items * D));
+        let (mut tile, mut scores) = (vec![0f32; rows * items], vec![0f32; rows * items]);
+        let mut other = scores.clone();
+        let product = |tile: &mut [f32]| matmul::rows(tile, Mat::new(&p, D), Mat::new(&a, D).t(), [rows, items, D], false);
+        product(&mut scores);
+        let targets: Vec<u32> = (0..rows as u32).map(|b| b * 13 % items as u32).collect();
+        let seen: Vec<u32> = (0..rows).flat_map(|_| (0..100).map(|n| n * (items as u32 / 100))).collect();
+        let offsets: Vec<u32> = (0..=rows as u32).map(|b| 100 * b).collect();
+        let excluded = Excluded::new(items, |_| false);
+        let mask = Mask { excluded: &excluded, seen: Some((&offsets, &seen)) };
+        let (mut standings, mut lists) = (vec![], vec![]);
+        let times = alternate(
+            &mut || {
+                // Ranking uses its tile up, so the copy is timed with it.
+                tile.copy_from_slice(&scores);
+                rank::forward(&mut standings, &mut lists, &mut tile, &mask, Some(&targets), 20).expect("finite scores");
+            },
+            &mut || product(&mut other),
+        );
+        report(&format!("rank and best 20 of {items}, {rows} rows"), "the product that scored them", times, 0.0);
+    }
 }

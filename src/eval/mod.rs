@@ -225,7 +225,7 @@ impl<'a> Ranking<'a> {
         }
         let items = scores.len() / tile.len();
         let (mut standings, mut lists) = (vec![], vec![Entry::EMPTY; tile.len() * self.k]);
-        let (mut few, mut buffer) = (Vec::new(), Vec::new());
+        let (mut few, mut scratch) = (Vec::new(), rank::Scratch::default());
         for (b, row) in scores.chunks_exact(items).enumerate() {
             let among = self.candidates.of(tile[b], wanted[b]);
             self.short += u64::from(among.short);
@@ -233,7 +233,7 @@ impl<'a> Ranking<'a> {
             few.extend(among.items.iter().map(|&i| row[i as usize]));
             standings.push(rank::stand(&few, 0, Some(among.place))?);
             let list = &mut lists[b * self.k..(b + 1) * self.k];
-            rank::best(list, &mut buffer, &few);
+            rank::best(list, &mut scratch, &few);
             list.iter_mut().filter(|e| **e != Entry::EMPTY).for_each(|e| e.item = among.items[e.item as usize]);
         }
         (self.standings, self.lists) = (standings, lists);

@@ -10,10 +10,10 @@
 //! A masked score becomes NaN, because no comparison with NaN is true: the passes below need no branch per item and no
 //! sentinel that a real score could equal (-inf is a legal score). A NaN that was there before masking is an error.
 //!
-//! The best k are found by a filter: while the scan runs, only scores above the k-th best so far are kept, whole blocks
-//! without one are passed over by one vector comparison, and the kept ones are cut back to k whenever their buffer is
-//! full. Work per row is V comparisons plus O(k) per cut; the worst order (rising scores) still costs O(V).
-//! The idea of a running threshold: Bentley, "Programming Pearls"; heap-free form as in FAISS' reservoir top-k.
+//! The best k come from two passes. The first takes the maximum of every block of scores; the k-th largest of these is a
+//! lower bound of the k-th best score, and few scores reach it. The second looks only into the blocks that reach it. The
+//! first pass is all vector work, and the second touches at most k blocks besides ties, in whatever order the scores
+//! come. This is the first level of a tournament (Knuth, TAOCP 3, 5.3.3) cut to the width of a vector register.
 
 use rayon::prelude::*;
 
@@ -119,22 +119,26 @@ pub fn forward(
     }
     lists.clear();
     lists.resize(rows * k, Entry::EMPTY);
-    let one_row = |buffer: &mut Vec<Entry>, row: usize, scores: &mut [f32], list: &mut [Entry]| {
+    let one_row = |scratch: &mut Scratch, row: usize, scores: &mut [f32], list: &mut [Entry]| {
         let seen = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
         let target = targets.map(|t| t[row]);
         let masked = hide(scores, mask.excluded, seen, target)?;
         let standing = stand(scores, masked, target.filter(|&t| !mask.excluded.contains(t)))?;
-        best(list, buffer, scores);
+        best(list, scratch, scores);
         Ok(standing)
     };
     // A zero-length list still needs its row, hence the two shapes of the loop.
     let found: Vec<Result<Option<Standing>>> = if k == 0 {
-        scores.par_chunks_mut(items.max(1)).enumerate().map(|(row, s)| one_row(&mut Vec::new(), row, s, &mut [])).collect()
+        scores
+            .par_chunks_mut(items.max(1))
+            .enumerate()
+            .map(|(row, s)| one_row(&mut Scratch::default(), row, s, &mut []))
+            .collect()
     } else {
         (scores.par_chunks_mut(items.max(1)), lists.par_chunks_mut(k))
             .into_par_iter()
             .enumerate()
-            .map_init(Vec::new, |buffer, (row, (s, list))| one_row(buffer, row, s, list))
+            .map_init(Scratch::default, |scratch, (row, (s, list))| one_row(scratch, row, s, list))
             .collect()
     };
     standings.clear();
@@ -208,58 +212,78 @@ fn order(a: &Entry, b: &Entry) -> std::cmp::Ordering {
     b.score.partial_cmp(&a.score).unwrap_or(std::cmp::Ordering::Equal).then(a.item.cmp(&b.item))
 }
 
-/// Scores examined by one comparison before looking at them singly: a few vector registers.
-const BLOCK: usize = 64;
+/// Scores per step of the maximum: one AVX-512 register or two of AVX2.
+const STEP: usize = 16;
+/// Blocks of a row from which on they grow instead of becoming more.
+const BLOCKS: usize = 4096;
 
-/// The first k = `list.len()` of `scores`, masked ones (NaN) left out, by [`order`]. `buffer` is scratch.
-pub fn best(list: &mut [Entry], buffer: &mut Vec<Entry>, scores: &[f32]) {
+/// Memory of [`best`], reused from row to row.
+#[derive(Default)]
+pub struct Scratch {
+    maxima: Vec<f32>,
+    ordered: Vec<f32>,
+    found: Vec<Entry>,
+}
+
+/// The first k = `list.len()` of `scores`, masked ones (NaN) left out, by [`order`].
+pub fn best(list: &mut [Entry], scratch: &mut Scratch, scores: &[f32]) {
     let k = list.len();
-    buffer.clear();
+    list.fill(Entry::EMPTY);
     if k == 0 {
         return;
     }
-    // Room for three more lists: with random scores a row of a million items is then cut back about ten times.
-    let room = 4 * k + BLOCK;
-    let mut at = 0;
-    while at < scores.len() && buffer.len() < room {
-        if !scores[at].is_nan() {
-            buffer.push(Entry { item: at as u32, score: scores[at] });
+    let Scratch { maxima, ordered, found } = scratch;
+    let block = scores.len().div_ceil(BLOCKS).next_multiple_of(STEP).max(STEP);
+    maxima.clear();
+    found.clear();
+    vector::fast(
+        #[inline(always)]
+        || maxima.extend(scores.chunks(block).map(largest)),
+    );
+    let mut floor = f32::NEG_INFINITY;
+    if maxima.len() > k {
+        ordered.clone_from(maxima);
+        floor = *ordered.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
+    }
+    let mut equal = 0;
+    for (n, part) in scores.chunks(block).enumerate().filter(|&(n, _)| maxima[n] >= floor) {
+        for (i, &score) in part.iter().enumerate() {
+            // Of the scores equal to the bound only the first k can be listed, because equals go by index.
+            if score > floor || (score == floor && equal < k) {
+                equal += usize::from(score == floor);
+                found.push(Entry { item: (n * block + i) as u32, score });
+            }
         }
-        at += 1;
     }
-    if buffer.len() == room {
-        // Later items have higher indices, so an equal score no longer enters: the comparison is strict.
-        vector::fast(
-            #[inline(always)]
-            || {
-                let mut floor = cut(buffer, k);
-                for (n, block) in scores[at..].chunks(BLOCK).enumerate() {
-                    if block.iter().fold(0, |n, &x| n + u32::from(x > floor)) == 0 {
-                        continue;
-                    }
-                    for (i, &x) in block.iter().enumerate() {
-                        if x > floor {
-                            buffer.push(Entry { item: (at + n * BLOCK + i) as u32, score: x });
-                            if buffer.len() == room {
-                                floor = cut(buffer, k);
-                            }
-                        }
-                    }
-                }
-            },
-        );
+    if found.len() > k {
+        found.select_nth_unstable_by(k - 1, order);
+        found.truncate(k);
     }
-    buffer.sort_unstable_by(order);
-    list.fill(Entry::EMPTY);
-    let n = k.min(buffer.len());
-    list[..n].copy_from_slice(&buffer[..n]);
+    found.sort_unstable_by(order);
+    list[..found.len()].copy_from_slice(found);
 }
 
-/// Keeps the best k of more than k entries, in any order, and returns the worst score kept.
-fn cut(buffer: &mut Vec<Entry>, k: usize) -> f32 {
-    let worst = buffer.select_nth_unstable_by(k - 1, order).1.score;
-    buffer.truncate(k);
-    worst
+/// The largest score of a block, minus infinity where all are NaN.
+#[inline(always)]
+fn largest(block: &[f32]) -> f32 {
+    // In this form a NaN `b` loses, and a compiler sees one instruction.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; STEP];
+    let steps = block.chunks_exact(STEP);
+    let rest = steps.remainder().iter().fold(f32::NEG_INFINITY, |m, &x| larger(m, x));
+    for step in steps {
+        for (lane, &x) in lanes.iter_mut().zip(step) {
+            *lane = larger(*lane, x);
+        }
+    }
+    let mut width = STEP / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = larger(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    larger(rest, lanes[0])
 }
 
 #[cfg(test)]
@@ -289,20 +313,20 @@ mod tests {
 
     #[test]
     fn the_best_k_equal_a_full_sort() {
-        for n in [0usize, 1, 2, 63, 64, 65, 97, 104, 105, 257, 1025, 5003] {
+        for n in [0usize, 1, 2, 63, 64, 65, 97, 104, 105, 257, 1025, 5003, 70_001] {
             for k in [1usize, 3, 10, 20, 101] {
                 for levels in [2, 3, 50, u32::MAX] {
                     let mut s = scores(n, levels, (n * k) as u64);
                     s.iter_mut().step_by(7).for_each(|x| *x = f32::NAN);
-                    let (mut list, mut buffer) = (vec![Entry::EMPTY; k], Vec::new());
-                    best(&mut list, &mut buffer, &s);
+                    let (mut list, mut scratch) = (vec![Entry::EMPTY; k], Scratch::default());
+                    best(&mut list, &mut scratch, &s);
                     assert_eq!(list, naive(&s, k), "{n} scores, {levels} levels, k {k}");
                 }
-                // The worst order for the filter, and the best.
+                // The best scores all in one block, at either end.
                 for sign in [1.0, -1.0] {
                     let s: Vec<f32> = (0..n).map(|i| sign * i as f32).collect();
-                    let (mut list, mut buffer) = (vec![Entry::EMPTY; k], Vec::new());
-                    best(&mut list, &mut buffer, &s);
+                    let (mut list, mut scratch) = (vec![Entry::EMPTY; k], Scratch::default());
+                    best(&mut list, &mut scratch, &s);
                     assert_eq!(list, naive(&s, k));
                 }
             }
