@@ -2,13 +2,29 @@
 //!
 //! ```text
 //! settings.rs   six layers of configuration with provenance
+//! arguments.rs  what several commands take: settings, device, threads, signals
+//! intake.rs     from a path to data that can be trained on
+//! measure.rs    a ranker and the baselines on a part of the split
+//! trained.rs    a run opened for use
+//! display.rs    progress for people and programs
 //! terminal.rs   printing, colour, escaping
 //! ```
 
+mod arguments;
+mod display;
 mod doctor;
+mod evaluate;
 mod explain;
+mod inspect;
+mod intake;
+mod measure;
+mod prepare;
+mod recommend;
+mod samplers;
 pub mod settings;
 pub mod terminal;
+mod train;
+mod trained;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,6 +51,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Read, prepare, train, evaluate; the same command again continues.
+    Train(Box<train::Args>),
+    /// Read and clean a log once, to train on it often.
+    Prepare(prepare::Args),
+    /// What a file is, how it would be read and why, and what is wrong in it.
+    Inspect(inspect::Args),
+    /// The trained model beside its baselines.
+    Evaluate(evaluate::Args),
+    /// Lists of items for users or histories.
+    Recommend(recommend::Args),
+    /// Presets and stages of negative samplers.
+    Samplers(samplers::Args),
     /// What was found on this machine.
     Doctor(doctor::Args),
     /// Cause and cure of an error code.
@@ -66,6 +94,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Train(args) => train::run(&args, cli.json),
+        Command::Prepare(args) => prepare::run(&args, cli.json),
+        Command::Evaluate(args) => evaluate::run(&args, cli.json),
+        Command::Recommend(args) => recommend::run(&args),
+        Command::Samplers(args) => samplers::run(&args, cli.json),
+        Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
         Command::Explain(args) => explain::run(&args, cli.json),
     }

@@ -71,9 +71,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether the user, and not a default, set `key` to something.
-    pub fn is_set(&self, key: &str) -> bool {
-        self.origins.iter().any(|(k, _, source)| k == key && *source != Source::Default)
+    /// What somebody set to something other than the default.
+    pub fn chosen(&self) -> impl Iterator<Item = &(String, Value, Source)> {
+        let defaults = Table::try_from(Config::default()).map(|t| keys::flatten(&t)).unwrap_or_default();
+        self.origins.iter().filter(move |(key, value, source)| {
+            *source != Source::Default && !defaults.iter().any(|(k, v)| k == key && v == value)
+        })
     }
     /// Every key with its value and where it came from, as TOML with comments.
     pub fn print(&self) -> String {

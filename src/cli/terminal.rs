@@ -9,16 +9,28 @@ use crate::error::{Error, Result};
 
 /// Prints a result and a newline to standard output.
 pub fn out(text: &str) -> Result<()> {
-    out_bytes(&[text.as_bytes(), b"\n"].concat())
+    let line = format!("{text}\n");
+    Output
+        .write_all(line.as_bytes())
+        .and_then(|()| Output.flush())
+        .map_err(|e| Error::io("writing to", std::path::Path::new("standard output"), &e))
 }
 
-/// Writes raw bytes to standard output.
-pub fn out_bytes(bytes: &[u8]) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Error::io("writing to", std::path::Path::new("standard output"), &e)),
+/// Standard output for writers; a reader that hangs up ends the program quietly.
+pub struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match io::stdout().lock().write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other,
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        match io::stdout().lock().flush() {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other,
+        }
     }
 }
 

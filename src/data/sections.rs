@@ -288,6 +288,10 @@ pub fn write_durably(path: &Path, write: impl FnOnce(&mut SectionWriter<BufWrite
     let Some(name) = path.file_name() else {
         return Err(Error::new(Code::F0801, format!("{} is not a file name", path.display())));
     };
+    // Renaming over a device or a folder would put a file in its place.
+    if std::fs::metadata(path).is_ok_and(|facts| !facts.is_file()) {
+        return Err(Error::new(Code::F0801, format!("{} exists and is not a file", path.display())));
+    }
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(format!(".{}.part", std::process::id()));

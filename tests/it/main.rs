@@ -1,8 +1,11 @@
 //! All integration tests, one binary.
 
+mod cli;
 mod evaluate;
+mod floors;
 mod prepare;
+mod program;
 mod readers;
+mod resume;
 mod settings;
-mod statistics;
 mod twins;

@@ -20,9 +20,13 @@ fn file(text: &str) -> (tempfile::TempDir, Result<Settings, Error>) {
 
 #[test]
 fn no_layers_give_the_defaults() {
-    let settings = sets(&[]).unwrap();
-    assert_eq!(settings.config, Config::default());
-    assert!(settings.origins.iter().all(|(_, _, source)| *source == Source::Default));
+    let settings = sets(&["data.path=log.csv"]).unwrap();
+    let mut expected = Config::default();
+    expected.data.path = "log.csv".into();
+    assert_eq!(settings.config, expected);
+    assert!(settings.origins.iter().all(|(key, _, source)| *source == Source::Default || key == "data.path"));
+    let generated = sets(&["model.layers=3"]).unwrap();
+    assert_eq!((generated.config.model.layers, generated.config.train.epochs), (3, 12), "small settings unless somebody chose");
 }
 
 #[test]
@@ -194,7 +198,8 @@ fn an_option_without_effect_is_refused() {
 
 #[test]
 fn the_resolved_configuration_resolves_to_itself() {
-    let settings = sets(&["sampler=dns", "sampler.negatives=4", "model.dim=16", "data.min_weight=3.5"]).unwrap();
+    let settings =
+        sets(&["sampler=dns", "data.path=log.csv", "sampler.negatives=4", "model.dim=16", "data.min_weight=3.5"]).unwrap();
     assert_eq!(settings.config.loss.kind, "sampled_softmax");
     assert!(settings.notes.iter().any(|n| n.contains("sampled_softmax")));
     let (_root, again) = file(&toml::to_string(&settings.config).unwrap());

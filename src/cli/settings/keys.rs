@@ -99,7 +99,6 @@ const RANGES: &[(&str, f64, f64)] = &[
     ("model.dropout", 0.0, 0.999),
     ("model.temperature", 1e-6, 1e6),
     ("sampler.negatives", 1.0, 1e7),
-    ("optim.lr", 0.0, 1e3),
     ("optim.beta1", 0.0, 0.999_999_9),
     ("optim.beta2", 0.0, 0.999_999_999),
     ("optim.eps", 1e-30, 1.0),

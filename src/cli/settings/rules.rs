@@ -114,14 +114,34 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Choices that follow from others: whoever names a sampler and no loss wants a loss that samples.
+/// What the generated log is learnt with: enough to pass the item-to-item model within seconds on two processors.
+fn for_the_generated_log() -> [(&'static str, Value); 6] {
+    [
+        ("model.layers", Value::Integer(1)),
+        ("model.max_len", Value::Integer(32)),
+        ("model.dropout", Value::Float(0.1)),
+        ("optim.lr", Value::Float(3e-3)),
+        ("train.batch_size", Value::Integer(64)),
+        ("train.epochs", Value::Integer(12)),
+    ]
+}
+
+/// Choices that follow from others: whoever names a sampler and no loss wants a loss that samples, and whoever gives no
+/// log wants to see something soon.
 pub fn derive(layers: &mut Layers) -> Result<()> {
-    let chosen = |key: &str, layers: &Layers| layers.entries.get(key).is_some_and(|e| e.source != Source::Default);
+    let free = |key: &str, layers: &Layers| layers.entries.get(key).is_some_and(|e| e.source == Source::Default);
     let sampler = layers.entries.iter().find(|(k, e)| k.starts_with("sampler.") && counts(layers, k, &e.value, &e.source));
-    if let Some(key) = sampler.map(|(k, _)| k.clone()).filter(|_| !chosen("loss.kind", layers)) {
+    if let Some(key) = sampler.map(|(k, _)| k.clone()).filter(|_| free("loss.kind", layers)) {
         let why = format!("because `{key}` is set");
         layers.put("loss.kind", Value::String("sampled_softmax".into()), Source::Derived(why.clone()), 6)?;
         layers.notes.push(format!("the loss is `sampled_softmax` {why}; choose another with `--set loss=NAME`"));
+    }
+    if word(layers, "data.path").is_empty() {
+        for (key, value) in for_the_generated_log() {
+            if free(key, layers) {
+                layers.put(key, value, Source::Derived("for the generated log".into()), 6)?;
+            }
+        }
     }
     Ok(())
 }

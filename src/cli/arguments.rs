@@ -1,0 +1,127 @@
+//! Arguments that several commands share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::settings::Inputs;
+use crate::device::{self, Device, Request};
+use crate::error::{Code, Error, Result};
+
+/// Where settings come from besides the command's own flags.
+#[derive(clap::Args, Clone, Default)]
+pub struct SettingFlags {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one configuration key; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+impl SettingFlags {
+    /// All layers below the command's own flags.
+    pub fn inputs(&self) -> Inputs {
+        let home = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME").filter(|v| !v.is_empty())?).join(".config")));
+        let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            let name = name.to_str()?.strip_prefix("HARDNEG_").map(|rest| format!("HARDNEG_{rest}"))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        };
+        let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(ours).collect();
+        environment.sort();
+        Inputs {
+            user_file: home.map(|h| h.join("hardneg/config.toml")).filter(|p| p.is_file()),
+            config_file: self.config.clone(),
+            environment,
+            sets: self.sets.clone(),
+            flags: vec![],
+        }
+    }
+}
+
+/// Where and with how many threads to compute; neither changes a result on the plain path.
+#[derive(clap::Args, Clone)]
+pub struct Machine {
+    /// `auto`, `host`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Threads of the plain path; 0: one per processor
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl Machine {
+    /// Opens the device and sets the threads; the text says why `auto` did not find a GPU.
+    pub fn open(&self) -> Result<(Device, Option<String>)> {
+        self.set_threads()?;
+        device::open(self.device.parse::<Request>()?)
+    }
+    pub fn set_threads(&self) -> Result<()> {
+        if self.threads > 4096 {
+            return Err(Error::new(Code::C0202, format!("`--threads {}` is more than 4096", self.threads)));
+        }
+        // A second call in one process keeps the first pool; results do not depend on it.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global();
+        Ok(())
+    }
+}
+
+/// Seconds from `90`, `90s`, `15m`, `2h` or `1d`.
+pub fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        other => return Err(format!("`{other}` is not s, m, h or d")),
+    };
+    let number = digits.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    number.map(|x| x * unit).ok_or_else(|| format!("`{text}` is not a time such as 90s, 15m or 2h"))
+}
+
+/// Signals that ask to stop: SIGINT, SIGTERM, SIGHUP. Until [`Stop::arm`] the first one ends the program at once with
+/// 128 + its number; afterwards the first sets the flag and the second ends the program.
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    at_once: Arc<AtomicBool>,
+}
+
+impl Stop {
+    pub fn install() -> Result<Stop> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+        let stop = Stop { asked: Arc::default(), at_once: Arc::new(AtomicBool::new(true)) };
+        let failed = |e: std::io::Error| Error::internal(format!("installing a signal handler: {e}"));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.at_once.clone()).map_err(failed)?;
+            signal_hook::flag::register(signal, stop.asked.clone()).map_err(failed)?;
+            signal_hook::flag::register(signal, stop.at_once.clone()).map_err(failed)?;
+        }
+        // Beyond a file size limit writes shall fail like on a full disk, instead of killing the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
+        Ok(stop)
+    }
+    /// From here on a first signal stops at a checkpoint.
+    pub fn arm(&self) {
+        self.at_once.store(false, Ordering::SeqCst);
+    }
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in [("90", 90.0), ("1.5m", 90.0), ("2h", 7200.0), ("1d", 86400.0), ("0s", 0.0)] {
+            assert_eq!(seconds(text), Ok(expected));
+        }
+        for bad in ["", "h", "-1s", "2w", "nan", "1e999"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

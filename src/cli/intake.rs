@@ -1,0 +1,101 @@
+//! From a path to data that can be trained on: read a log or open a prepared file, prepare, split, encode context.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::display::Display;
+use crate::cli::inspect::is_prepared;
+use crate::cli::settings::Settings;
+use crate::cli::terminal::grouped;
+use crate::config::{self, Config};
+use crate::data::clusters::{Method, TimeClusters};
+use crate::data::context::ContextEncoder;
+use crate::data::interactions::Interactions;
+use crate::data::split::Split;
+use crate::data::training::TrainingSet;
+use crate::data::{prepare, read, synthetic};
+use crate::error::{Code, Error, Result};
+use crate::loss;
+use crate::sampling::{Need, Plan};
+
+/// Opens the prepared file `data.path` names, or reads the log it names (or generates one) and prepares it into `out`.
+/// Gives the data and the file they lie in.
+pub fn interactions(settings: &Settings, out: &Path, display: &mut Display) -> Result<(Arc<Interactions>, PathBuf)> {
+    let config = &settings.config.data;
+    let path = Path::new(&config.path);
+    if !config.path.is_empty() && is_prepared(path)? {
+        refuse_reading_settings(settings)?;
+        let data = Interactions::open(path)?;
+        describe(&data, display);
+        return Ok((Arc::new(data), path.canonicalize().map_err(|e| Error::io("reading", path, &e))?));
+    }
+    let data = prepare_log(config, out, display)?;
+    describe(&data, display);
+    Ok((Arc::new(data), out.to_path_buf()))
+}
+
+/// Reads or generates the log and prepares it into the file `out`.
+pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> Result<Interactions> {
+    let (log, attributes) = if config.path.is_empty() {
+        let (log, attributes) = synthetic::generate(&config.synthetic)?;
+        (log, Some(attributes))
+    } else {
+        let path = Path::new(&config.path);
+        display.start("reading", std::fs::metadata(path).map_or(0, |m| m.len()));
+        let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let log = read::read(config, Some(folder), &mut |p| display.at(p.bytes, || format!("{} rows", grouped(p.rows))));
+        display.stop();
+        (log?, (!config.items_path.is_empty()).then(|| read::read_attributes(Path::new(&config.items_path), config)).transpose()?)
+    };
+    if log.rejected.total() > 0 {
+        let kept = log.rejected.quarantine.as_ref().map_or(String::new(), |to| format!(", kept in {to}"));
+        display.line(&format!("{} bad rows left out{kept}; `hardneg inspect` shows why", grouped(log.rejected.total())));
+    }
+    prepare::prepare(log, config, attributes, out)
+}
+
+fn describe(data: &Interactions, display: &mut Display) {
+    let s = &data.meta().statistics;
+    display.line(&format!(
+        "data: {} events of {} users on {} items, median history {}",
+        grouped(s.events),
+        grouped(s.users),
+        grouped(s.items),
+        grouped(s.median_length)
+    ));
+}
+
+/// Settings of reading and cleaning do nothing where both are done.
+fn refuse_reading_settings(settings: &Settings) -> Result<()> {
+    let after = ["data.path", "data.split", "data.gts_quantile", "data.gts_target", "data.temporal", "data.clusters"];
+    let early = |key: &str| key.starts_with("data.") && !after.contains(&key);
+    match settings.chosen().find(|(key, ..)| early(key)) {
+        None => Ok(()),
+        Some((key, value, source)) => {
+            let what = format!("`{key} = {value}` has no effect: {} is prepared already", settings.config.data.path);
+            Err(Error::new(Code::C0203, what)
+                .at(source.to_string())
+                .help("give it to `hardneg prepare`, or train on the log itself"))
+        }
+    }
+}
+
+/// Splits and encodes.
+pub fn training_set(config: &Config, data: Arc<Interactions>, clusters: Option<Method>) -> Result<Arc<TrainingSet>> {
+    let split = Arc::new(Split::new(&data, &config.data, config.train.seed)?);
+    let context = ContextEncoder::fit(&data, &split, config)?;
+    let clusters = clusters.map(|method| TimeClusters::fit(&data, &split, config.data.clusters, method)).transpose()?;
+    Ok(Arc::new(TrainingSet::new(data, split, config, context, clusters)?))
+}
+
+/// Names the data in manifests and reports.
+pub fn fingerprint(data: &Interactions) -> String {
+    blake3::Hash::from(data.content_hash()).to_hex().to_string()
+}
+
+/// How times are clustered, if the sampler of the configuration draws by time.
+pub fn cluster_method(config: &Config) -> Result<Option<Method>> {
+    let sampled = loss::find(&config.loss.kind)?.sampled;
+    let needs = |plan: Plan| plan.declared().iter().any(|kind| kind.needs.contains(&Need::Clusters));
+    Ok((sampled && needs(Plan::new(&config.sampler)?)).then_some(Method::Bisecting))
+}

@@ -1,0 +1,44 @@
+//! `hardneg prepare LOG -o FILE`: read and clean a log once, to train on it often.
+
+use std::path::PathBuf;
+
+use crate::cli::arguments::{Machine, SettingFlags};
+use crate::cli::display::{Display, Style};
+use crate::cli::{inspect, intake, settings, terminal};
+use crate::error::Result;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  hardneg prepare ratings.csv -o ratings.hardneg\n  hardneg prepare log.tsv.gz -o log.hardneg --set min_user=5 --set min_item=5"
+)]
+pub struct Args {
+    /// The log; without one the synthetic log is written
+    log: Option<PathBuf>,
+    /// The prepared file
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Threads; 0: one per processor
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<()> {
+    let mut inputs = args.settings.inputs();
+    if let Some(log) = &args.log {
+        inputs.flags.push(("LOG".into(), "data.path", toml::Value::String(log.display().to_string())));
+    }
+    let settings = settings::resolve(&inputs)?;
+    Machine { device: "host".into(), threads: args.threads }.set_threads()?;
+    let mut display = Display::new(Style::Auto, json, false);
+    for note in &settings.notes {
+        display.line(note);
+    }
+    let data = intake::prepare_log(&settings.config.data, &args.out, &mut display)?;
+    if json {
+        return terminal::out(&inspect::prepared_json(&args.out, &data).to_string());
+    }
+    terminal::out(&inspect::prepared_text(&data))?;
+    terminal::out(&format!("written to {}\ntrain on it with: hardneg train {0}", args.out.display()))
+}

@@ -1,0 +1,107 @@
+//! `hardneg samplers list | show NAME`: every preset and every stage a sampler can be composed of.
+
+use serde_json::json;
+
+use crate::cli::terminal;
+use crate::error::{Error, Result};
+use crate::sampling::{self, Declared, OF_PROPOSALS, Param, Shown, Stage};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  hardneg samplers list\n  hardneg samplers show popularity")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// All presets and all kinds of all stages
+    List,
+    /// One preset or kind in full
+    Show {
+        /// Name of a preset or of a kind
+        name: String,
+    },
+}
+
+pub fn run(args: &Args, json: bool) -> Result<()> {
+    match &args.what {
+        What::List => list(json),
+        What::Show { name } => show(name, json),
+    }
+}
+
+fn list(json: bool) -> Result<()> {
+    let (presets, kinds) = (sampling::presets()?, sampling::kinds());
+    if json {
+        let presets: Vec<_> = presets.iter().map(|p| json!({ "name": p.name, "about": p.about, "source": p.source })).collect();
+        let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
+        return terminal::out(&json!({ "presets": presets, "kinds": kinds }).to_string());
+    }
+    let width = presets.iter().map(|p| p.name.len()).chain(kinds.iter().map(|k| k.name.len())).max().unwrap_or(0);
+    terminal::out("presets (`--sampler NAME`)")?;
+    for preset in &presets {
+        terminal::out(&format!("  {:width$}  {}", preset.name, preset.about))?;
+    }
+    for stage in Stage::ALL {
+        terminal::out(&format!("\n{} (`[sampler.{0}]`)", stage.name()))?;
+        for kind in kinds.iter().filter(|k| k.stage == stage) {
+            terminal::out(&format!("  {:width$}  {}", kind.name, kind.help))?;
+        }
+    }
+    Ok(())
+}
+
+fn show(name: &str, json: bool) -> Result<()> {
+    match sampling::show(name)? {
+        Shown::Preset { preset, resolved, kinds } => {
+            if json {
+                let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
+                return terminal::out(
+                    &json!({ "name": preset.name, "about": preset.about, "source": preset.source, "sampler": resolved, "kinds": kinds }).to_string(),
+                );
+            }
+            let spelled = toml::to_string(&*resolved).map_err(|e| Error::internal(e.to_string()))?;
+            terminal::out(&format!("{}: {}\nsource: {}\n\n[sampler]\n{spelled}", preset.name, preset.about, preset.source))?;
+            kinds.iter().try_for_each(|kind| terminal::out(&kind_text(kind)))
+        }
+        Shown::Kind(kind) if json => terminal::out(&kind_json(kind).to_string()),
+        Shown::Kind(kind) => terminal::out(&kind_text(kind)),
+    }
+}
+
+/// A kind's own parameters and those its stage gives to all.
+fn params(kind: &Declared) -> impl Iterator<Item = &'static Param> {
+    let shared: &[Param] = if kind.stage == Stage::Propose { OF_PROPOSALS } else { &[] };
+    kind.params.iter().chain(shared)
+}
+
+fn kind_text(kind: &Declared) -> String {
+    let mut text =
+        format!("{} ({}): {}\n  source: {}\n  cost: {}\n", kind.name, kind.stage.name(), kind.help, kind.source, kind.cost);
+    for need in kind.needs {
+        text += &format!("  needs: {need:?}\n").to_lowercase();
+    }
+    for param in params(kind) {
+        let only = param.only_with.map_or(String::new(), |(other, word)| format!(" (only with {other} = {word})"));
+        text += &format!(
+            "  {} = {}  # {}; {}{only}\n",
+            param.name,
+            value_text(&param.form.default()),
+            param.form.range(),
+            param.help
+        );
+    }
+    text
+}
+
+fn value_text(value: &crate::config::Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn kind_json(kind: &Declared) -> serde_json::Value {
+    let params: Vec<_> = params(kind)
+        .map(|p| json!({ "name": p.name, "default": p.form.default(), "range": p.form.range(), "help": p.help }))
+        .collect();
+    json!({ "stage": kind.stage.name(), "name": kind.name, "help": kind.help, "source": kind.source, "cost": kind.cost, "params": params })
+}
