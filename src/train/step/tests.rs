@@ -121,6 +121,7 @@ fn contradictions_are_found_before_training() {
     assert_eq!(code(&|c| c.model.heads = 3), Some(Code::C0202));
     let cans_without_context = |c: &mut Config| {
         c.sampler.preset = "cans".into();
+        c.sampler.negatives = Some(9);
         c.loss = kind("sampled_softmax");
     };
     assert_eq!(code(&cans_without_context), Some(Code::D0303));
