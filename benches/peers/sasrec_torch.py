@@ -178,7 +178,8 @@ def main():
     p.add_argument("--layout", choices=["packed", "padded"], default="packed")
     p.add_argument("--compile", action="store_true")
     p.add_argument("--epochs", type=int, default=2)
-    p.add_argument("--steps", type=int, default=0, help="stop after so many steps, printing every loss")
+    p.add_argument("--steps", type=int, default=0, help="stop after so many steps")
+    p.add_argument("--losses", action="store_true", help="print the loss of every step")
     p.add_argument("--batch", type=int, default=128)
     p.add_argument("--length", type=int, default=200)
     p.add_argument("--dim", type=int, default=64)
@@ -237,13 +238,15 @@ def main():
             optimizer.step()
             rows += len(y)
             total += loss.item() * len(y)
-            if a.steps:
-                print(json.dumps({"step": step, "loss": float(loss), "rows": len(y)}))
+            if a.losses:
+                print(json.dumps({"step": step, "loss": loss.item(), "rows": len(y)}))
             step += 1
-            if a.steps and step >= a.steps:
-                return
+            if step == a.steps:
+                break
         seconds = time.perf_counter() - started
         print(json.dumps({"epoch": epoch, "seconds": round(seconds, 3), "rows": rows, "loss": total / rows}), flush=True)
+        if step == a.steps:
+            break
 
 
 if __name__ == "__main__":

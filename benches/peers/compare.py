@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Times one training epoch of hardneg and of the PyTorch baseline in turn, and prints their ratio.
+
+  benches/peers/compare.py LOG [--loss softmax|sampled] [--rounds 3] [--steps 0]
+
+Both train SASRec (dim 64, 2 blocks, 1 head, dropout 0.1, length 200, batch 128) on the same log with the same order and
+number of negatives (256 uniform per position for `sampled`). The runs alternate because machines are noisy; the ratio is
+that of the medians. With --steps only the first steps of an epoch are timed on both sides. The baseline runs in every
+layout given with --variants and the fastest counts.
+
+Needs a built `target/release/hardneg`, and a Python with torch and numpy (PYTHON, default this one).
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+
+
+def ours(a):
+    settings = ["model.max_len=200", "model.dropout=0.1", "train.batch_size=128", "train.eval_every=0", "eval.baselines=false"]
+    settings += ["loss.kind=softmax"] if a.loss == "softmax" else [
+        "loss.kind=sampled_softmax", "sampler.preset=uniform", "sampler.negatives=256", "sampler.exclude=target"]
+    with tempfile.TemporaryDirectory() as run:
+        command = [a.hardneg, "train", a.log, "--out", run, "--epochs", "1", "--progress", "none"]
+        command += ["--threads", str(a.threads)] if a.threads else []
+        for s in settings:
+            command += ["--set", s]
+        command += ["--steps", str(a.steps)] if a.steps else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        records = [json.loads(line) for line in open(os.path.join(run, "metrics.jsonl"))]
+        last = [r for r in records if "seconds" in r and r.get("rows")][-1]
+        return last["seconds"], last["rows"], last.get("sampling_share", 0.0)
+
+
+def theirs(a, variant):
+    command = [a.python, str(HERE / "sasrec_torch.py"), a.log, "--loss", a.loss, "--epochs", "1", *variant.split()]
+    command += ["--threads", str(a.threads)] if a.threads else []
+    command += ["--steps", str(a.steps)] if a.steps else []
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    last = json.loads(out.strip().splitlines()[-1])
+    return last["seconds"], last["rows"]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("log")
+    p.add_argument("--loss", choices=["softmax", "sampled"], default="softmax")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--steps", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--variants", default="--layout packed;--layout padded")
+    p.add_argument("--hardneg", default=str(HERE.parent.parent / "target/release/hardneg"))
+    p.add_argument("--python", default=os.environ.get("PYTHON", sys.executable))
+    a = p.parse_args()
+    variants = a.variants.split(";")
+    seconds, rows = {"hardneg": [], **{v: [] for v in variants}}, {}
+    for _ in range(a.rounds):
+        s, rows["hardneg"], share = ours(a)
+        seconds["hardneg"].append(s)
+        for v in variants:
+            s, rows[v] = theirs(a, v)
+            seconds[v].append(s)
+        print(json.dumps({"seconds": {k: round(v[-1], 2) for k, v in seconds.items()}, "sampling_share": share}), flush=True)
+    if len(set(rows.values())) != 1:
+        sys.exit(f"the two sides trained on different rows: {rows}")
+    median = {k: statistics.median(v) for k, v in seconds.items()}
+    best = min(variants, key=median.get)
+    print(json.dumps({
+        "loss": a.loss, "rows": rows["hardneg"], "hardneg_seconds": round(median["hardneg"], 2),
+        "torch_seconds": round(median[best], 2), "torch_variant": best, "ratio_hardneg_to_torch": round(median["hardneg"] / median[best], 3),
+    }))
+
+
+if __name__ == "__main__":
+    main()
