@@ -91,7 +91,8 @@ impl Trainer {
         let loss = loss::build(&config.loss, log.items(), sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts()))?;
         let wants_log_q = matches!(&loss, Loss::Sampled(row_loss) if row_loss.needs_log_q());
         if let Some(sampler) = sampler.as_ref().filter(|s| wants_log_q && !s.gives_log_q()) {
-            let what = format!("the loss corrects by the probability of each draw, and {} does not deliver it", sampler.describe());
+            let what =
+                format!("the loss corrects by the probability of each draw, and {} does not deliver it", sampler.describe());
             return Err(Error::new(Code::C0205, what).help("use `--set sampler.weight.kind=log_q`, or `--set loss.log_q=none`"));
         }
         let queries = match config.train.targets.as_str() {
