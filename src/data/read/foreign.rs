@@ -40,7 +40,9 @@ pub fn refuse(path: &Path, head: &[u8]) -> Result<()> {
     let utf16 =
         matches!(super::encoding::detect(sample, false).0, super::layout::Encoding::Utf16Le | super::layout::Encoding::Utf16Be);
     let binary = sample.iter().filter(|&&b| b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r' | 0x0C | 0x1B)).count();
-    // Parquet is binary, and read.
+    if head.starts_with(b"PAR1") && !cfg!(feature = "parquet") {
+        return refused("a Parquet file", "this build was made without the feature `parquet`; use one with it, or export CSV");
+    }
     if !utf16 && !head.starts_with(b"PAR1") && binary * 20 > sample.len() {
         return refused("binary data of an unknown kind", "export it as CSV, TSV, JSON lines or Parquet");
     }
@@ -63,7 +65,7 @@ mod tests {
             assert_eq!(error.code(), Code::D0110);
             assert!(error.to_string().contains(named) && error.to_string().contains("help"), "{error}");
         }
-        for text in [&b"1\t2\t3\n"[..], b"caf\xE9,1\n", b"PAR1\0\0\0\0\0", b"\xFF\xFEa\0,\0b\0\n\0"] {
+        for text in [&b"1\t2\t3\n"[..], b"caf\xE9,1\n", b"\xFF\xFEa\0,\0b\0\n\0"] {
             assert!(refuse(Path::new("log"), text).is_ok(), "{}", String::from_utf8_lossy(text));
         }
     }

@@ -268,7 +268,7 @@ fn what_cannot_be_a_log_is_a_typed_error() {
     assert_eq!(Log::new("a.csv", "user,user,item\n1,2,3\n4,5,6\n").code(), Code::D0104);
     assert_eq!(
         Log::new("a.parquet", b"PAR1 and nothing else").code(),
-        if cfg!(feature = "parquet") { Code::D0109 } else { Code::D0103 }
+        if cfg!(feature = "parquet") { Code::D0109 } else { Code::D0110 }
     );
     let table = "user,item,time\n1,2,1300000000\n";
     assert_eq!(Log::new("a", table).with(|c| c.user_col = "who".into()).code(), Code::D0104);
