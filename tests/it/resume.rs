@@ -2,42 +2,52 @@
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hardneg::rng::{Draws, Stream, below};
+use hardneg::train::checkpoint;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::{Folder, SMALL, end_of, finish};
 
-/// A checkpoint after every step, so that kills hit its writing too.
-const OFTEN: &[&str] = &["--set", "checkpoint_steps=1"];
+/// A longer run with a checkpoint after every step, so that kills hit its writing too.
+const OFTEN: &[&str] = &["--epochs", "9", "--set", "checkpoint_steps=1"];
 
+/// How the run ends when left alone, however often it writes checkpoints.
 fn uninterrupted() -> (String, Vec<String>) {
     let folder = Folder::new();
-    folder.run(SMALL).ok();
-    end_of(&folder.path("run"))
+    folder.run(&[SMALL, OFTEN, &["--set", "checkpoint_steps=0"]].concat()).ok();
+    let end = end_of(&folder.path("run"));
+    folder.run(&[SMALL, OFTEN, &["--fresh"]].concat()).ok();
+    assert_eq!(end_of(&folder.path("run")), end);
+    end
 }
 
-/// Runs to the end, stopping every attempt by `signal` after a random while; gives the number of interruptions.
-fn through(folder: &Folder, signal: Signal, seed: u64, most: usize) -> usize {
+fn last_step(folder: &Folder) -> u64 {
+    checkpoint::steps(&folder.path("run/checkpoints")).unwrap().last().copied().unwrap_or(0)
+}
+
+/// Runs to the end, sending every attempt `signal` after a random number of further steps (none: before or while it
+/// starts) and a random while; gives the number of interruptions.
+fn through(folder: &Folder, signal: Signal, seed: u64) -> usize {
     let args = [SMALL, OFTEN].concat();
     let mut interruptions = 0;
     for attempt in 0..200 {
+        let words = Draws::new(seed, Stream::Test, 0, 0).words64(attempt);
+        let goal = last_step(folder) + below(words[0], 7);
         let mut child = folder.command().args(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let wait = below(Draws::new(seed, Stream::Test, 0, 0).words64(attempt)[0], 900);
-        let until = Instant::now() + Duration::from_millis(10 + wait);
-        while Instant::now() < until && child.try_wait().unwrap().is_none() {
-            sleep(Duration::from_millis(2));
+        while last_step(folder) < goal && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_micros(200));
         }
-        if interruptions < most && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_micros(below(words[1], 8000)));
+        if child.try_wait().unwrap().is_none() {
             kill_process(Pid::from_child(&child), signal).unwrap();
         }
         let finished = finish(child.wait_with_output().unwrap(), &args);
         match finished.code {
             Some(0) => return interruptions,
-            // Before training began a first signal ends the program at once.
-            Some(75) | Some(129) | Some(130) | Some(143) => interruptions += 1,
-            None if signal == Signal::KILL => interruptions += 1,
+            // Before training began a first signal ends the program at once: by the handler, or without one yet.
+            Some(75) | Some(129) | Some(130) | Some(143) | None => interruptions += 1,
             other => panic!("{other:?}: {}", finished.err),
         }
     }
@@ -50,10 +60,10 @@ fn killed_at_any_moment_a_run_ends_in_the_same_bits() {
     let mut interruptions = 0;
     for seed in 0..3 {
         let folder = Folder::new();
-        interruptions += through(&folder, Signal::KILL, seed, 12);
+        interruptions += through(&folder, Signal::KILL, seed);
         assert_eq!(end_of(&folder.path("run")), expected, "seed {seed}");
     }
-    assert!(interruptions > 3, "only {interruptions} kills hit a running process");
+    assert!(interruptions > 6, "only {interruptions} kills hit a running process");
 }
 
 #[test]
@@ -62,10 +72,10 @@ fn asked_to_stop_at_any_moment_a_run_ends_in_the_same_bits() {
     let mut interruptions = 0;
     for (seed, signal) in [(10, Signal::TERM), (11, Signal::INT), (12, Signal::HUP)] {
         let folder = Folder::new();
-        interruptions += through(&folder, signal, seed, 12);
+        interruptions += through(&folder, signal, seed);
         assert_eq!(end_of(&folder.path("run")), expected, "{signal:?}");
     }
-    assert!(interruptions > 3, "only {interruptions} signals hit a running process");
+    assert!(interruptions > 6, "only {interruptions} signals hit a running process");
 }
 
 /// Starts a long run and waits until it trains.
@@ -94,9 +104,9 @@ fn a_signal_in_training_is_75_with_a_checkpoint_and_the_words_to_continue() {
         assert!(stopped.err.contains("run the same command again"), "{}", stopped.err);
         let manifest = std::fs::read_to_string(folder.path("run/manifest.json")).unwrap();
         assert!(manifest.contains("Interrupted"), "{manifest}");
-        let steps = hardneg::train::checkpoint::steps(&folder.path("run/checkpoints")).unwrap();
+        let steps = checkpoint::steps(&folder.path("run/checkpoints")).unwrap();
         assert!(!steps.is_empty());
-        hardneg::train::checkpoint::load(&folder.path(&format!("run/checkpoints/step-{}", steps.last().unwrap()))).unwrap();
+        checkpoint::load(&folder.path(&format!("run/checkpoints/step-{}", steps.last().unwrap()))).unwrap();
     }
 }
 
@@ -107,7 +117,9 @@ fn a_time_limit_is_75_too() {
     folder.run(&args).fails(75, "S7501");
     // The limit is no part of what is trained: without it the run goes on.
     folder.run(SMALL).ok();
-    assert_eq!(end_of(&folder.path("run")), uninterrupted());
+    let alone = Folder::new();
+    alone.run(SMALL).ok();
+    assert_eq!(end_of(&folder.path("run")), end_of(&alone.path("run")));
 }
 
 #[test]
@@ -129,7 +141,7 @@ fn a_full_disk_is_8_and_the_earlier_checkpoint_goes_on() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     finish(child.wait_with_output().unwrap(), &["train"]).fails(75, "S7501");
     let dir = folder.path("run/checkpoints");
-    let before = hardneg::train::checkpoint::load_latest(&dir).unwrap().unwrap();
+    let before = checkpoint::load_latest(&dir).unwrap().unwrap();
     // A limit on file sizes below the size of the model's file stands for a disk that is full.
     let largest = std::fs::metadata(dir.join(format!("step-{}/model.safetensors", before.step))).unwrap().len();
     let program = env!("CARGO_BIN_EXE_hardneg");
@@ -143,6 +155,6 @@ fn a_full_disk_is_8_and_the_earlier_checkpoint_goes_on() {
     limited.current_dir(folder.path("")).args(["-c", &script]).stdin(Stdio::null());
     let full = finish(limited.output().unwrap(), &["train"]);
     assert_eq!(full.code, Some(8), "{}\n{}", full.out, full.err);
-    let after = hardneg::train::checkpoint::load_latest(&dir).unwrap().unwrap();
+    let after = checkpoint::load_latest(&dir).unwrap().unwrap();
     assert!(after.step >= before.step && after.notes.is_empty());
 }
