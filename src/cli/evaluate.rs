@@ -49,8 +49,12 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         per_user::write(&mut BufWriter::new(file), path, form, &evaluation, &|u| data.user_name(u), &|i| data.item_name(i))?;
     }
     if json {
-        let baselines: Vec<_> = baselines.iter().map(eval::Evaluation::json).collect();
-        return terminal::out(&json!({ "v": 1, "step": step, "model": evaluation.json(), "baselines": baselines }).to_string());
+        // One flat object: the model's metrics are the keys a script looks for.
+        let mut object = evaluation.json();
+        object["v"] = json!(1);
+        object["step"] = json!(step);
+        object["baselines"] = baselines.iter().map(eval::Evaluation::json).collect();
+        return terminal::out(&object.to_string());
     }
     let mut all = vec![&evaluation];
     all.extend(&baselines);

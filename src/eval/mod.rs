@@ -8,10 +8,9 @@
 //! The whole score matrix never exists: requests go through in tiles of a few MB. Every row is ranked on its own and all
 //! sums run in request order, so no figure depends on the tile size or the number of threads.
 //!
-//! What can be ranked. `exclude_seen` masks the visible history of each request, except its target: where people repeat
-//! themselves the target may be in its own history, and masking it would count a right answer as a miss. That favours
-//! such targets, because their rivals from the history are masked; the report counts them (`targets_in_history`) and says
-//! so. `items = "trained"` leaves out items without a training event; a target among those is a miss and is counted
+//! What can be ranked. `exclude_seen` masks the visible history of each request, as a recommendation list does; a target
+//! that repeats an event of its own history is then a miss, because no list could show it. The report counts such targets
+//! (`targets_in_history`) and says so. `items = "trained"` leaves out items without a training event; a target among those is a miss and is counted
 //! (`cold_targets`).
 //!
 //! Ties count against the model unless another rule is asked for. A recommendation list cannot know the target, so it
@@ -275,7 +274,7 @@ impl<'a> Tally<'a> {
             let standing = ranking.standings[b];
             let rank = match standing {
                 Some(s) => s.rank(self.rules.ties, ties.words64(target.at)[0]),
-                // An excluded target is behind everything that can be ranked.
+                // A masked target is behind everything that can be ranked.
                 None => f64::INFINITY,
             };
             self.outcomes.push(Outcome {

@@ -143,8 +143,8 @@ impl Protocol {
         }
         if self.exclude_seen && self.candidates == "full" && self.targets_in_history > 0 {
             caveats.push(format!(
-                "{} of {} targets are in their own visible history; they stay rankable while their seen rivals do not, which \
-                 favours them: where people repeat themselves use `eval.exclude_seen = false`",
+                "{} of {} targets are in their own visible history, which is left out, so they are misses: where people \
+                 repeat themselves use `eval.exclude_seen = false`",
                 self.targets_in_history, self.requests
             ));
         }

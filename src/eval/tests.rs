@@ -249,7 +249,7 @@ fn untrained_items_can_be_left_out_and_cold_targets_are_misses() {
 }
 
 #[test]
-fn a_target_in_its_own_history_stays_rankable_and_is_reported() {
+fn a_target_in_its_own_history_is_a_miss_unless_the_history_may_be_ranked_and_is_reported() {
     let mut repeat = |targets: &[Target]| {
         let mut batch = gather(targets)?;
         for b in 0..batch.sequences() {
@@ -260,10 +260,15 @@ fn a_target_in_its_own_history_stays_rankable_and_is_reported() {
     };
     let (counts, (offsets, log)) = (counts(), log());
     let facts = facts(&counts, &offsets, &log);
-    // The whole history scores above everything else: only the target of it stays.
-    let mut history = By(ITEMS, |user, item| if seen(user).contains(&item) { 9.0 } else { distinct(user, item) / 999.0 });
-    let got = evaluate(&mut history, &mut repeat, &targets(), &facts, &config(|_| ()), &mut |_, _| {}).unwrap();
-    assert_eq!(got.get("hr@1"), Some(1.0));
+    // The first item of the history scores above everything else.
+    let mut history = By(ITEMS, |user, item| if item == seen(user)[0] { 9.0 } else { distinct(user, item) / 999.0 });
+    let mut with = |seen_out: bool| {
+        let eval = config(|e| e.exclude_seen = seen_out);
+        evaluate(&mut history, &mut repeat, &targets(), &facts, &eval, &mut |_, _| {}).unwrap()
+    };
+    assert_eq!(with(false).get("hr@1"), Some(1.0));
+    let got = with(true);
+    assert_eq!(got.get("hr@10"), Some(0.0));
     assert_eq!(got.protocol.targets_in_history, u64::from(USERS));
     assert!(got.json()["protocol"]["caveats"][0].as_str().unwrap().contains("exclude_seen"));
 }

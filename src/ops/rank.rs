@@ -95,11 +95,11 @@ impl Excluded {
 /// What is masked in each row.
 pub struct Mask<'a> {
     pub excluded: &'a Excluded,
-    /// Row b also loses `seen[offsets[b]..offsets[b + 1]]`, except its target.
+    /// Row b also loses `seen[offsets[b]..offsets[b + 1]]`, ascending.
     pub seen: Option<(&'a [u32], &'a [u32])>,
 }
 
-/// Ranks a tile of scores (B,V), which is used up. `standings` (B): none where the target is excluded; empty without
+/// Ranks a tile of scores (B,V), which is used up. `standings` (B): none where the target is masked; empty without
 /// `targets`. `lists` (B,k).
 pub fn forward(
     standings: &mut Vec<Option<Standing>>,
@@ -122,8 +122,9 @@ pub fn forward(
     let one_row = |scratch: &mut Scratch, row: usize, scores: &mut [f32], list: &mut [Entry]| {
         let seen = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
         let target = targets.map(|t| t[row]);
-        let masked = hide(scores, mask.excluded, seen, target)?;
-        let standing = stand(scores, masked, target.filter(|&t| !mask.excluded.contains(t)))?;
+        let masked = hide(scores, mask.excluded, seen)?;
+        let open = |t: &u32| !mask.excluded.contains(*t) && seen.binary_search(t).is_err();
+        let standing = stand(scores, masked, target.filter(open))?;
         best(list, scratch, scores);
         Ok(standing)
     };
@@ -152,7 +153,7 @@ pub fn forward(
 }
 
 /// Overwrites the scores of masked items with NaN and returns how many there are. `seen` is ascending.
-fn hide(scores: &mut [f32], excluded: &Excluded, seen: &[u32], target: Option<u32>) -> Result<usize> {
+fn hide(scores: &mut [f32], excluded: &Excluded, seen: &[u32]) -> Result<usize> {
     let mut masked = excluded.items.len();
     for &i in &excluded.items {
         if scores[i as usize].is_nan() {
@@ -162,7 +163,7 @@ fn hide(scores: &mut [f32], excluded: &Excluded, seen: &[u32], target: Option<u3
     }
     let mut last = None;
     for &i in seen {
-        if Some(i) == target || Some(i) == last || excluded.contains(i) {
+        if Some(i) == last || excluded.contains(i) {
             continue;
         }
         last = Some(i);
@@ -339,10 +340,9 @@ mod tests {
             for levels in [2, 9, u32::MAX] {
                 let excluded = Excluded::new(n, |i| i % 11 == 3);
                 let seen: Vec<u32> = (0..n as u32).filter(|i| i % 5 == 1).collect();
-                for target in (0..n as u32).filter(|&t| !excluded.contains(t)) {
+                let open: Vec<u32> = (0..n as u32).filter(|&i| !(excluded.contains(i) || seen.contains(&i))).collect();
+                for &target in &open {
                     let s = scores(n, levels, 9);
-                    let open: Vec<u32> =
-                        (0..n as u32).filter(|&i| i == target || !(excluded.contains(i) || seen.contains(&i))).collect();
                     let own = s[target as usize];
                     let count = |f: &dyn Fn(u32) -> bool| open.iter().filter(|&&i| f(i)).count() as u32;
                     let expected = Standing {
@@ -396,11 +396,11 @@ mod tests {
             assert_eq!(standings, [Some(Standing { above: 0, tied: 2, tied_before: 1 })], "masked items never tie");
             assert_eq!(lists.iter().map(|e| e.item).collect::<Vec<_>>(), [0, 1, 2, NONE]);
         }
-        // An excluded target cannot be ranked; a seen target can.
-        let (mut standings, mut lists) = (vec![], vec![]);
-        forward(&mut standings, &mut lists, &mut [0.0, 1.0, 2.0, 3.0, 4.0], &mask, Some(&[4]), 1).unwrap();
-        assert_eq!(standings, [None]);
-        forward(&mut standings, &mut lists, &mut [0.0, 1.0, 2.0, 3.0, 4.0], &mask, Some(&[3]), 1).unwrap();
-        assert_eq!((standings[0], lists[0].item), (Some(Standing::default()), 3));
+        // A masked target cannot be ranked, and is in no list.
+        for target in [3, 4] {
+            let (mut standings, mut lists) = (vec![], vec![]);
+            forward(&mut standings, &mut lists, &mut [0.0, 1.0, 2.0, 3.0, 4.0], &mask, Some(&[target]), 1).unwrap();
+            assert_eq!((standings[0], lists[0].item), (None, 2));
+        }
     }
 }

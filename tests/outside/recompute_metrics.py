@@ -5,8 +5,8 @@
 
 RECOMMENDATIONS has the columns user_id,item_id,score,rank; TARGETS has user_id,item_id, one line per user. Prints one
 JSON object with hr@k, ndcg@k and mrr@k, to be compared with the report of `hardneg evaluate`. They agree when no target
-shares its score with another item (`tied_targets` is 0 in the report) or the tie rule is `listed`, no target is in its
-own visible history, and the lists are at least k long. Standard library only.
+shares its score with another item (`tied_targets` is 0 in the report) or the tie rule is `listed`, and the lists are at
+least k long. Standard library only.
 """
 import csv
 import json
