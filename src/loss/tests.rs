@@ -397,7 +397,7 @@ fn gbce_runs_from_binary_cross_entropy_to_calibration() {
     // The paper's form: sigma(s+)^beta through a transformed logit.
     let (alpha, t_mid) = (0.04, 0.75);
     let beta = alpha * ((1.0 - 1.0 / alpha) * t_mid + 1.0 / alpha);
-    let power = (1.0 / (1.0 + (-positive as f64).exp())).powf(beta);
+    let power = (1.0 / (1.0 + (-positive).exp())).powf(beta);
     let logit = (power / (1.0 - power)).ln();
     let want = (softplus(-logit) + negatives.iter().map(|&s| softplus(s)).sum::<f64>()) / 5.0;
     assert!((row(&t(t_mid), 4).0 - want).abs() < 1e-12);

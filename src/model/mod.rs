@@ -74,7 +74,7 @@ impl Hyper {
             if ok { Ok(()) } else { Err(Error::new(Code::C0202, format!("model.{key} is out of range")).help(text.to_string())) }
         };
         range("dim", (1..=4096).contains(&dim), "use 1 to 4096; 64 and 128 are common")?;
-        range("heads", config.heads >= 1 && dim % config.heads as usize == 0, "the heads must divide model.dim")?;
+        range("heads", config.heads >= 1 && dim.is_multiple_of(config.heads as usize), "the heads must divide model.dim")?;
         range("layers", config.layers <= 64, "use 0 to 64; 2 is common")?;
         range("max_len", (1..=65_535).contains(&config.max_len), "use 1 to 65535; 50 for shopping, 200 for movies")?;
         range("ffn_mult", (1..=16).contains(&config.ffn_mult), "use 1 to 16")?;

@@ -108,7 +108,7 @@ fn two_steps<T: Real>(
         let ids: Vec<u32> = (tile.start as u32..tile.end as u32).collect();
         let mut s = vec![T::ZERO; ids.len()];
         view.row(r, &ids, &mut s);
-        s.iter_mut().for_each(|s| *s = *s * T::from_f64(rule.beta));
+        s.iter_mut().for_each(|s| *s *= T::from_f64(rule.beta));
         hidden.hide(r, tile.clone(), &mut s);
         for &i in drawn.iter().filter(|&&i| tile.contains(&(i as usize))) {
             s[i as usize - tile.start] = T::NEG_INFINITY;

@@ -223,7 +223,7 @@ pub fn kinds() -> Vec<&'static Declared> {
 pub enum Shown {
     /// A preset, its sampler with every parameter written out, and the declarations of its kinds.
     Preset {
-        preset: Preset,
+        preset: Box<Preset>,
         resolved: Box<config::Sampler>,
         kinds: Vec<&'static Declared>,
     },
@@ -236,7 +236,7 @@ pub fn show(name: &str) -> Result<Shown> {
     if let Some(preset) = presets.iter().find(|p| p.name == name) {
         let plan = Plan::new(&config::Sampler { preset: name.into(), ..config::Sampler::default() })?;
         let (resolved, kinds) = (Box::new(plan.spelled_out()), plan.declared());
-        return Ok(Shown::Preset { preset: preset.clone(), resolved, kinds });
+        return Ok(Shown::Preset { preset: Box::new(preset.clone()), resolved, kinds });
     }
     let kinds = kinds();
     if let Some(kind) = kinds.iter().find(|k| k.name == name) {

@@ -190,9 +190,9 @@ pub fn fit<T: Training>(
             watcher.hear(Event::Epoch { record: &record });
             progress.clear_sums();
             clock = Clock::default();
-            let due = config.eval_every > 0 && (epoch % u64::from(config.eval_every) == 0 || progress.step == total);
+            let due = config.eval_every > 0 && (epoch.is_multiple_of(u64::from(config.eval_every)) || progress.step == total);
             spent = due && evaluate(training, run, config, &mut progress, epoch, watcher)?;
-        } else if progress.step % per_epoch % RECORD_STEPS == 0 {
+        } else if (progress.step % per_epoch).is_multiple_of(RECORD_STEPS) {
             run.record(&epoch_record("steps", &progress, epoch, &clock, None))?;
         }
         if spent {

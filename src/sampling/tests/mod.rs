@@ -60,7 +60,7 @@ impl World {
             event_items: &self.event_items,
             offsets: &self.offsets,
             train_end: &self.train_end,
-            clusters: (clusters.len() > 0).then_some(clusters),
+            clusters: (!clusters.is_empty()).then_some(clusters),
         }
     }
 }
@@ -314,7 +314,7 @@ fn without_repetition_the_order_and_the_inclusion_follow_the_exponential_race() 
     assert_law("first two", &count(64, ordered), &expected);
 
     // The race itself, over the whole catalogue: keys -ln(u)/w, the five smallest.
-    let mut raced = vec![0u64; 8];
+    let mut raced = [0u64; 8];
     for row in 0..batch.rows() as u64 {
         let mut keys: Vec<(f64, u32)> = (0..8u32)
             .map(|i| {
