@@ -44,7 +44,8 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 /// Medians of `this` and `that`, run in turns after one warm-up each.
 fn alternate(this: &mut dyn FnMut(), that: &mut dyn FnMut()) -> (f64, f64) {
-    this(); that();
+    this();
+    that();
     let pairs: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (seconds(this), seconds(that))).collect();
     (median(pairs.iter().map(|p| p.0).collect()), median(pairs.iter().map(|p| p.1).collect()))
 }
