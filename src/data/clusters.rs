@@ -87,8 +87,9 @@ impl TimeClusters {
     }
 
     fn z(&self, time: i64) -> f64 {
-        let span = (i128::from(self.last) - i128::from(self.first)) as f64;
-        if span > 0.0 { (i128::from(time) - i128::from(self.first)) as f64 / span } else { 0.0 }
+        // Exact but for spans of 292,000 years, which saturate.
+        let span = self.last.saturating_sub(self.first) as f64;
+        if span > 0.0 { time.saturating_sub(self.first) as f64 / span } else { 0.0 }
     }
 
     fn bisect(&self, sorted: &[i64], k: usize) -> Vec<f64> {

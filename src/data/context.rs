@@ -42,6 +42,8 @@ struct Temporal {
     /// Microseconds.
     first: i64,
     last: i64,
+    first_year: i64,
+    last_year: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,7 +95,7 @@ impl ContextEncoder {
                 let training = || (0..data.users() as u32).map(|u| split.training(data, u)).filter(|r| !r.is_empty());
                 let first = training().map(|r| times[r.start]).min();
                 let last = training().map(|r| times[r.end - 1]).max();
-                first.zip(last).map(|(first, last)| Temporal { first, last })
+                first.zip(last).map(|(first, last)| Temporal::new(first, last))
             }
             (other, _) => return Err(Error::new(Code::C0202, format!("`data.temporal` is auto, yes or no, not \"{other}\""))),
         };
@@ -242,12 +244,16 @@ fn standardise(data: &Interactions, split: &Split, name: &str, values: &[f32]) -
 }
 
 impl Temporal {
+    fn new(first: i64, last: i64) -> Temporal {
+        Temporal { first, last, first_year: Date::of(first).year, last_year: Date::of(last).year }
+    }
+
     fn features(&self, time: i64, to: &mut [f32]) {
         let date = Date::of(time);
-        let seconds = |a: i64, b: i64| (i128::from(a) - i128::from(b)) as f64 / 1e6;
-        let (first, last) = (Date::of(self.first).year, Date::of(self.last).year);
-        to[0] = held((seconds(time, self.first) + 1.0) / (seconds(self.last, self.first) + 2.0));
-        to[1] = held((date.year - first + 1) as f64 / (last - first + 2) as f64);
+        // Saturation could only touch spans of 292,000 years, where the marker is held at an end anyway.
+        let seconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1e6;
+        to[0] = held((seconds(self.first, time) + 1.0) / (seconds(self.first, self.last) + 2.0));
+        to[1] = held((date.year - self.first_year + 1) as f64 / (self.last_year - self.first_year + 2) as f64);
         let circles = &*CIRCLES;
         for (slot, (circle, value)) in to[2..].chunks_exact_mut(3).zip(circles.iter().zip(date.fields())) {
             slot.copy_from_slice(&circle[value]);
@@ -379,14 +385,14 @@ mod tests {
             assert!(date.fields().iter().zip(FIELDS).all(|(&v, (values, _))| v < values), "day {day}");
         }
         let mut row = [0.0; TEMPORAL];
-        Temporal { first: i64::MIN, last: i64::MAX }.features(0, &mut row);
+        Temporal::new(i64::MIN, i64::MAX).features(0, &mut row);
         assert!(row.iter().all(|x| x.is_finite()));
     }
 
     /// Expected values computed with Python's `datetime` and `math` from the definitions.
     #[test]
     fn the_23_features_of_one_moment() {
-        let temporal = Temporal { first: 956_703_932_000_000, last: 1_046_454_590_000_000 };
+        let temporal = Temporal::new(956_703_932_000_000, 1_046_454_590_000_000);
         let mut row = [0.0; TEMPORAL];
         temporal.features(1_009_804_029_000_000, &mut row);
         let expected = [
