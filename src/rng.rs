@@ -105,9 +105,10 @@ impl Draws {
     #[inline(always)]
     pub fn words_by8(&self, index: u64) -> [[u32; 8]; 4] {
         let mut counters = [[0; 8], [0; 8], [self.word2; 8], [self.word3; 8]];
-        for i in 0..8 {
-            counters[0][i] = (index + i as u64) as u32;
-            counters[1][i] = ((index + i as u64) >> 32) as u32;
+        let [low, high, ..] = &mut counters;
+        for (i, (low, high)) in low.iter_mut().zip(high).enumerate() {
+            let index = index + i as u64;
+            (*low, *high) = (index as u32, (index >> 32) as u32);
         }
         philox4x32_by8(counters, self.key)
     }
@@ -169,9 +170,8 @@ mod tests {
         let draws = Draws::new(0x1234_5678_9abc, Stream::Test, 3, 77);
         for first in [0, 5, u64::from(u32::MAX) - 3] {
             let eight = draws.words_by8(first);
-            for i in 0..8 {
-                let one = draws.words(first + i as u64);
-                assert_eq!(one, [eight[0][i], eight[1][i], eight[2][i], eight[3][i]]);
+            for i in 0..8u64 {
+                assert_eq!(draws.words(first + i), eight.map(|word| word[i as usize]));
             }
         }
     }

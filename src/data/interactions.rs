@@ -381,7 +381,10 @@ fn check_order(file: &Sections, offsets: &[u64], times: &[i64]) -> Result<()> {
     if fine { Ok(()) } else { Err(file.damaged("the events of a user are not in the order of time")) }
 }
 
-fn columns(file: &Sections, events: usize) -> Result<Vec<(String, Range<usize>, Option<NameRanges>)>> {
+/// Name, bytes of the values, and the categories' names of a context column.
+type ColumnRanges = (String, Range<usize>, Option<NameRanges>);
+
+fn columns(file: &Sections, events: usize) -> Result<Vec<ColumnRanges>> {
     let Some(notes) = file.find(kind::COLUMNS) else { return Ok(vec![]) };
     let notes: Vec<ColumnNote> =
         serde_json::from_slice(file.view::<u8>(&notes)).map_err(|e| file.damaged(&format!("its list of columns: {e}")))?;

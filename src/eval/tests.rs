@@ -252,9 +252,9 @@ fn untrained_items_can_be_left_out_and_cold_targets_are_misses() {
 fn a_target_in_its_own_history_is_a_miss_unless_the_history_may_be_ranked_and_is_reported() {
     let mut repeat = |targets: &[Target]| {
         let mut batch = gather(targets)?;
-        for b in 0..batch.sequences() {
+        for (b, target) in targets.iter().enumerate() {
             let row = batch.range(b).end - 1;
-            batch.targets[row] = seen(targets[b].user)[0];
+            batch.targets[row] = seen(target.user)[0];
         }
         Ok(batch)
     };
@@ -370,7 +370,7 @@ fn allow_and_deny_lists_hold_and_short_lists_are_short() {
     )
     .unwrap();
     for (user, item, _, rank) in &kept.0 {
-        assert!(item[0] % 8 == 0 && ![16, 24].contains(&item[0]) && !seen(u32::from(user[0])).contains(&u32::from(item[0])));
+        assert!(item[0].is_multiple_of(8) && ![16, 24].contains(&item[0]) && !seen(u32::from(user[0])).contains(&u32::from(item[0])));
         assert!(*rank >= 1 && *rank <= 11);
     }
     assert_eq!(kept.0.iter().filter(|(user, ..)| user[0] == 0).count(), 11 - usize::from(seen(0)[0].is_multiple_of(8)));

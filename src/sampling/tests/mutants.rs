@@ -9,11 +9,15 @@ use crate::sampling::propose::{Place, Rules};
 
 const ITEMS: usize = 61;
 
+type Draw = Box<dyn Fn(&[u64]) -> u32 + Send + Sync>;
+type Prob = Box<dyn Fn(u32) -> f64 + Send + Sync>;
+type Remaining = Box<dyn Fn(&[u32]) -> f64 + Send + Sync>;
+
 /// A law made of closures, so that each part can be wrong by itself.
 struct Law {
-    draw: Box<dyn Fn(&[u64]) -> u32 + Send + Sync>,
-    prob: Box<dyn Fn(u32) -> f64 + Send + Sync>,
-    remaining: Box<dyn Fn(&[u32]) -> f64 + Send + Sync>,
+    draw: Draw,
+    prob: Prob,
+    remaining: Remaining,
 }
 
 impl Propose for Law {

@@ -123,7 +123,8 @@ fn without_replacement_the_first_two_follow_successive_sampling() {
     let world = gappy(13);
     let model = Model::new(ScoreKind::Dot, 6000, 13, false, true);
     let weights: Vec<f64> = law(&preference(&model, &world, 1.0), &[8]);
-    let scattered: Vec<(String, Kind, Vec<(&str, Value)>)> = vec![
+    type Case = (String, Kind, Vec<(&'static str, Value)>);
+    let scattered: Vec<Case> = vec![
         ("position".into(), super::kind("catalogue", &[]), vec![]),
         // All eleven trained items, each once: the list is the catalogue.
         ("batch".into(), super::kind("uniform", &[("distinct", Value::Flag(true))]), vec![("candidates", number(11.0))]),
