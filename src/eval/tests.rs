@@ -370,7 +370,9 @@ fn allow_and_deny_lists_hold_and_short_lists_are_short() {
     )
     .unwrap();
     for (user, item, _, rank) in &kept.0 {
-        assert!(item[0].is_multiple_of(8) && ![16, 24].contains(&item[0]) && !seen(u32::from(user[0])).contains(&u32::from(item[0])));
+        assert!(
+            item[0].is_multiple_of(8) && ![16, 24].contains(&item[0]) && !seen(u32::from(user[0])).contains(&u32::from(item[0]))
+        );
         assert!(*rank >= 1 && *rank <= 11);
     }
     assert_eq!(kept.0.iter().filter(|(user, ..)| user[0] == 0).count(), 11 - usize::from(seen(0)[0].is_multiple_of(8)));
