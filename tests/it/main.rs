@@ -7,5 +7,7 @@ mod prepare;
 mod program;
 mod readers;
 mod resume;
+mod samplers;
 mod settings;
+mod statistics;
 mod twins;
