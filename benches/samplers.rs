@@ -61,7 +61,8 @@ fn main() {
         let draws = Draws::new(1, Stream::Test, lane, 0);
         (0..n as u64).map(|i| normal2(draws.words64(i))[0] * 0.1).collect()
     };
-    let (query, table) = (Device::HOST.reals(&noise(1, rows * DIM)).unwrap(), Device::HOST.reals(&noise(2, items * DIM)).unwrap());
+    let (query, table) =
+        (Device::HOST.reals(&noise(1, rows * DIM)).unwrap(), Device::HOST.reals(&noise(2, items * DIM)).unwrap());
     let scoring = Scoring { kind: ScoreKind::Dot, dim: DIM, items, query: &query, context: None, table: &table };
 
     println!("{items} items, {rows} rows, {} threads", rayon::current_num_threads());
