@@ -123,14 +123,14 @@ fn inspect_run(path: &Path, json: bool) -> Result<()> {
     terminal::out(&path.display().to_string())?;
     if let Some(m) = manifest {
         terminal::out(&format!(
-            "version   {}\ndevice    {}\ndata      {} ({})",
+            "version    {}\ndevice     {}\ndata       {} ({})",
             m.version, m.device, m.data_file, m.data_fingerprint
         ))?;
-        terminal::out(&format!("exit      {}", m.exit.as_deref().unwrap_or("running, or killed")))?;
-        m.state_hash.map_or(Ok(()), |hash| terminal::out(&format!("state     {hash}")))?;
+        terminal::out(&format!("exit       {}", m.exit.as_deref().unwrap_or("running, or killed")))?;
+        m.state_hash.map_or(Ok(()), |hash| terminal::out(&format!("state      {hash}")))?;
     }
     for (what, step, health) in checkpoints {
-        terminal::out(&format!("{what:<10}step {step}: {health}"))?;
+        terminal::out(&format!("{what:<11}step {step}: {health}"))?;
     }
     Ok(())
 }

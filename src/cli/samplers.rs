@@ -61,8 +61,9 @@ fn show(name: &str, json: bool) -> Result<()> {
                     &json!({ "name": preset.name, "about": preset.about, "source": preset.source, "sampler": resolved, "kinds": kinds }).to_string(),
                 );
             }
-            let spelled = toml::to_string(&*resolved).map_err(|e| Error::internal(e.to_string()))?;
-            terminal::out(&format!("{}: {}\nsource: {}\n\n[sampler]\n{spelled}", preset.name, preset.about, preset.source))?;
+            let spelled = std::collections::BTreeMap::from([("sampler", &*resolved)]);
+            let spelled = toml::to_string(&spelled).map_err(|e| Error::internal(e.to_string()))?;
+            terminal::out(&format!("{}: {}\nsource: {}\n\n{spelled}", preset.name, preset.about, preset.source))?;
             kinds.iter().try_for_each(|kind| terminal::out(&kind_text(kind)))
         }
         Shown::Kind(kind) if json => terminal::out(&kind_json(kind).to_string()),

@@ -114,7 +114,8 @@ impl Layers {
             let kind_changed = key.strip_suffix(".kind").is_some_and(|table| keys::OPEN.contains(&table) && stage(table));
             let preset_changed = key == "sampler.preset"
                 && ["sampler.propose", "sampler.select", "sampler.mix", "sampler.weight"].into_iter().any(stage);
-            of.layer < layer && (kind_changed || preset_changed)
+            // The command line is one layer here: what is said on it together is meant together.
+            of.layer < layer.min(4) && (kind_changed || preset_changed)
         };
         self.entries.retain(|other, of| !shadowed(other, of));
         self.entries.insert(key, Entry { value, source, layer });
@@ -251,6 +252,7 @@ pub fn resolve(inputs: &Inputs) -> Result<Settings> {
         layers.put(key, value.clone(), Source::Flag(flag.clone()), 5)?;
     }
     rules::derive(&mut layers)?;
+    rules::complete_from_preset(&mut layers)?;
     rules::refuse_without_effect(&layers)?;
     let config = layers.config()?;
     let position = |key: &str| {

@@ -188,7 +188,7 @@ fn an_option_without_effect_is_refused() {
         (&["train.random_prefix=true"], &["train.targets=last"]),
         (&["train.patience=3", "train.eval_every=0"], &["train.eval_every=2"]),
         (&["optim.decay_tables=true"], &["optim.weight_decay=0.1"]),
-        (&["sampler.select.keep=3", "sampler.preset=uniform"], &["sampler.select.kind=top_k"]),
+        (&["sampler.select.keep=3", "sampler.preset="], &["sampler.select.kind=top_k"]),
     ] {
         let error = sets(idle).map(|s| s.config).unwrap_err();
         assert_eq!(error.code(), Code::C0203, "{idle:?}: {error}");
@@ -204,6 +204,18 @@ fn the_resolved_configuration_resolves_to_itself() {
     assert!(settings.notes.iter().any(|n| n.contains("sampled_softmax")));
     let (_root, again) = file(&toml::to_string(&settings.config).unwrap());
     assert_eq!(again.unwrap().config, settings.config);
+}
+
+#[test]
+fn a_parameter_without_its_kind_belongs_to_the_presets_kind() {
+    let spelled = |sets_: &[&str]| sets(&[sets_, &["data.path=log.csv"]].concat()).unwrap().config.sampler;
+    let wrong = spelled(&["sampler=cans", "sampler.mix.count=3"]).mix.unwrap();
+    assert_eq!((&wrong.kind[..], &wrong.params["count"]), ("wrong_context", &Value::Number(3.0)));
+    assert_eq!(wrong.params["choice"], Value::Word("hard".into()), "the preset's other parameters stay");
+    let flags = vec![("--sampler".to_string(), "sampler.preset", toml::Value::String("dns".into()))];
+    let inputs = Inputs { sets: vec!["sampler.select.candidates=3".into()], flags, ..Inputs::default() };
+    let select = resolve(&inputs).unwrap().config.sampler.select.unwrap();
+    assert_eq!((&select.kind[..], &select.params["candidates"]), ("top_k", &Value::Number(3.0)), "a flag never drops a --set");
 }
 
 #[test]

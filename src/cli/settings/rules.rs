@@ -5,6 +5,7 @@ use toml::Value;
 
 use super::{Layers, Source};
 use crate::error::{Code, Error, Result};
+use crate::sampling::{self, Shown};
 
 /// A key (or, with a trailing dot, a section) and when it has no effect: the condition as text, and how to make it count.
 struct Rule {
@@ -140,6 +141,35 @@ pub fn derive(layers: &mut Layers) -> Result<()> {
         for (key, value) in for_the_generated_log() {
             if free(key, layers) {
                 layers.put(key, value, Source::Derived("for the generated log".into()), 6)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A parameter of a stage without its kind means the kind the preset names, with the preset's other parameters.
+pub fn complete_from_preset(layers: &mut Layers) -> Result<()> {
+    for stage in ["select", "mix", "weight"] {
+        let table = format!("sampler.{stage}");
+        let has = |key: &str| layers.entries.contains_key(key);
+        if has(&format!("{table}.kind")) || !layers.entries.keys().any(|k| k.starts_with(&format!("{table}."))) {
+            continue;
+        }
+        let preset = word(layers, "sampler.preset").to_string();
+        let Ok(Shown::Preset { resolved, .. }) = sampling::show(&preset) else { continue };
+        let kind = match stage {
+            "select" => resolved.select,
+            "mix" => resolved.mix,
+            _ => resolved.weight,
+        };
+        let Some(kind) = kind else { continue };
+        let source = Source::Derived(format!("the preset `{preset}`"));
+        let whole = Value::try_from(kind).map_err(|e| Error::internal(e.to_string()))?;
+        for (name, value) in whole.as_table().into_iter().flatten() {
+            let key = format!("{table}.{name}");
+            if !layers.entries.contains_key(&key) {
+                // Below every other layer, so that nothing somebody set is taken for a former kind's.
+                layers.put(&key, value.clone(), source.clone(), 0)?;
             }
         }
     }
