@@ -3,6 +3,7 @@
 //! Shapes live in names and comments (`h (R,D)`), not in types. A buffer keeps its capacity when it shrinks, so a batch of
 //! changing length allocates only until it has met its longest.
 
+use crate::device::lanes::Lanes;
 use crate::device::{Device, Precision, elementary};
 use crate::error::{Error, Result};
 
@@ -80,7 +81,8 @@ impl Buffer {
 
 /// The two number types of the plain path.
 pub trait Real:
-    Copy
+    Lanes
+    + Copy
     + Send
     + Sync
     + Default

@@ -10,6 +10,7 @@ mod buffer;
 mod cuda;
 mod elementary;
 mod gemm;
+mod lanes;
 
 use std::sync::Arc;
 

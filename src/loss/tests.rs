@@ -375,7 +375,7 @@ fn the_revised_softmax_is_the_log_ratio_times_a_constant() {
 
 #[test]
 fn gbce_runs_from_binary_cross_entropy_to_calibration() {
-    let (positive, negatives) = (0.8, [0.2, -1.0, 0.5, 2.0]);
+    let (positive, negatives): (f64, _) = (0.8, [0.2, -1.0, 0.5, 2.0]);
     let row = |kind: &Kind, n: usize| {
         let mut d = vec![0.0; n];
         let facts = RowFacts { drawn: n, ..RowFacts::default() };

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::{Norms, Tile, View};
+use crate::ops::score::View;
+use crate::ops::tile::{Norms, Tile};
 use crate::ops::vector;
 
 /// Rows of a block: enough to reuse an item of a tile from the cache.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Rows are taken in tiles whose scores fit a cache; each tile is scored by a matrix product, turned into `ds` in place
-//! and multiplied back into `dp`, `dg` and the table gradient (`ops/score.rs`) before the next tile begins. Within a tile
+//! and multiplied back into `dp`, `dg` and the table gradient (`ops/tile.rs`) before the next tile begins. Within a tile
 //! every product is split over rows or items, so tiles add to the table gradient in order and no copy of it is needed.
 //!
 //! Cost: `6 R V D` flops (twice the products for the cosine under a context) and one exponential per score.
@@ -17,7 +17,8 @@ use crate::device::{Device, Real};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::sampled_loss::Gradients;
-use crate::ops::score::{Norms, ScoreKind, Scoring, no_kernel};
+use crate::ops::score::{ScoreKind, Scoring, no_kernel};
+use crate::ops::tile::Norms;
 use crate::ops::vector;
 
 /// Scores of one tile: 4 MB of f32, a share of the last cache level.

@@ -27,4 +27,5 @@ pub mod score;
 pub mod score_topk;
 pub mod softmax_draw;
 pub mod table_gradient;
+pub mod tile;
 pub mod vector;

@@ -56,6 +56,11 @@ impl<T: Real> Block<T> {
     pub fn new(ranges: Ranges, dim: usize) -> Block<T> {
         Block { shift: ranges.shift, dim, lists: (0..ranges.count).map(|_| Vec::new()).collect(), vectors: Vec::new() }
     }
+    /// Forgets the records and keeps their memory.
+    pub fn clear(&mut self) {
+        self.lists.iter_mut().for_each(Vec::clear);
+        self.vectors.clear();
+    }
     /// da[item] += alpha p[row] + beta (a[item] + g[row]); `beta` is unused by the dot product. `row` below 2^31.
     #[inline(always)]
     pub fn push(&mut self, item: u32, row: usize, alpha: T, beta: T) {
@@ -70,12 +75,17 @@ impl<T: Real> Block<T> {
 }
 
 /// da (V,D) += all records of `blocks`, in their order.
-pub fn accumulate<T: Real>(da: &mut [T], view: &View<T>, ranges: Ranges, blocks: &[Block<T>]) {
+pub fn accumulate<'b, T: Real>(
+    da: &mut [T],
+    view: &View<T>,
+    ranges: Ranges,
+    blocks: impl Iterator<Item = &'b Block<T>> + Clone + Sync,
+) {
     let d = view.dim;
     let width = 1usize << ranges.shift;
     da.par_chunks_mut(width * d).enumerate().for_each(|(range, da)| {
         let first = range * width;
-        for block in blocks {
+        for block in blocks.clone() {
             vector::fast(
                 #[inline(always)]
                 || {

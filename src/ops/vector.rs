@@ -8,13 +8,10 @@
 //! vector::fast(#[inline(always)] || rows.iter().for_each(|x| vector::exp_in_place(x)))
 //! ```
 //!
-//! Sums run in a fixed number of lanes, added in a fixed tree, without fused multiply-add: the bits depend on neither the
-//! machine nor the number of threads.
+//! Sums run in registers of a fixed width, added in a fixed tree, without fused multiply-add (`device/lanes.rs`): the bits
+//! depend on neither the machine nor the number of threads.
 
 use crate::device::Real;
-
-/// Partial sums kept by a reduction: four AVX2 registers of f32 hide the latency of an addition.
-const LANES: usize = 32;
 
 /// Runs `work` compiled for the best instruction set of this machine. Costs a few nanoseconds: put the loop inside.
 #[inline(always)]
@@ -22,103 +19,46 @@ pub fn fast<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// Adds the lanes pairwise: 32 -> 16 -> ... -> 1.
-#[inline(always)]
-fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for j in 0..width {
-            lanes[j] += lanes[j + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
 /// sum of a[i] b[i]
 #[inline(always)]
 pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let (a, b) = same(a, b);
-    let mut lanes = [T::ZERO; LANES];
-    let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let mut tail = T::ZERO;
-    for (&x, &y) in ca.remainder().iter().zip(cb.remainder()) {
-        tail += x * y;
-    }
-    for (x, y) in ca.zip(cb) {
-        for j in 0..LANES {
-            lanes[j] += x[j] * y[j];
-        }
-    }
-    fold(lanes) + tail
+    T::dot_of(a, b)
 }
 
 /// sum of a[i] b[i] c[i]
 #[inline(always)]
 pub fn dot3<T: Real>(a: &[T], b: &[T], c: &[T]) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    let (ca, cb, cc) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
-    let mut tail = T::ZERO;
-    for ((&x, &y), &z) in ca.remainder().iter().zip(cb.remainder()).zip(cc.remainder()) {
-        tail += x * y * z;
-    }
-    for ((x, y), z) in ca.zip(cb).zip(cc) {
-        for j in 0..LANES {
-            lanes[j] += x[j] * y[j] * z[j];
-        }
-    }
-    fold(lanes) + tail
+    T::dot3_of(a, b, c)
 }
 
 /// sum of x[i]
 #[inline(always)]
 pub fn sum<T: Real>(x: &[T]) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let mut tail = T::ZERO;
-    for &x in chunks.remainder() {
-        tail += x;
-    }
-    for x in chunks {
-        for j in 0..LANES {
-            lanes[j] += x[j];
-        }
-    }
-    fold(lanes) + tail
+    T::sum_of(x)
 }
 
 /// The largest element, minus infinity of nothing; NaN is skipped.
 #[inline(always)]
 pub fn max<T: Real>(x: &[T]) -> T {
-    let larger = |a: T, b: T| if b > a { b } else { a };
-    let mut lanes = [T::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let mut tail = T::NEG_INFINITY;
-    for &x in chunks.remainder() {
-        tail = larger(tail, x);
-    }
-    for x in chunks {
-        for j in 0..LANES {
-            lanes[j] = larger(lanes[j], x[j]);
-        }
-    }
-    lanes.into_iter().fold(tail, larger)
+    T::largest_of(x)
 }
 
 /// y += alpha x
 #[inline(always)]
 pub fn axpy<T: Real>(y: &mut [T], alpha: T, x: &[T]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y += alpha * x;
-    }
+    T::add_scaled(y, alpha, x);
 }
 
 /// y += alpha x + beta z
 #[inline(always)]
 pub fn axpy2<T: Real>(y: &mut [T], alpha: T, x: &[T], beta: T, z: &[T]) {
-    for ((y, &x), &z) in y.iter_mut().zip(x).zip(z) {
-        *y += alpha * x + beta * z;
-    }
+    T::add_scaled2(y, alpha, x, beta, z);
+}
+
+/// y (n) += sum over k of c[k] table[rows[k]], table (.., n)
+#[inline(always)]
+pub fn add_rows<T: Real>(y: &mut [T], c: &[T], table: &[T], rows: &[u32]) {
+    T::add_rows(y, c, table, rows);
 }
 
 /// y += x
@@ -148,20 +88,10 @@ pub fn exp_in_place<T: Real>(x: &mut [T]) {
 /// x = exp(x - shift); returns the sum: the numerators and the denominator of a softmax whose largest score is `shift`.
 #[inline(always)]
 pub fn exp_sum<T: Real>(x: &mut [T], shift: T) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    let mut chunks = x.chunks_exact_mut(LANES);
-    for x in &mut chunks {
-        for j in 0..LANES {
-            x[j] = (x[j] - shift).exp();
-            lanes[j] += x[j];
-        }
-    }
-    let mut tail = T::ZERO;
-    for x in chunks.into_remainder() {
+    for x in x.iter_mut() {
         *x = (*x - shift).exp();
-        tail += *x;
     }
-    fold(lanes) + tail
+    sum(x)
 }
 
 /// ln sum exp(x), replacing x by its softmax; `(minus infinity)` of nothing.
@@ -175,13 +105,6 @@ pub fn softmax_in_place<T: Real>(x: &mut [T]) -> T {
     let total = exp_sum(x, shift);
     scale(x, T::ONE / total);
     shift + total.ln()
-}
-
-/// Both slices cut to the length they share, so that one bounds check serves the loop.
-#[inline(always)]
-fn same<'a, T>(a: &'a [T], b: &'a [T]) -> (&'a [T], &'a [T]) {
-    let n = a.len().min(b.len());
-    (&a[..n], &b[..n])
 }
 
 #[cfg(test)]
