@@ -37,7 +37,7 @@ use crate::error::{Error, Exit, Result};
 #[derive(Parser)]
 #[command(
     name = "hardneg",
-    version,
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HARDNEG_COMMIT"), ")"),
     about = "Trains compact transformers for sequential recommendation with hard negatives, fast",
     after_help = "Examples:\n  hardneg train                 learn a generated log and compare with popularity\n  hardneg train ratings.csv     read, prepare, train, evaluate"
 )]

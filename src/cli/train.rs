@@ -125,7 +125,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let mut manifest = Manifest {
         v: RECORD_VERSION,
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: concat!(env!("CARGO_PKG_VERSION"), " (", env!("HARDNEG_COMMIT"), ")").into(),
         argv: std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect(),
         data_fingerprint: intake::fingerprint(&data),
         data_file: data_file.display().to_string(),
