@@ -100,11 +100,11 @@ pub struct Data {
     pub item_col: String,
     pub time_col: String,
     pub weight_col: String,
-    /// `auto`, `s`, `ms`, `us`, `minutes`, `iso` or `none`.
+    /// `auto`, `s`, `ms`, `us`, `ns`, `minutes`, `days`, `iso` or `none`.
     pub time_unit: String,
     /// `auto`, `utf-8`, `utf-16` or `latin-1`. Ids are bytes either way.
     pub encoding: String,
-    /// Declared context columns, `name:cat` or `name:num`.
+    /// Declared context columns, `name:cat` or `name:num`. Columns whose name begins with `c_` are declared by that.
     pub context: Vec<String>,
     /// Item side file with attributes; empty: none.
     pub items_path: String,

@@ -4,26 +4,36 @@
 //! changing length allocates only until it has met its longest.
 
 use crate::device::lanes::Lanes;
-use crate::device::{Device, Precision, elementary};
+use crate::device::{Device, Precision, download, elementary};
 use crate::error::{Error, Result};
 
 /// Flat memory on the host or on a machine.
 pub enum Buffer {
     F32(Vec<f32>),
     F64(Vec<f64>),
-    /// Memory of a machine: `bytes` of it, behind a handle that frees it on drop.
+    /// Memory of a machine and the elements in use: 4-byte numbers (f32 or u32).
     Machine {
-        bytes: usize,
-        handle: Box<dyn std::any::Any + Send + Sync>,
+        memory: Memory,
+        len: usize,
     },
 }
 
+/// A piece of a machine's memory.
+pub struct Memory {
+    /// Where the machine finds it; aligned to 256 bytes.
+    pub address: u64,
+    pub bytes: usize,
+    /// Frees it on drop.
+    pub owner: Box<dyn std::any::Any + Send + Sync>,
+}
+
 impl Buffer {
-    /// An empty host buffer, to be sized by the operation that fills it.
+    /// An empty buffer, to be sized by the operation that fills it.
     pub fn empty(device: &Device) -> Buffer {
         match device {
+            Device::Host(Precision::F32) => Buffer::F32(Vec::new()),
             Device::Host(Precision::F64) => Buffer::F64(Vec::new()),
-            _ => Buffer::F32(Vec::new()),
+            Device::Machine(_) => Buffer::machine(Memory { address: 0, bytes: 0, owner: Box::new(()) }, 0),
         }
     }
     /// Elements held.
@@ -31,7 +41,7 @@ impl Buffer {
         match self {
             Buffer::F32(v) => v.len(),
             Buffer::F64(v) => v.len(),
-            Buffer::Machine { bytes, .. } => bytes / 4,
+            Buffer::Machine { len, .. } => *len,
         }
     }
     pub fn is_empty(&self) -> bool {
@@ -42,18 +52,38 @@ impl Buffer {
         match self {
             Buffer::F32(v) => v.resize(n, 0.0),
             Buffer::F64(v) => v.resize(n, 0.0),
-            Buffer::Machine { bytes, .. } if *bytes >= n * 4 => {}
-            Buffer::Machine { .. } => *self = device.zeros(n)?,
+            Buffer::Machine { memory, len } if memory.bytes >= n * 4 => *len = n,
+            Buffer::Machine { .. } => {
+                if let Device::Machine(runtime) = device {
+                    *self = Buffer::machine(runtime.alloc(n * 4)?, n);
+                }
+            }
         }
         Ok(())
+    }
+    /// The first `len` 4-byte elements of `memory`.
+    pub fn machine(memory: Memory, len: usize) -> Buffer {
+        Buffer::Machine { memory, len }
+    }
+    pub fn memory(&self) -> Result<&Memory> {
+        match self {
+            Buffer::Machine { memory, .. } => Ok(memory),
+            _ => Err(Error::internal("a host buffer was given to a machine")),
+        }
+    }
+    pub fn memory_mut(&mut self) -> Result<&mut Memory> {
+        match self {
+            Buffer::Machine { memory, .. } => Ok(memory),
+            _ => Err(Error::internal("a host buffer was given to a machine")),
+        }
     }
     /// Sets every element to zero.
     pub fn clear(&mut self, device: &Device) -> Result<()> {
         match (self, device) {
             (Buffer::F32(v), _) => v.fill(0.0),
             (Buffer::F64(v), _) => v.fill(0.0),
-            (buffer, Device::Machine(runtime)) => runtime.fill(buffer, 0)?,
-            _ => return Err(Error::internal("machine memory without its machine")),
+            (buffer, Device::Machine(runtime)) => runtime.fill(buffer.memory_mut()?, 0)?,
+            (Buffer::Machine { .. }, _) => return Err(Error::internal("machine memory without its machine")),
         }
         Ok(())
     }
@@ -63,11 +93,10 @@ impl Buffer {
             (Buffer::F32(v), _) => Ok(v.iter().map(|&x| f64::from(x)).collect()),
             (Buffer::F64(v), _) => Ok(v.clone()),
             (buffer, Device::Machine(runtime)) => {
-                let mut host = vec![0f32; buffer.len()];
-                runtime.read(buffer, bytemuck::cast_slice_mut(&mut host))?;
+                let host: Vec<f32> = download(&**runtime, buffer, buffer.len())?;
                 Ok(host.iter().map(|&x| f64::from(x)).collect())
             }
-            _ => Err(Error::internal("machine memory without its machine")),
+            (Buffer::Machine { .. }, _) => Err(Error::internal("machine memory without its machine")),
         }
     }
     /// The f32 content of a host buffer: the fast path of code that exists only on the plain path.

@@ -11,10 +11,11 @@ mod cuda;
 mod elementary;
 mod gemm;
 mod lanes;
+pub mod sources;
 
 use std::sync::Arc;
 
-pub use buffer::{Buffer, Real};
+pub use buffer::{Buffer, Memory, Real};
 pub use gemm::{Mat, gemm};
 
 use crate::error::{Code, Error, Result};
@@ -44,7 +45,11 @@ impl Device {
         match self {
             Device::Host(Precision::F32) => Ok(Buffer::F32(vec![0.0; n])),
             Device::Host(Precision::F64) => Ok(Buffer::F64(vec![0.0; n])),
-            Device::Machine(runtime) => runtime.alloc(n * 4),
+            Device::Machine(runtime) => {
+                let mut memory = runtime.alloc(n * 4)?;
+                runtime.fill(&mut memory, 0)?;
+                Ok(Buffer::machine(memory, n))
+            }
         }
     }
     /// A buffer holding `values`, rounded to this device's working precision.
@@ -54,24 +59,44 @@ impl Device {
             Device::Host(Precision::F64) => Ok(Buffer::F64(values.to_vec())),
             Device::Machine(runtime) => {
                 let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-                let mut buffer = runtime.alloc(values.len() * 4)?;
-                runtime.write(&mut buffer, bytemuck::cast_slice(&values))?;
-                Ok(buffer)
+                upload(&**runtime, &values)
             }
         }
     }
 }
 
+/// A copy of `values` in a machine's memory; numbers of 4 or 8 bytes.
+pub fn upload<T: bytemuck::Pod>(runtime: &dyn Runtime, values: &[T]) -> Result<Buffer> {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let mut memory = runtime.alloc(bytes.len())?;
+    runtime.write(&mut memory, bytes)?;
+    Ok(Buffer::machine(memory, bytes.len() / 4))
+}
+
+/// `count` numbers of 4 or 8 bytes from the start of a machine's buffer; waits for the work before it.
+pub fn download<T: bytemuck::Pod>(runtime: &dyn Runtime, buffer: &Buffer, count: usize) -> Result<Vec<T>> {
+    let mut host = vec![T::zeroed(); count];
+    runtime.read(buffer.memory()?, bytemuck::cast_slice_mut(&mut host))?;
+    Ok(host)
+}
+
 /// A machine that can run our kernels. It knows memory, launches and time; it knows no operation.
+///
+/// Work runs in the order of the calls; `read` waits for what came before it, everything else may return early.
 pub trait Runtime: Send + Sync {
     fn facts(&self) -> &Facts;
-    /// `bytes` of device memory, freed on drop of the buffer.
-    fn alloc(&self, bytes: usize) -> Result<Buffer>;
-    fn write(&self, to: &mut Buffer, from: &[u8]) -> Result<()>;
-    fn read(&self, from: &Buffer, to: &mut [u8]) -> Result<()>;
-    fn fill(&self, buffer: &mut Buffer, byte: u8) -> Result<()>;
+    /// `bytes` of uninitialised device memory, aligned to 256, freed on drop. Zero bytes are allowed.
+    fn alloc(&self, bytes: usize) -> Result<Memory>;
+    /// Overwrites the first `from.len()` bytes.
+    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()>;
+    /// Copies the first `to.len()` bytes to the host.
+    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()>;
+    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()>;
     /// Enqueues one kernel; arguments are tagged by use, so that a machine can fault a kernel that writes an input.
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()>;
+    /// `C = scale A B`, or `C += scale A B` with `accumulate`; C (m,n), A (m,k), B (k,n), `shape` is `[m, n, k]`. The one
+    /// call into a library of matrix products (cuBLASLt; the `gemm` crate on the emulator).
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()>;
     /// Records what `work` enqueues, to be replayed without the host (a CUDA graph).
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay>;
     fn replay(&self, recorded: &Replay) -> Result<()>;
@@ -79,6 +104,40 @@ pub trait Runtime: Send + Sync {
     fn mark(&self) -> Result<Mark>;
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64>;
     fn sync(&self) -> Result<()>;
+}
+
+/// A row-major f32 matrix in machine memory: element `(i, j)` is `data[first + i * stride + j]`, or of its transpose.
+#[derive(Clone, Copy)]
+pub struct MatIn<'a> {
+    pub data: &'a Buffer,
+    pub first: usize,
+    pub stride: usize,
+    /// Whether the product uses `data` transposed: a (m,k) operand is then stored as (k,m).
+    pub transposed: bool,
+}
+
+impl<'a> MatIn<'a> {
+    /// A whole buffer of rows `stride` long.
+    pub fn new(data: &'a Buffer, stride: usize) -> MatIn<'a> {
+        MatIn { data, first: 0, stride, transposed: false }
+    }
+    pub fn t(self) -> MatIn<'a> {
+        MatIn { transposed: !self.transposed, ..self }
+    }
+}
+
+/// The row-major f32 result of a product in machine memory.
+pub struct MatOut<'a> {
+    pub data: &'a mut Buffer,
+    pub first: usize,
+    pub stride: usize,
+}
+
+impl<'a> MatOut<'a> {
+    /// A whole buffer of rows `stride` long.
+    pub fn new(data: &'a mut Buffer, stride: usize) -> MatOut<'a> {
+        MatOut { data, first: 0, stride }
+    }
 }
 
 /// What a machine is.
@@ -102,18 +161,33 @@ pub struct Kernel {
     pub defines: Vec<(&'static str, i64)>,
 }
 
+impl Kernel {
+    pub fn new(file: &'static str, entry: &'static str, defines: &[(&'static str, i64)]) -> Kernel {
+        Kernel { file, entry, defines: defines.to_vec() }
+    }
+}
+
 /// Blocks, threads per block, and bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
     pub blocks: [u32; 3],
-    pub threads: [u32; 3],
+    pub threads: u32,
     pub shared_bytes: u32,
+}
+
+impl Grid {
+    /// A row of blocks without dynamic shared memory.
+    pub fn row(blocks: usize, threads: u32) -> Grid {
+        Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }
+    }
 }
 
 /// A kernel argument, tagged by use.
 pub enum Arg<'a> {
     In(&'a Buffer),
     Out(&'a mut Buffer),
+    /// The null pointer: an optional array that is absent.
+    None,
     U32(u32),
     U64(u64),
     F32(f32),
@@ -131,6 +205,8 @@ pub enum Request {
     Auto,
     Host,
     Cuda(u32),
+    /// The kernels themselves, run by a C++ machine on the processor: for tests, not for speed.
+    Emulator,
 }
 
 impl std::str::FromStr for Request {
@@ -141,10 +217,12 @@ impl std::str::FromStr for Request {
             "auto" => Some(Request::Auto),
             "host" | "cpu" => Some(Request::Host),
             "cuda" => Some(Request::Cuda(0)),
+            "emulator" => Some(Request::Emulator),
             other => other.strip_prefix("cuda:").and_then(ordinal),
         }
         .ok_or_else(|| {
-            Error::new(Code::C0202, format!("`{text}` is not a device")).help("use `auto`, `host`, `cuda` or `cuda:N`")
+            Error::new(Code::C0202, format!("`{text}` is not a device"))
+                .help("use `auto`, `host`, `cuda`, `cuda:N` or `emulator`")
         })
     }
 }
@@ -158,6 +236,7 @@ pub fn open(request: Request) -> Result<(Device, Option<String>)> {
             Err(error) => Ok((Device::HOST, Some(error.what().to_string()))),
         },
         Request::Cuda(ordinal) => probe_cuda(ordinal).map(|device| (device, None)),
+        Request::Emulator => Err(Error::new(Code::G0501, "this build has no emulator").help("use `--device host`")),
     }
 }
 

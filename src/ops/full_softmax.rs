@@ -13,11 +13,11 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Device, Real};
+use crate::device::{Device, Real, no_kernel};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::sampled_loss::Gradients;
-use crate::ops::score::{ScoreKind, Scoring, no_kernel};
+use crate::ops::score::{ScoreKind, Scoring};
 use crate::ops::tile::Norms;
 use crate::ops::vector;
 
@@ -35,7 +35,7 @@ pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring
     if targets.len() != scoring.rows() || targets.iter().any(|&t| t as usize >= scoring.items) {
         return Err(Error::internal("softmax: the targets do not fit the rows or the table"));
     }
-    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale), _ => Err(no_kernel()))
+    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale), _ => Err(no_kernel("full_softmax")))
 }
 
 fn reference<T: Real>(grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<f64> {

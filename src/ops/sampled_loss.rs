@@ -17,12 +17,12 @@ mod rows;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real};
+use crate::device::{Buffer, Device, Real, no_kernel};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::{Scoring, View, no_kernel};
+use crate::ops::score::{Scoring, View};
 use crate::ops::table_gradient::{Block, Ranges, accumulate};
 use rows::{Outputs, Work};
 
@@ -128,7 +128,7 @@ pub fn forward_backward(
         let dg = grads.context.map(T::of_mut).transpose()?;
         let dw = grads.wrong.map(T::of_mut).transpose()?;
         Ok(scale * reference(&job, T::of_mut(grads.query)?, dg, dw, T::of_mut(grads.table)?))
-    }, _ => Err(no_kernel()))
+    }, _ => Err(no_kernel("sampled_loss")))
 }
 
 fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w: usize, loss: &dyn RowLoss) -> Result<()> {

@@ -23,9 +23,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real};
+use crate::device::{Buffer, Device, Real, no_kernel};
 use crate::dispatch;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::ids;
 use crate::ops::tile::{Norms, Tile};
 use crate::ops::vector;
@@ -56,7 +56,7 @@ pub struct Scoring<'a> {
 /// s (R,V) = the score of every item for every row.
 pub fn all(device: &Device, s: &mut Buffer, scoring: &Scoring) -> Result<()> {
     s.resize(device, scoring.rows() * scoring.items)?;
-    dispatch!(device, T => { scoring.view::<T>()?.all(T::of_mut(s)?); Ok(()) }, _ => Err(no_kernel()))
+    dispatch!(device, T => { scoring.view::<T>()?.all(T::of_mut(s)?); Ok(()) }, _ => Err(no_kernel("score")))
 }
 
 /// s (R,M) = scores of each row's own list of items `ids (R,M)`; minus infinity where an id is `ids::NONE`.
@@ -74,12 +74,7 @@ pub fn gather(device: &Device, s: &mut Buffer, scoring: &Scoring, ids: &[u32]) -
         let m = ids.len() / rows;
         T::of_mut(s)?.par_chunks_mut(m).zip(ids.par_chunks(m)).enumerate().for_each(|(r, (s, ids))| view.row(r, ids, s));
         Ok(())
-    }, _ => Err(no_kernel()))
-}
-
-/// Machines run none of this floor's operations in this version.
-pub(crate) fn no_kernel() -> Error {
-    Error::new(Code::G0502, "scoring and losses have no kernel on this device").help("use `--device host`")
+    }, _ => Err(no_kernel("score")))
 }
 
 impl<'a> Scoring<'a> {

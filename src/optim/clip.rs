@@ -9,9 +9,9 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Device, Real};
+use crate::device::{Device, Real, no_kernel};
 use crate::dispatch;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::ops::param::Param;
 use crate::ops::vector;
 
@@ -28,7 +28,7 @@ pub fn square(device: &Device, param: &Param, rows: Option<&[u32]>) -> Result<f6
             .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
             .collect();
         Ok(parts.iter().sum())
-    }, _ => Err(no_kernel()))
+    }, _ => Err(no_kernel("optimizer")))
 }
 
 fn of<T: Real>(grad: &[T]) -> f64 {
@@ -57,8 +57,4 @@ fn of_block<T: Real>(grad: &[T]) -> f64 {
 /// What every gradient is multiplied by; `clip` 0 means no limit.
 pub fn factor(norm: f64, clip: f64) -> f64 {
     if clip > 0.0 && norm > clip { clip / norm } else { 1.0 }
-}
-
-pub fn no_kernel() -> Error {
-    Error::new(Code::G0502, "optimizers have no kernel on this device").help("use `--device host`")
 }

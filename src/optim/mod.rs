@@ -10,7 +10,7 @@ mod schedule;
 pub use schedule::Schedule;
 
 use crate::config;
-use crate::device::Device;
+use crate::device::{Device, no_kernel};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::param::{Param, Role};
@@ -115,7 +115,7 @@ impl Optimizer {
             let decays = param.role == Role::Matrix || param.role == Role::Table && self.decay_tables;
             let now = adamw::Now { step, lr, scale, decay: if decays { self.weight_decay } else { 0.0 } };
             let rows = touched.get(i).copied().flatten().filter(|_| moments.last.is_some());
-            dispatch!(device, T => self.rule.update::<T>(param, moments, rows, now)?, _ => return Err(clip::no_kernel()));
+            dispatch!(device, T => self.rule.update::<T>(param, moments, rows, now)?, _ => return Err(no_kernel("optimizer")));
         }
         Ok(norm)
     }

@@ -19,7 +19,7 @@ use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
-use crate::train::checkpoint::Tensor;
+use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{StepReport, Training};
 
 /// A model with everything that trains it.
@@ -265,31 +265,13 @@ impl Training for Trainer {
     }
 
     fn restore(&mut self, step: u64, tensors: &[Tensor]) -> Result<()> {
-        restore_model(&mut self.model, &self.device, tensors)?;
+        checkpoint::restore_params(self.model.params_mut(), &self.device, tensors)?;
+        self.model.refresh_tables()?;
         let find = |name: &str| tensors.iter().find(|t| t.name.strip_prefix("optim.") == Some(name)).map(|t| &t.values[..]);
         self.optimizer.restore(&self.device, self.model.params(), step, find)?;
         self.done = step;
         Ok(())
     }
-}
-
-/// Puts the `model.*` tensors of a checkpoint into a model built from the same configuration. M0402 where a name or a
-/// shape differs, M0404 where a value is not finite.
-pub fn restore_model(model: &mut Model, device: &Device, tensors: &[Tensor]) -> Result<()> {
-    for param in model.params_mut() {
-        let stored = tensors.iter().find(|t| t.name.strip_prefix("model.") == Some(&param.name));
-        let stored = stored.ok_or_else(|| Error::new(Code::M0402, format!("the checkpoint has no tensor `{}`", param.name)))?;
-        if stored.shape != param.shape {
-            let what =
-                format!("`{}` has shape {:?} in the checkpoint and {:?} in the model", param.name, stored.shape, param.shape);
-            return Err(Error::new(Code::M0402, what).help("use the configuration and data the run was trained with"));
-        }
-        if stored.values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::new(Code::M0404, format!("`{}` holds NaN or infinity", param.name)));
-        }
-        param.value = device.reals(&stored.values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())?;
-    }
-    model.refresh_tables()
 }
 
 /// Steps of the whole run: what `train.epochs` and `train.steps` allow. Schedules end here.

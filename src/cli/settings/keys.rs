@@ -55,7 +55,7 @@ const ALIASES: &[(&str, &str)] = &[
 /// Words a key may hold.
 const CHOICES: &[(&str, &[&str])] = &[
     ("data.header", &["auto", "yes", "no"]),
-    ("data.time_unit", &["auto", "s", "ms", "us", "minutes", "iso", "none"]),
+    ("data.time_unit", &["auto", "s", "ms", "us", "ns", "minutes", "days", "iso", "none"]),
     ("data.encoding", &["auto", "utf-8", "utf-16", "latin-1"]),
     ("data.on_bad_row", &["fail", "skip", "quarantine"]),
     ("data.filter", &["k_core", "one_pass"]),
