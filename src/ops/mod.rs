@@ -9,6 +9,7 @@ pub mod activation;
 pub mod attention;
 pub mod attributes;
 pub mod candidates;
+pub mod case;
 #[cfg(test)]
 pub mod central;
 pub mod dropout;
@@ -29,3 +30,8 @@ pub mod softmax_draw;
 pub mod table_gradient;
 pub mod tile;
 pub mod vector;
+
+/// The cases of every operation that has a kernel, in the order of a step.
+pub fn cases() -> Vec<case::Case> {
+    [].into_iter().map(|of: fn() -> Vec<case::Case>| of()).flatten().collect()
+}

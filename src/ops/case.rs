@@ -1,0 +1,142 @@
+//! Cases: each operation at odd shapes, run on any device and compared with the plain path.
+//!
+//! A case is a function of the device alone. The oracle (`Host(F64)`) says what is right, the plain path in f32 how far
+//! honest rounding strays from it, and a machine may stray twice as far:
+//!
+//! ```text
+//! error(x) = |x - oracle|_2 / |oracle|_2        machine passes if error <= 2 max(error(host), 2^-23), or if ids are equal
+//! ```
+//!
+//! `hardneg check` runs all of them on a machine, the tests on the emulator, and `benches/gpu.sh` on a GPU.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::rng::{Draws, Stream, normal2};
+
+/// One operation at one shape.
+pub struct Case {
+    pub operation: &'static str,
+    /// What is special about it, such as `R 33, D 64, dropout`.
+    pub shape: String,
+    pub run: Box<dyn Fn(&Device) -> Result<Vec<Output>> + Send + Sync>,
+}
+
+impl Case {
+    pub fn new(
+        operation: &'static str,
+        shape: impl Into<String>,
+        run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
+    ) -> Case {
+        Case { operation, shape: shape.into(), run: Box::new(run) }
+    }
+}
+
+/// One result of a case.
+pub struct Output {
+    pub name: &'static str,
+    pub values: Values,
+}
+
+pub enum Values {
+    /// Compared by their error.
+    Reals(Vec<f64>),
+    /// Compared exactly.
+    Ids(Vec<u32>),
+}
+
+impl Output {
+    pub fn reals(name: &'static str, device: &Device, buffer: &crate::device::Buffer) -> Result<Output> {
+        Ok(Output { name, values: Values::Reals(buffer.to_f64(device)?) })
+    }
+    pub fn ids(name: &'static str, ids: Vec<u32>) -> Output {
+        Output { name, values: Values::Ids(ids) }
+    }
+}
+
+/// How far a machine strayed on one output.
+pub struct Finding {
+    pub output: &'static str,
+    pub error: f64,
+    pub budget: f64,
+}
+
+impl Finding {
+    /// NaN passes nothing.
+    pub fn passes(&self) -> bool {
+        self.error <= self.budget
+    }
+}
+
+/// Runs `case` on `device` and on the plain path.
+pub fn compare(case: &Case, device: &Device) -> Result<Vec<Finding>> {
+    let machine = (case.run)(device)?;
+    let (oracle, host) = ((case.run)(&Device::ORACLE)?, (case.run)(&Device::HOST)?);
+    if machine.len() != oracle.len() {
+        return Err(Error::internal(format!("{}: {} outputs instead of {}", case.operation, machine.len(), oracle.len())));
+    }
+    let outputs = machine.iter().zip(oracle.iter().zip(&host));
+    Ok(outputs
+        .map(|(machine, (oracle, host))| {
+            let (error, budget) = match (&machine.values, &oracle.values, &host.values) {
+                (Values::Reals(m), Values::Reals(o), Values::Reals(h)) => {
+                    (distance(m, o), 2.0 * distance(h, o).max(f64::from(f32::EPSILON)))
+                }
+                // Scores of the f32 plain path decide between near ties, so ids are compared with it.
+                (Values::Ids(m), _, Values::Ids(h)) => (if m == h { 0.0 } else { f64::INFINITY }, 0.0),
+                _ => (f64::INFINITY, 0.0),
+            };
+            Finding { output: machine.name, error, budget }
+        })
+        .collect())
+}
+
+/// |x - y| / |y|, or |x| where y is zero; infinite when lengths differ.
+fn distance(x: &[f64], y: &[f64]) -> f64 {
+    if x.len() != y.len() {
+        return f64::INFINITY;
+    }
+    // Equal infinities (a masked score) are no distance.
+    let difference: f64 = x.iter().zip(y).filter(|(x, y)| x != y).map(|(x, y)| (x - y) * (x - y)).sum();
+    let norm: f64 = y.iter().filter(|y| y.is_finite()).map(|y| y * y).sum();
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+}
+
+/// `n` standard normal numbers; `lane` tells the inputs of a case apart.
+pub fn noise(lane: u8, n: usize) -> Vec<f64> {
+    let draws = Draws::new(2, Stream::Test, lane, 0);
+    (0..n as u64).map(|i| normal2(draws.words64(i))[0]).collect()
+}
+
+/// `n` ids below `below`.
+pub fn ids(lane: u8, n: usize, below: usize) -> Vec<u32> {
+    let draws = Draws::new(2, Stream::Test, lane, 1);
+    (0..n as u64).map(|i| crate::rng::below(draws.words64(i)[0], below as u64) as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_is_relative_and_refuses_what_is_not_a_number() {
+        assert_eq!(distance(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
+        assert_eq!(distance(&[f64::NEG_INFINITY], &[f64::NEG_INFINITY]), 0.0);
+        let nan = Finding { output: "x", error: distance(&[f64::NAN, 1.0], &[1.0, 1.0]), budget: 1.0 };
+        assert!(!nan.passes());
+        assert_eq!(distance(&[], &[1.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn a_case_whose_device_strays_is_found() {
+        // "Machine" here is the f32 plain path; its result is wrong by one part in a thousand.
+        let case = |off: f64| {
+            Case::new("test", "", move |device| {
+                let wrong = if matches!(device, Device::Host(crate::device::Precision::F32)) { off } else { 0.0 };
+                Ok(vec![Output { name: "y", values: Values::Reals(vec![1.0 + wrong]) }, Output::ids("ids", vec![1])])
+            })
+        };
+        let errors = |off| compare(&case(off), &Device::HOST).unwrap().iter().map(|f| f.error).collect::<Vec<_>>();
+        assert_eq!(errors(0.0), [0.0, 0.0]);
+        assert!((errors(1e-3)[0] - 1e-3).abs() < 1e-9);
+    }
+}
