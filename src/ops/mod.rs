@@ -26,6 +26,7 @@ pub mod rows;
 pub mod sampled_loss;
 pub mod score;
 pub mod score_topk;
+pub mod segments;
 pub mod softmax_draw;
 pub mod table_gradient;
 pub mod tile;

@@ -1,0 +1,109 @@
+//! Rows grouped by id: what turns a scattered sum into one that needs no atomics.
+//!
+//! ```text
+//! ids        [7, 2, 7, NONE, 2, 7]
+//! rows       [2, 7]                 the distinct ids, ascending
+//! offsets    [0, 2, 5]              segment s is positions[offsets[s] .. offsets[s + 1]]
+//! positions  [1, 4, 0, 2, 5]        where each id stands in `ids`, ascending within a segment
+//! ```
+//!
+//! A gradient that many rows pull at then has one owner per table row, which adds in a fixed order: the same bits in every
+//! run, and no queue of atomics behind a popular item. Price: one stable radix sort of the ids, 11 bits a pass, so two
+//! passes up to four million items and three for every `u32`.
+
+use crate::ids::NONE;
+
+/// Bits of an id that one pass of the sort looks at: the counts of a pass (8 kB) stay in the nearest cache.
+const BITS: u32 = 11;
+const BINS: usize = 1 << BITS;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// (U) distinct ids, ascending.
+    pub rows: Vec<u32>,
+    /// (U+1)
+    pub offsets: Vec<u32>,
+    /// (n) positions in the list of ids, segment after segment.
+    pub positions: Vec<u32>,
+}
+
+impl Segments {
+    /// Groups the positions of `ids`; [`NONE`] belongs to no segment.
+    pub fn of(ids: &[u32]) -> Segments {
+        let mut pairs: Vec<(u32, u32)> = (0..).zip(ids).filter(|(_, id)| **id != NONE).map(|(at, &id)| (id, at)).collect();
+        sort(&mut pairs);
+        let mut segments =
+            Segments { rows: Vec::new(), offsets: vec![0], positions: pairs.iter().map(|&(_, at)| at).collect() };
+        for same in pairs.chunk_by(|a, b| a.0 == b.0) {
+            segments.rows.push(same[0].0);
+            segments.offsets.push(segments.offsets[segments.offsets.len() - 1] + same.len() as u32);
+        }
+        segments
+    }
+    /// U, the number of segments.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+/// Stable sort by the first of each pair: a counting sort per digit, lowest digit first, up to the largest id's top bit.
+fn sort(pairs: &mut Vec<(u32, u32)>) {
+    let largest = pairs.iter().map(|&(id, _)| id).max().unwrap_or(0);
+    let mut other = vec![(0, 0); pairs.len()];
+    for shift in (0..u32::BITS - largest.leading_zeros()).step_by(BITS as usize) {
+        let digit = |id: u32| (id >> shift) as usize % BINS;
+        let mut next = [0u32; BINS];
+        pairs.iter().for_each(|&(id, _)| next[digit(id)] += 1);
+        let mut start = 0;
+        next.iter_mut().for_each(|count| start += std::mem::replace(count, start));
+        for &pair in pairs.iter() {
+            let slot = &mut next[digit(pair.0)];
+            other[*slot as usize] = pair;
+            *slot += 1;
+        }
+        std::mem::swap(pairs, &mut other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::case;
+
+    #[test]
+    fn the_example_above() {
+        let segments = Segments::of(&[7, 2, 7, NONE, 2, 7]);
+        assert_eq!(segments.rows, [2, 7]);
+        assert_eq!(segments.offsets, [0, 2, 5]);
+        assert_eq!(segments.positions, [1, 4, 0, 2, 5]);
+    }
+
+    #[test]
+    fn nothing_has_no_segments() {
+        for ids in [&[][..], &[NONE, NONE]] {
+            let segments = Segments::of(ids);
+            assert!(segments.is_empty() && segments.positions.is_empty());
+            assert_eq!(segments.offsets, [0]);
+        }
+    }
+
+    #[test]
+    fn a_stable_sort_by_id_in_one_two_and_three_passes() {
+        for below in [1, 2, BINS, BINS + 1, 1 << 22, u32::MAX as usize] {
+            let ids = case::ids(1, 5003, below);
+            let segments = Segments::of(&ids);
+            let mut want: Vec<(u32, u32)> = ids.iter().copied().zip(0..).collect();
+            want.sort();
+            assert_eq!(segments.positions, want.iter().map(|p| p.1).collect::<Vec<_>>(), "ids below {below}");
+            want.dedup_by_key(|p| p.0);
+            assert_eq!(segments.rows, want.iter().map(|p| p.0).collect::<Vec<_>>());
+            for (s, pair) in segments.offsets.windows(2).enumerate() {
+                let own = &segments.positions[pair[0] as usize..pair[1] as usize];
+                assert!(!own.is_empty() && own.iter().all(|&at| ids[at as usize] == segments.rows[s]));
+            }
+        }
+    }
+}
