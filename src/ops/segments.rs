@@ -32,8 +32,7 @@ impl Segments {
     pub fn of(ids: &[u32]) -> Segments {
         let mut pairs: Vec<(u32, u32)> = (0..).zip(ids).filter(|(_, id)| **id != NONE).map(|(at, &id)| (id, at)).collect();
         sort(&mut pairs);
-        let mut segments =
-            Segments { rows: Vec::new(), offsets: vec![0], positions: pairs.iter().map(|&(_, at)| at).collect() };
+        let mut segments = Segments { rows: Vec::new(), offsets: vec![0], positions: pairs.iter().map(|&(_, at)| at).collect() };
         for same in pairs.chunk_by(|a, b| a.0 == b.0) {
             segments.rows.push(same[0].0);
             segments.offsets.push(segments.offsets[segments.offsets.len() - 1] + same.len() as u32);
