@@ -117,6 +117,12 @@ codes! {
         "`--device cuda` was requested, but no NVIDIA driver, no device, or a driver that is too old was found. The message says what was looked for. Use `--device host`, or `auto` to fall back by itself.";
     G0502 Device "the operation has no kernel on this device"
         "The requested device cannot run this operation in this version. Use `--device host`.";
+    G0503 Device "a CUDA library was not found"
+        "A GPU needs NVRTC (the CUDA compiler library) and cuBLASLt beside the driver. They come with a CUDA toolkit or with pip (`pip install nvidia-cuda-nvrtc nvidia-cublas`); `hardneg doctor` says where was looked.";
+    G0504 Device "a kernel does not compile"
+        "The CUDA compiler refused one of hardneg's kernels for this GPU. The message holds the file, the options and the compiler's words.";
+    G0505 Device "the GPU failed"
+        "A call to the CUDA driver or one of its libraries failed. After such an error the GPU answers nothing more in this process. Checkpoints already written are intact: run the same command again to continue.";
     G0601 Memory "not enough memory"
         "The plan needs more memory than is available. The message lists what takes it; a smaller batch, fewer negatives or a smaller dimension helps.";
     // ---- T: training ---------------------------------------------------------------------------------------------

@@ -5,8 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::settings::Inputs;
+use crate::device::places::Places;
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
+
+/// Folder of CUDA's libraries; an environment variable that is no setting.
+const NVRTC_DIR: &str = "HARDNEG_NVRTC_DIR";
+
+/// Where libraries and caches lie on this computer.
+pub fn places() -> Places {
+    Places::new(|name| std::env::var_os(name))
+}
 
 /// Where settings come from besides the command's own flags.
 #[derive(clap::Args, Clone, Default)]
@@ -25,7 +34,7 @@ impl SettingFlags {
         let home = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
         let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME").filter(|v| !v.is_empty())?).join(".config")));
         let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            let name = name.to_str()?.strip_prefix("HARDNEG_").map(|rest| format!("HARDNEG_{rest}"))?;
+            let name = name.to_str().filter(|name| name.starts_with("HARDNEG_") && *name != NVRTC_DIR)?.to_string();
             Some((name, value.to_string_lossy().into_owned()))
         };
         let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(ours).collect();
@@ -43,7 +52,7 @@ impl SettingFlags {
 /// Where and with how many threads to compute; neither changes a result on the plain path.
 #[derive(clap::Args, Clone)]
 pub struct Machine {
-    /// `auto`, `host`, `cuda` or `cuda:N`
+    /// `auto`, `host`, `cuda`, `cuda:N` or `emulator`
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Threads of the plain path; 0: one per processor
@@ -55,7 +64,7 @@ impl Machine {
     /// Opens the device and sets the threads; the text says why `auto` did not find a GPU.
     pub fn open(&self) -> Result<(Device, Option<String>)> {
         self.set_threads()?;
-        device::open(self.device.parse::<Request>()?)
+        device::open(self.device.parse::<Request>()?, &places())
     }
     pub fn set_threads(&self) -> Result<()> {
         if self.threads > 4096 {

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::cli::terminal;
+use crate::cli::{arguments, terminal};
 use crate::device::{self, Device, Request};
 use crate::error::Result;
 use crate::rng::STREAM_VERSION;
@@ -15,7 +15,7 @@ pub struct Args {}
 
 pub fn run(_: &Args, json: bool) -> Result<()> {
     let facts = facts();
-    let gpu = match device::open(Request::Cuda(0)) {
+    let gpu = match device::open(Request::Cuda(0), &arguments::places()) {
         Ok((device, _)) => json!({ "usable": true, "name": name(&device) }),
         Err(error) => {
             json!({ "usable": false, "code": error.code().name(), "why": error.what(), "looked_for": ["libcuda.so.1", "libcuda.so"] })

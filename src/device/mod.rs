@@ -7,10 +7,11 @@
 
 mod buffer;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 mod elementary;
 mod gemm;
 mod lanes;
+pub mod places;
 pub mod sources;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use buffer::{Buffer, Memory, Real};
 pub use gemm::{Mat, gemm};
 
 use crate::error::{Code, Error, Result};
+use places::Places;
 
 /// Precision of the plain path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,26 +229,42 @@ impl std::str::FromStr for Request {
     }
 }
 
+/// Whether the three operands of [`Runtime::matmul`] lie inside their buffers.
+pub fn check_product(c: &MatOut, a: &MatIn, b: &MatIn, [m, n, k]: [usize; 3]) -> Result<()> {
+    let inside = |len: usize, first: usize, stride: usize, rows: usize, columns: usize| {
+        rows == 0 || columns == 0 || stride >= columns && first + (rows - 1) * stride + columns <= len
+    };
+    let operand = |x: &MatIn, rows: usize, columns: usize| {
+        let (rows, columns) = if x.transposed { (columns, rows) } else { (rows, columns) };
+        inside(x.data.len(), x.first, x.stride, rows, columns)
+    };
+    if operand(a, m, k) && operand(b, k, n) && inside(c.data.len(), c.first, c.stride, m, n) {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("a product of shape {:?} leaves its buffers", [m, n, k])))
+    }
+}
+
 /// Opens the requested device; `auto` falls back to the plain path and says why in the second value.
-pub fn open(request: Request) -> Result<(Device, Option<String>)> {
+pub fn open(request: Request, places: &Places) -> Result<(Device, Option<String>)> {
     match request {
         Request::Host => Ok((Device::HOST, None)),
-        Request::Auto => match probe_cuda(0) {
+        Request::Auto => match probe_cuda(0, places) {
             Ok(device) => Ok((device, None)),
             Err(error) => Ok((Device::HOST, Some(error.what().to_string()))),
         },
-        Request::Cuda(ordinal) => probe_cuda(ordinal).map(|device| (device, None)),
+        Request::Cuda(ordinal) => probe_cuda(ordinal, places).map(|device| (device, None)),
         Request::Emulator => Err(Error::new(Code::G0501, "this build has no emulator").help("use `--device host`")),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn probe_cuda(ordinal: u32) -> Result<Device> {
-    cuda::open(ordinal)
+fn probe_cuda(ordinal: u32, places: &Places) -> Result<Device> {
+    cuda::open(ordinal, places)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn probe_cuda(_: u32) -> Result<Device> {
+fn probe_cuda(_: u32, _: &Places) -> Result<Device> {
     Err(Error::new(Code::G0501, "this build has no CUDA support").help("build with the feature `cuda`"))
 }
 

@@ -1,0 +1,182 @@
+//! Loading CUDA's libraries without a panic: each is opened by absolute path where a wheel or a toolkit has it, and every
+//! symbol we call is looked up before the first call (cudarc panics on a missing library or symbol).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+
+use cudarc::driver::{result, sys as driver};
+use cudarc::{cublaslt::sys as cublaslt, nvrtc::sys as nvrtc};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+use crate::device::places::{Places, versioned};
+use crate::error::{Code, Error, Result};
+
+/// What the CUDA runtime of this crate calls in the driver.
+const DRIVER: &[&str] = &[
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGet",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceTotalMem_v2",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetDefaultMemPool",
+    "cuMemPoolSetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuStreamCreate",
+    "cuStreamSynchronize",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuMemAllocAsync",
+    "cuMemFreeAsync",
+    "cuMemsetD8Async",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventElapsedTime_v2",
+    "cuEventDestroy_v2",
+    "cuGetErrorName",
+    "cuGetErrorString",
+];
+
+const NVRTC: &[&str] = &[
+    "nvrtcVersion",
+    "nvrtcCreateProgram",
+    "nvrtcCompileProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetCUBIN",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetProgramLogSize",
+];
+
+const CUBLASLT: &[&str] = &[
+    "cublasLtCreate",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceSetAttribute",
+];
+
+fn missing<'a>(library: &libloading::Library, symbols: &[&'a str]) -> Option<&'a str> {
+    // SAFETY: symbols are only looked up, not called.
+    symbols.iter().copied().find(|s| unsafe { library.get::<unsafe extern "C" fn()>(s.as_bytes()) }.is_err())
+}
+
+/// Starts the driver: its CUDA version (13000 for 13.0) and the number of devices.
+pub fn start_driver() -> Result<(i32, i32)> {
+    let unusable = |what: String| Error::new(Code::G0501, what).help("use `--device host`, or `auto` to fall back by itself");
+    // SAFETY: presence is checked before the first use of the library.
+    if !unsafe { driver::is_culib_present() } {
+        return Err(unusable("no NVIDIA driver: the loader finds no libcuda.so.1".into()));
+    }
+    // SAFETY: as above; `culib` cannot fail any more.
+    if let Some(symbol) = missing(unsafe { driver::culib() }, DRIVER) {
+        let what = format!("the NVIDIA driver lacks {symbol}: it is a stub or older than CUDA 12.8 (driver 570)");
+        return Err(unusable(what).help("install a driver of version 570 or newer"));
+    }
+    let mut version = 0;
+    // SAFETY: both functions exist and take one valid pointer or nothing.
+    let started = unsafe { driver::cuDriverGetVersion(&mut version).result() }.and_then(|()| result::init());
+    started.map_err(|e| unusable(format!("the NVIDIA driver does not start: {}", describe(e))))?;
+    match result::device::get_count() {
+        Ok(0) => Err(unusable("the NVIDIA driver knows no device".into())),
+        Ok(n) => Ok((version, n)),
+        Err(e) => Err(unusable(format!("the NVIDIA driver lists no devices: {}", describe(e)))),
+    }
+}
+
+/// Name and meaning of a driver error; valid once the driver's symbols have been checked.
+pub fn describe(error: cudarc::driver::DriverError) -> String {
+    let text = |t: std::result::Result<&std::ffi::CStr, _>| t.ok().map(|t: &std::ffi::CStr| t.to_string_lossy().into_owned());
+    let name = text(error.error_name()).unwrap_or_else(|| format!("{:?}", error.0));
+    match text(error.error_string()) {
+        Some(meaning) => format!("{name} ({meaning})"),
+        None => name,
+    }
+}
+
+/// A library found: where, or that the loader knows it by itself.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub path: Option<PathBuf>,
+}
+
+/// Loads NVRTC. `newest` is the driver's CUDA major version, which images must not exceed; None without a driver.
+pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
+    static LOADED: OnceLock<Found> = OnceLock::new();
+    static LOADING: Mutex<()> = Mutex::new(());
+    let _one = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(found) = LOADED.get() {
+        return Ok(found.clone());
+    }
+    let lacking = |what: String| {
+        Error::new(Code::G0503, what)
+            .note("looked in HARDNEG_NVRTC_DIR, the CUDA toolkit, pip's nvidia packages and the loader's own folders")
+            .help("install it with `pip install nvidia-cuda-nvrtc`, or set HARDNEG_NVRTC_DIR to its folder")
+    };
+    let majors: Vec<u32> = [13, 12].into_iter().filter(|m| newest.is_none_or(|n| *m <= n)).collect();
+    let path = places.library("libnvrtc", &majors);
+    if let Some(path) = &path {
+        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {e}")))?;
+        // NVRTC looks for its builtins by name alone, and no loader path has them.
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if let Some(builtins) = majors.iter().find_map(|m| versioned(folder, "libnvrtc-builtins", *m)) {
+            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {e}")))?;
+        }
+    }
+    // SAFETY: presence is checked before the library is used.
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err(lacking("the CUDA compiler library (libnvrtc) was not found".into()));
+    }
+    // SAFETY: present, so this cannot fail.
+    if let Some(symbol) = missing(unsafe { nvrtc::culib() }, NVRTC) {
+        return Err(lacking(format!("the CUDA compiler library lacks {symbol}: it is too old")));
+    }
+    Ok(LOADED.get_or_init(|| Found { path }).clone())
+}
+
+/// Loads cuBLASLt.
+pub fn load_cublaslt(places: &Places, newest: u32) -> Result<Found> {
+    let lacking = |what: String| {
+        Error::new(Code::G0503, what)
+            .help("install it with `pip install nvidia-cublas`, or put its folder into HARDNEG_NVRTC_DIR")
+    };
+    let majors: Vec<u32> = [13, 12].into_iter().filter(|m| *m <= newest).collect();
+    let path = places.library("libcublasLt", &majors);
+    if let Some(path) = &path {
+        open_global(path).map_err(|e| lacking(format!("cuBLASLt does not load: {e}")))?;
+    }
+    // SAFETY: presence is checked before the library is used.
+    if !unsafe { cublaslt::is_culib_present() } {
+        return Err(lacking("the matrix library (libcublasLt) was not found".into()));
+    }
+    // SAFETY: present, so this cannot fail.
+    if let Some(symbol) = missing(unsafe { cublaslt::culib() }, CUBLASLT) {
+        return Err(lacking(format!("the matrix library lacks {symbol}: it is too old")));
+    }
+    Ok(Found { path })
+}
+
+/// Opens a library for the whole process and for good, so that a later look-up by its plain name finds it.
+fn open_global(path: &Path) -> std::result::Result<(), libloading::Error> {
+    // SAFETY: NVIDIA's libraries run no code at load that depends on ours; they stay loaded until the process ends.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }?;
+    std::mem::forget(library);
+    Ok(())
+}

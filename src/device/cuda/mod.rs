@@ -1,0 +1,439 @@
+//! The CUDA runtime: memory, launches, products, graphs and time of one NVIDIA GPU.
+//!
+//! One stream carries all work, so order is the order of the calls. Kernels are compiled at their first use for the card's
+//! own architecture (`nvrtc.rs`), products go to cuBLASLt (`products.rs`); both libraries and the driver are found at run
+//! time (`libraries.rs`), so the same binary starts on a computer without any of them.
+
+mod libraries;
+pub mod nvrtc;
+mod products;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{DriverError, result, sys};
+
+use crate::device::places::Places;
+use crate::device::{Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::error::{Code, Error, Result};
+use products::{Products, WORKSPACE_BYTES};
+
+/// Dynamic shared memory above this must be asked for by name.
+const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+
+/// What `doctor` prints about CUDA on this computer; never fails.
+pub struct Findings {
+    pub driver: Result<(i32, i32)>,
+    pub nvrtc: Result<(i32, i32)>,
+    pub nvrtc_path: Option<std::path::PathBuf>,
+    pub cublaslt: Result<Option<std::path::PathBuf>>,
+}
+
+pub fn findings(places: &Places) -> Findings {
+    let driver = libraries::start_driver();
+    let major = driver.as_ref().ok().map(|(version, _)| *version as u32 / 1000);
+    let nvrtc = nvrtc::Nvrtc::load(places, major);
+    Findings {
+        nvrtc_path: nvrtc.as_ref().ok().and_then(|n| n.found.path.clone()),
+        nvrtc: nvrtc.map(|n| n.version),
+        cublaslt: libraries::load_cublaslt(places, major.unwrap_or(13)).map(|f| f.path),
+        driver,
+    }
+}
+
+/// Opens GPU `ordinal`.
+pub fn open(ordinal: u32, places: &Places) -> Result<Device> {
+    Cuda::open(ordinal, places).map(|cuda| Device::Machine(Arc::new(cuda)))
+}
+
+struct Cuda {
+    facts: Facts,
+    driver: Arc<Driver>,
+    compiler: nvrtc::Nvrtc,
+    cache: Option<std::path::PathBuf>,
+    functions: Mutex<HashMap<Kernel, Function>>,
+    /// Handles of loaded files, by file and defines: one image holds all entries of a file.
+    modules: Mutex<HashMap<Kernel, Module>>,
+    products: Mutex<Products>,
+    workspace: Memory,
+}
+
+/// The stream and its context; lives as long as any piece of memory does.
+struct Driver {
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    capturing: std::sync::atomic::AtomicBool,
+}
+
+// SAFETY: contexts, streams, modules and functions are process-wide handles that any thread may use once the context is
+// current there, which every call makes sure of.
+unsafe impl Send for Driver {}
+unsafe impl Sync for Driver {}
+
+#[derive(Clone, Copy)]
+struct Module(sys::CUmodule);
+// SAFETY: as for `Driver`.
+unsafe impl Send for Module {}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory it has been allowed so far.
+    shared_bytes: u32,
+}
+// SAFETY: as for `Driver`.
+unsafe impl Send for Function {}
+
+/// A driver error with what was being done.
+fn failed(doing: &str, error: DriverError) -> Error {
+    let out_of_memory = error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    let text = format!("{doing}: {}", libraries::describe(error));
+    if out_of_memory {
+        return Error::new(Code::G0601, text).help("lower train.batch_size, sampler.negatives, model.max_len or model.dim");
+    }
+    Error::new(Code::G0505, text)
+        .note("the GPU answers nothing more in this process; what was written before is intact")
+        .help("run the same command again to continue from the last checkpoint")
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Driver {
+    /// Makes the context current on this thread.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context was retained by `Cuda::open` and lives until the process ends.
+        unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("entering the GPU's context", e))
+    }
+    fn synchronize(&self, doing: &str) -> Result<()> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed(doing, e))
+    }
+}
+
+/// Frees device memory on drop.
+struct Owner {
+    address: u64,
+    driver: Arc<Driver>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A dead context frees nothing and must not stop an unwinding program.
+        if self.driver.enter().is_ok() {
+            // SAFETY: allocated by `alloc` on this stream and freed once, after everything enqueued before.
+            let _ = unsafe { result::free_async(self.address, self.driver.stream) };
+        }
+    }
+}
+
+impl Cuda {
+    fn open(ordinal: u32, places: &Places) -> Result<Cuda> {
+        let (version, count) = libraries::start_driver()?;
+        let unusable = |what: String| Error::new(Code::G0501, what).help("use `--device host`, or another `cuda:N`");
+        if ordinal as i32 >= count {
+            return Err(unusable(format!("GPU {ordinal} was asked for, and there are {count}")));
+        }
+        let doing = "opening the GPU";
+        let check = |e| failed(doing, e);
+        let device = result::device::get(ordinal as i32).map_err(check)?;
+        use sys::CUdevice_attribute as Attribute;
+        // SAFETY: `device` came from the driver.
+        let attribute = |which| unsafe { result::device::get_attribute(device, which) }.map_err(check);
+        let capability = [
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ];
+        if capability[0] < 8 {
+            let [major, minor] = capability;
+            return Err(unusable(format!("the GPU is of compute capability {major}.{minor}; 8.0 (Ampere) or newer is needed")));
+        }
+        let facts = Facts {
+            name: result::device::get_name(device).map_err(check)?,
+            arch: architecture(capability),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+            // SAFETY: as above.
+            memory_bytes: unsafe { result::device::total_mem(device) }.map_err(check)? as u64,
+        };
+        let newest = version as u32 / 1000;
+        let compiler = nvrtc::Nvrtc::load(places, Some(newest))?;
+        libraries::load_cublaslt(places, newest)?;
+        // SAFETY: the device exists; the context is never released, the stream never destroyed, so no handle dangles.
+        let driver = unsafe {
+            let context = result::primary_ctx::retain(device).map_err(check)?;
+            result::ctx::set_current(context).map_err(check)?;
+            // Freed memory stays with us instead of going back at every synchronisation.
+            let pool = result::device::get_default_mem_pool(device).map_err(check)?;
+            let mut keep = u64::MAX;
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut keep).cast()).result().map_err(check)?;
+            let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(check)?;
+            Arc::new(Driver { context, stream, capturing: false.into() })
+        };
+        let workspace = alloc(&driver, WORKSPACE_BYTES)?;
+        Ok(Cuda {
+            facts,
+            compiler,
+            cache: places.cache.clone(),
+            functions: Mutex::default(),
+            modules: Mutex::default(),
+            products: Mutex::new(Products::new(places.rounding)?),
+            workspace,
+            driver,
+        })
+    }
+
+    /// The loaded entry point, allowed at least `shared_bytes` of dynamic shared memory.
+    fn function(&self, kernel: &Kernel, shared_bytes: u32) -> Result<sys::CUfunction> {
+        let mut functions = locked(&self.functions);
+        let function = match functions.get_mut(kernel) {
+            Some(function) => function,
+            None => {
+                let handle = self.load(kernel)?;
+                functions.entry(kernel.clone()).or_insert(Function { handle, shared_bytes: SHARED_WITHOUT_ASKING })
+            }
+        };
+        if shared_bytes > function.shared_bytes {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded.
+            unsafe { result::function::set_function_attribute(function.handle, limit, shared_bytes as i32) }
+                .map_err(|e| failed(&format!("asking for {shared_bytes} bytes of shared memory for {}", kernel.entry), e))?;
+            function.shared_bytes = shared_bytes;
+        }
+        Ok(function.handle)
+    }
+
+    fn load(&self, kernel: &Kernel) -> Result<sys::CUfunction> {
+        let mut modules = locked(&self.modules);
+        let file = Kernel { entry: "", ..kernel.clone() };
+        let module = match modules.get(&file) {
+            Some(module) => *module,
+            None => {
+                let compiled = self.compiler.compile(kernel, &self.facts.arch, self.cache.as_deref())?;
+                // SAFETY: the image is a whole cubin; the driver copies it.
+                let loaded = unsafe { result::module::load_data(compiled.image.as_ptr().cast()) };
+                let loaded = loaded.map_err(|e| failed(&format!("loading {}.cu", kernel.file), e))?;
+                *modules.entry(file).or_insert(Module(loaded))
+            }
+        };
+        let name = CString::new(kernel.entry).map_err(|_| Error::internal("a kernel name holds a zero byte"))?;
+        // SAFETY: modules are never unloaded.
+        unsafe { result::module::get_function(module.0, name) }
+            .map_err(|e| failed(&format!("finding {} in {}.cu", kernel.entry, kernel.file), e))
+    }
+}
+
+/// The compiler's name of an architecture; on Hopper with the instructions only it has.
+fn architecture([major, minor]: [i32; 2]) -> String {
+    format!("sm_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" })
+}
+
+fn alloc(driver: &Arc<Driver>, bytes: usize) -> Result<Memory> {
+    if driver.capturing.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Error::internal("memory was allocated while a graph was recorded"));
+    }
+    driver.enter()?;
+    // SAFETY: the stream is alive; the memory is freed on the same stream.
+    let address = unsafe { result::malloc_async(driver.stream, bytes.max(1)) }
+        .map_err(|e| failed(&format!("allocating {bytes} bytes on the GPU"), e))?;
+    Ok(Memory { address, bytes, owner: Box::new(Owner { address, driver: driver.clone() }) })
+}
+
+impl Runtime for Cuda {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        alloc(&self.driver, bytes)
+    }
+
+    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
+        fits(to, from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.driver.enter()?;
+        // SAFETY: the length fits. `from` is pageable, so the driver has taken its content when the call returns.
+        unsafe { result::memcpy_htod_async(to.address, from, self.driver.stream) }.map_err(|e| failed("copying to the GPU", e))
+    }
+
+    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
+        fits(from, to.len())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.driver.enter()?;
+        // SAFETY: the length fits, and the stream is waited for before `to` is used.
+        unsafe { result::memcpy_dtoh_async(to, from.address, self.driver.stream) }
+            .map_err(|e| failed("copying from the GPU", e))?;
+        self.driver.synchronize("waiting for a copy from the GPU")
+    }
+
+    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
+        if memory.bytes == 0 {
+            return Ok(());
+        }
+        self.driver.enter()?;
+        // SAFETY: exactly the piece's own bytes.
+        unsafe { result::memset_d8_async(memory.address, byte, memory.bytes, self.driver.stream) }
+            .map_err(|e| failed("filling memory of the GPU", e))
+    }
+
+    fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
+        self.driver.enter()?;
+        let function = self.function(kernel, grid.shared_bytes)?;
+        // Every argument as 8 bytes of little endian; the driver reads as many as the parameter has.
+        let mut values: Vec<u64> = Vec::with_capacity(args.len());
+        for arg in args.iter() {
+            values.push(match arg {
+                Arg::In(buffer) => buffer.memory()?.address,
+                Arg::Out(buffer) => buffer.memory()?.address,
+                Arg::None => 0,
+                Arg::U32(x) => u64::from(*x),
+                Arg::U64(x) => *x,
+                Arg::F32(x) => u64::from(x.to_bits()),
+            });
+        }
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (&raw mut *v).cast()).collect();
+        let ([x, y, z], threads) = (grid.blocks, (grid.threads, 1, 1));
+        // SAFETY: kinds and sizes of the arguments are checked against the kernel by the emulator's launches of the same
+        // launcher; the buffers outlive the work, because freeing is enqueued on the same stream.
+        unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.driver.stream, &mut pointers) }
+            .map_err(|e| failed(&format!("launching {} on {:?} blocks of {}", kernel.entry, grid.blocks, grid.threads), e))
+    }
+
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
+        crate::device::check_product(&c, &a, &b, shape)?;
+        let [m, n, k] = shape;
+        if m == 0 || n == 0 || k == 0 && accumulate {
+            return Ok(());
+        }
+        self.driver.enter()?;
+        if k == 0 {
+            return Err(Error::internal("a product over nothing"));
+        }
+        let (workspace, stream) = (self.workspace.address, self.driver.stream.cast());
+        locked(&self.products).multiply(&c, &a, &b, shape, scale, accumulate, workspace, stream)
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.driver.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let doing = "recording a graph";
+        // SAFETY: the stream is ours and not capturing. The capture is ended whatever `work` does, or the stream would
+        // stay unusable.
+        unsafe {
+            result::stream::begin_capture(self.driver.stream, mode).map_err(|e| failed(doing, e))?;
+            self.driver.capturing.store(true, Relaxed);
+            let done = work();
+            self.driver.capturing.store(false, Relaxed);
+            let graph = result::stream::end_capture(self.driver.stream);
+            done?;
+            let graph = graph.map_err(|e| failed(doing, e))?;
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
+            let _ = result::graph::destroy(graph);
+            Ok(Replay(Box::new(Graph { executable: executable.map_err(|e| failed(doing, e))?, driver: self.driver.clone() })))
+        }
+    }
+
+    fn replay(&self, recorded: &Replay) -> Result<()> {
+        let graph = recorded.0.downcast_ref::<Graph>().ok_or_else(|| Error::internal("a recording of another machine"))?;
+        self.driver.enter()?;
+        // SAFETY: the executable lives as long as the recording.
+        unsafe { result::graph::launch(graph.executable, self.driver.stream) }.map_err(|e| failed("replaying a graph", e))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.driver.enter()?;
+        let doing = "marking a time";
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| failed(doing, e))?;
+        let event = Event { event, driver: self.driver.clone() };
+        // SAFETY: both handles are alive.
+        unsafe { result::event::record(event.event, self.driver.stream) }.map_err(|e| failed(doing, e))?;
+        Ok(Mark(Box::new(event)))
+    }
+
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        let event =
+            |m: &Mark| m.0.downcast_ref::<Event>().map(|e| e.event).ok_or_else(|| Error::internal("a mark of another machine"));
+        let (from, to) = (event(from)?, event(to)?);
+        self.driver.enter()?;
+        // SAFETY: both events are recorded on our stream and alive.
+        let milliseconds = unsafe { result::event::synchronize(to).and_then(|()| result::event::elapsed(from, to)) };
+        Ok(f64::from(milliseconds.map_err(|e| failed("reading a time", e))?) / 1e3)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.driver.enter()?;
+        self.driver.synchronize("waiting for the GPU")
+    }
+}
+
+fn fits(memory: &Memory, bytes: usize) -> Result<()> {
+    if bytes <= memory.bytes {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("a copy of {bytes} bytes into or from {} on the GPU", memory.bytes)))
+    }
+}
+
+/// A recorded step.
+struct Graph {
+    executable: sys::CUgraphExec,
+    driver: Arc<Driver>,
+}
+// SAFETY: as for `Driver`; replays are enqueued by one thread at a time because the stream orders them.
+unsafe impl Send for Graph {}
+unsafe impl Sync for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.driver.enter().is_ok() {
+            // SAFETY: instantiated by `capture`, destroyed once.
+            let _ = unsafe { result::graph::exec_destroy(self.executable) };
+        }
+    }
+}
+
+struct Event {
+    event: sys::CUevent,
+    driver: Arc<Driver>,
+}
+// SAFETY: as for `Driver`.
+unsafe impl Send for Event {}
+unsafe impl Sync for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.driver.enter().is_ok() {
+            // SAFETY: created by `mark`, destroyed once.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hopper_is_compiled_for_with_its_own_instructions() {
+        assert_eq!(
+            [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]].map(architecture),
+            ["sm_80", "sm_89", "sm_90a", "sm_100", "sm_120"]
+        );
+    }
+
+    #[test]
+    fn a_computer_without_a_gpu_says_what_was_looked_for() {
+        // With a GPU the answer is a device, and the kernels' own tests speak.
+        if let Err(error) = open(0, &Places::default()) {
+            assert!(matches!(error.code(), Code::G0501 | Code::G0503), "{error:?}");
+            assert!(!error.what().is_empty());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Compiling a kernel file for a card's own architecture, without its toolkit and without any header on disk.
+//!
+//! The result is a cubin, never PTX: nothing is left for the driver to compile, and registers and spills are known. Cubins
+//! are kept on disk under a hash of everything that shapes them: source, headers, options, compiler version. The cache is a
+//! convenience: whatever goes wrong with it costs a compilation and no more.
+
+use std::ffi::{CStr, CString, c_char};
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use cudarc::nvrtc::sys;
+
+use crate::device::places::Places;
+use crate::device::{Kernel, cuda::libraries, sources};
+use crate::error::{Code, Error, Result};
+
+/// The machine code of one kernel file.
+pub struct Compiled {
+    pub image: Vec<u8>,
+    pub log: String,
+    /// Seconds of compilation; None from the cache.
+    pub seconds: Option<f64>,
+}
+
+/// What one entry point takes of a multiprocessor, as the assembler reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub entry: String,
+    pub registers: u32,
+    pub spill_bytes: u32,
+    pub shared_bytes: u32,
+}
+
+/// The compiler, ready for use.
+pub struct Nvrtc {
+    pub version: (i32, i32),
+    pub found: libraries::Found,
+}
+
+impl Nvrtc {
+    /// `newest`: the driver's CUDA major version, or None to compile without a driver.
+    pub fn load(places: &Places, newest: Option<u32>) -> Result<Nvrtc> {
+        let found = libraries::load_nvrtc(places, newest)?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the symbol was checked; both pointers are valid.
+        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+        Ok(Nvrtc { version: (major, minor), found })
+    }
+
+    /// Compiles `kernel`'s file with its defines for `arch`, such as `sm_90a`.
+    pub fn compile(&self, kernel: &Kernel, arch: &str, cache: Option<&Path>) -> Result<Compiled> {
+        let name = format!("{}.cu", kernel.file);
+        let source = sources::text(&name).ok_or_else(|| Error::internal(format!("there is no kernel file {name}")))?;
+        let mut options = vec![
+            format!("--gpu-architecture={arch}"),
+            "--std=c++20".to_string(),
+            "--ptxas-options=-v".to_string(),
+            "--extra-device-vectorization".to_string(),
+        ];
+        options.extend(kernel.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
+        let headers = || sources::ALL.iter().filter(|(name, _)| name.ends_with(".cuh"));
+        let mut hash = blake3::Hasher::new();
+        let version = format!("{} {:?}", env!("CARGO_PKG_VERSION"), self.version);
+        let parts = [version.as_str(), source].into_iter().chain(options.iter().map(String::as_str));
+        for part in parts.chain(headers().flat_map(|(name, text)| [*name, *text])) {
+            hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        let place = cache.map(|c| c.join("cubin").join(hash.finalize().to_hex().as_str()));
+        if let Some((image, log)) = place.as_deref().and_then(cached) {
+            return Ok(Compiled { image, log, seconds: None });
+        }
+        let started = Instant::now();
+        let (image, log) = self.run(&name, source, headers(), &options).map_err(|log| {
+            Error::new(Code::G0504, format!("{name} does not compile for {arch}"))
+                .at(format!("{name}, entry {}", kernel.entry))
+                .note(format!("options: {}", options.join(" ")))
+                .note(log)
+                .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it")
+        })?;
+        if let Some(place) = &place {
+            keep(place, &image, &log);
+        }
+        Ok(Compiled { image, log, seconds: Some(started.elapsed().as_secs_f64()) })
+    }
+
+    fn run<'a>(
+        &self,
+        name: &str,
+        source: &str,
+        headers: impl Iterator<Item = &'a (&'a str, &'a str)>,
+        options: &[String],
+    ) -> std::result::Result<(Vec<u8>, String), String> {
+        let text = |t: &str| CString::new(t).map_err(|_| "a kernel source holds a zero byte".to_string());
+        let (name, source) = (text(name)?, text(source)?);
+        let (mut names, mut texts) = (vec![], vec![]);
+        for (name, body) in headers {
+            names.push(text(name)?);
+            texts.push(text(body)?);
+        }
+        let options = options.iter().map(|o| text(o)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
+        let (name_list, text_list, option_list) = (pointers(&names), pointers(&texts), pointers(&options));
+        let mut program = std::ptr::null_mut();
+        // SAFETY: every pointer is to a C string or array that outlives the program, and counts are the arrays' lengths.
+        unsafe {
+            let (count, lists) = (names.len() as i32, (text_list.as_ptr(), name_list.as_ptr()));
+            sys::nvrtcCreateProgram(&mut program, source.as_ptr(), name.as_ptr(), count, lists.0, lists.1)
+                .result()
+                .map_err(|e| format!("{:?}", e.0))?;
+            let compiled = sys::nvrtcCompileProgram(program, options.len() as i32, option_list.as_ptr()).result();
+            let log = log(program);
+            let image = compiled.map_err(|e| format!("{:?}\n{log}", e.0)).and_then(|()| {
+                let mut size = 0;
+                sys::nvrtcGetCUBINSize(program, &mut size).result().map_err(|e| format!("{:?}", e.0))?;
+                let mut image = vec![0u8; size];
+                sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(|e| format!("{:?}", e.0))?;
+                Ok(image)
+            });
+            let _ = sys::nvrtcDestroyProgram(&mut program);
+            image.map(|image| (image, log))
+        }
+    }
+}
+
+/// # Safety
+/// `program` is alive.
+unsafe fn log(program: sys::nvrtcProgram) -> String {
+    let mut size = 0;
+    // SAFETY: the buffer is as long as the compiler says the log is.
+    unsafe {
+        if sys::nvrtcGetProgramLogSize(program, &mut size).result().is_err() || size == 0 {
+            return String::new();
+        }
+        let mut log = vec![0u8; size];
+        let _ = sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+        CStr::from_bytes_until_nul(&log).map(|l| l.to_string_lossy().trim().to_string()).unwrap_or_default()
+    }
+}
+
+/// An image and its log from the cache; a file that does not match its own checksum is none.
+fn cached(place: &Path) -> Option<(Vec<u8>, String)> {
+    let bytes = fs::read(place).ok()?;
+    let (sum, rest) = bytes.split_at_checked(32)?;
+    if blake3::hash(rest).as_bytes() != sum {
+        return None;
+    }
+    let (length, rest) = rest.split_at_checked(8)?;
+    let (log, image) = rest.split_at_checked(u64::from_le_bytes(length.try_into().ok()?) as usize)?;
+    Some((image.to_vec(), String::from_utf8(log.to_vec()).ok()?))
+}
+
+fn keep(place: &Path, image: &[u8], log: &str) {
+    let body: Vec<u8> = [&(log.len() as u64).to_le_bytes()[..], log.as_bytes(), image].concat();
+    let write = || -> std::io::Result<()> {
+        let folder = place.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        // Several processes may compile the same kernel: each writes its own file, the last rename wins with equal bytes.
+        let temporary = place.with_extension(std::process::id().to_string());
+        fs::write(&temporary, [&blake3::hash(&body).as_bytes()[..], &body].concat())?;
+        fs::rename(temporary, place)
+    };
+    let _ = write();
+}
+
+/// Registers, spills and static shared memory of every entry point in an assembler's log.
+pub fn usage(log: &str) -> Vec<Usage> {
+    let mut all: Vec<Usage> = vec![];
+    let number_before = |line: &str, word: &str| -> Option<u32> {
+        line[..line.find(word)?].trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let entry = rest.split('\'').next().unwrap_or_default().to_string();
+            all.push(Usage { entry, registers: 0, spill_bytes: 0, shared_bytes: 0 });
+        } else if let Some(last) = all.last_mut() {
+            if line.contains("spill stores") {
+                let spilled = [" bytes spill stores", " bytes spill loads"].map(|w| number_before(line, w).unwrap_or(0));
+                last.spill_bytes = spilled[0].max(spilled[1]);
+            }
+            if line.contains("Used ") && line.contains(" registers") {
+                last.registers = number_before(line, " registers").unwrap_or(0);
+                last.shared_bytes = number_before(line, " bytes smem").unwrap_or(0);
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_assemblers_report_is_read() {
+        let log = "ptxas info    : 0 bytes gmem\nptxas info    : Compiling entry function 'a_fwd' for 'sm_90'\nptxas info    : Function properties for a_fwd\n    16 bytes stack frame, 12 bytes spill stores, 20 bytes spill loads\nptxas info    : Used 40 registers, used 1 barriers, 512 bytes smem, 400 bytes cmem[0]\nptxas info    : Compiling entry function 'b' for 'sm_90'\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\nptxas info    : Used 8 registers, used 0 barriers";
+        let read = usage(log);
+        assert_eq!(read[0], Usage { entry: "a_fwd".into(), registers: 40, spill_bytes: 20, shared_bytes: 512 });
+        assert_eq!(read[1], Usage { entry: "b".into(), registers: 8, spill_bytes: 0, shared_bytes: 0 });
+    }
+
+    #[test]
+    fn a_damaged_cache_entry_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("x");
+        keep(&place, b"image", "log");
+        assert_eq!(cached(&place), Some((b"image".to_vec(), "log".to_string())));
+        let mut bytes = fs::read(&place).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&place, &bytes).unwrap();
+        assert_eq!(cached(&place), None);
+        fs::write(&place, &bytes[..20]).unwrap();
+        assert_eq!(cached(&place), None);
+    }
+}
