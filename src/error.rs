@@ -123,6 +123,8 @@ codes! {
         "The CUDA compiler refused one of hardneg's kernels for this GPU. The message holds the file, the options and the compiler's words.";
     G0505 Device "the GPU failed"
         "A call to the CUDA driver or one of its libraries failed. After such an error the GPU answers nothing more in this process. Checkpoints already written are intact: run the same command again to continue.";
+    G0506 Device "a kernel strays from the plain path"
+        "`hardneg check` found an operation whose result on this device is further from the plain path than rounding explains, or differs between repeats. Do not train on the device; report the table.";
     G0601 Memory "not enough memory"
         "The plan needs more memory than is available. The message lists what takes it; a smaller batch, fewer negatives or a smaller dimension helps.";
     // ---- T: training ---------------------------------------------------------------------------------------------

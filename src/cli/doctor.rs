@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use crate::cli::{arguments, terminal};
 use crate::device::{self, Device, Request};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+use crate::ops::case::{self, Case};
 use crate::rng::STREAM_VERSION;
+use crate::{ops, optim};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hardneg doctor\n  hardneg doctor --json")]
@@ -15,27 +17,60 @@ pub struct Args {}
 
 pub fn run(_: &Args, json: bool) -> Result<()> {
     let facts = facts();
-    let gpu = match device::open(Request::Cuda(0), &arguments::places()) {
-        Ok((device, _)) => json!({ "usable": true, "name": name(&device) }),
-        Err(error) => {
-            json!({ "usable": false, "code": error.code().name(), "why": error.what(), "looked_for": ["libcuda.so.1", "libcuda.so"] })
-        }
-    };
+    let places = arguments::places();
+    let parts = device::survey(&places);
+    let gpu = device::open(Request::Cuda(0), &places).and_then(|(device, _)| known_answers(&device).map(|n| (name(&device), n)));
+    let folders: Vec<String> = places.libraries.iter().map(|p| p.display().to_string()).collect();
     if json {
-        return terminal::out(&json!({ "version": version(), "host": facts, "gpu": gpu }).to_string());
+        let part = |(what, found): &(&str, Result<String>)| match found {
+            Ok(text) => json!({ "part": what, "found": text }),
+            Err(error) => json!({ "part": what, "found": null, "why": error.json()["error"] }),
+        };
+        let gpu = match &gpu {
+            Ok((name, cases)) => json!({ "usable": true, "name": name, "cases_passed": cases }),
+            Err(error) => json!({ "usable": false, "why": error.json()["error"] }),
+        };
+        let cuda: Vec<_> = parts.iter().map(part).collect();
+        let report = json!({ "version": version(), "host": facts, "cuda": cuda, "looked_in": folders, "gpu": gpu });
+        return terminal::out(&report.to_string());
     }
-    let mut rows = vec![vec!["hardneg".to_string(), version()]];
+    let mut rows = vec![("hardneg".to_string(), version())];
     for (key, value) in facts.as_object().into_iter().flatten() {
-        rows.push(vec![key.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), str::to_string)]);
+        rows.push((key.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), str::to_string)));
     }
-    let verdict = match gpu["why"].as_str() {
-        None => format!("usable: {}", gpu["name"].as_str().unwrap_or_default()),
-        Some(why) => format!("not usable ({}): {why}", gpu["code"].as_str().unwrap_or_default()),
+    for (what, found) in &parts {
+        rows.push((what.to_string(), found.as_ref().map_or_else(|e| format!("missing: {}", e.what()), String::clone)));
+    }
+    rows.push(("looked in".into(), if folders.is_empty() { "the loader's own folders".into() } else { folders.join(", ") }));
+    let verdict = match &gpu {
+        Ok((name, cases)) => format!("usable: {name}, {cases} cases agree with the plain path"),
+        Err(error) => format!("not usable ({}): {}", error.code().name(), error.what()),
     };
-    rows.push(vec!["gpu".into(), verdict]);
-    let width = rows.iter().map(|r| r[0].len()).max().unwrap_or(0);
-    let text: Vec<String> = rows.iter().map(|r| format!("{:width$}  {}", r[0], r[1])).collect();
-    terminal::out(&text.join("\n"))
+    rows.push(("gpu".into(), verdict));
+    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let text: Vec<String> = rows.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect();
+    terminal::out(&text.join("\n"))?;
+    if let Err(error) = &gpu {
+        for help in error.json()["error"]["help"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            terminal::out(&format!("{:width$}  {help}", ""))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the first case of every operation on `device`; how many agree with the plain path.
+fn known_answers(device: &Device) -> Result<usize> {
+    let mut cases: Vec<Case> = ops::cases().into_iter().chain(optim::cases()).collect();
+    cases.dedup_by_key(|case| case.operation);
+    for case in &cases {
+        let findings = case::compare(case, device).map_err(|e| e.at(case.operation))?;
+        if let Some(wrong) = findings.iter().find(|f| !f.passes()) {
+            let what =
+                format!("{} ({}) strays by {:.1e}, allowed {:.1e}", case.operation, wrong.output, wrong.error, wrong.budget);
+            return Err(Error::new(Code::G0506, what).help("see `hardneg check --device cuda`"));
+        }
+    }
+    Ok(cases.len())
 }
 
 /// Version of the program and of its random streams.

@@ -11,6 +11,7 @@
 //! ```
 
 mod arguments;
+mod check;
 mod display;
 mod doctor;
 mod evaluate;
@@ -63,6 +64,8 @@ enum Command {
     Recommend(recommend::Args),
     /// Presets and stages of negative samplers.
     Samplers(samplers::Args),
+    /// Every operation of a GPU or of the emulator, held to the plain path.
+    Check(check::Args),
     /// What was found on this machine.
     Doctor(doctor::Args),
     /// Cause and cure of an error code.
@@ -100,6 +103,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Recommend(args) => recommend::run(&args),
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::Check(args) => check::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
         Command::Explain(args) => explain::run(&args, cli.json),
     }

@@ -258,6 +258,18 @@ pub fn open(request: Request, places: &Places) -> Result<(Device, Option<String>
     }
 }
 
+/// What this computer has to run kernels with, part by part: a description, or what is missing and how to get it.
+pub fn survey(places: &Places) -> Vec<(&'static str, Result<String>)> {
+    #[cfg(feature = "cuda")]
+    let parts = cuda::survey(places);
+    #[cfg(not(feature = "cuda"))]
+    let parts = {
+        let _ = places;
+        vec![("driver", probe_cuda(0, places).map(|_| String::new()))]
+    };
+    parts
+}
+
 #[cfg(feature = "cuda")]
 fn probe_cuda(ordinal: u32, places: &Places) -> Result<Device> {
     cuda::open(ordinal, places)

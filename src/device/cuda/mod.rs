@@ -22,24 +22,19 @@ use products::{Products, WORKSPACE_BYTES};
 /// Dynamic shared memory above this must be asked for by name.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
-/// What `doctor` prints about CUDA on this computer; never fails.
-pub struct Findings {
-    pub driver: Result<(i32, i32)>,
-    pub nvrtc: Result<(i32, i32)>,
-    pub nvrtc_path: Option<std::path::PathBuf>,
-    pub cublaslt: Result<Option<std::path::PathBuf>>,
-}
-
-pub fn findings(places: &Places) -> Findings {
+/// What this computer has of CUDA, part by part: a description, or what is missing.
+pub fn survey(places: &Places) -> Vec<(&'static str, Result<String>)> {
+    let dotted = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    let place = |found: &libraries::Found| match &found.path {
+        Some(path) => path.display().to_string(),
+        None => "found by the loader".to_string(),
+    };
     let driver = libraries::start_driver();
-    let major = driver.as_ref().ok().map(|(version, _)| *version as u32 / 1000);
-    let nvrtc = nvrtc::Nvrtc::load(places, major);
-    Findings {
-        nvrtc_path: nvrtc.as_ref().ok().and_then(|n| n.found.path.clone()),
-        nvrtc: nvrtc.map(|n| n.version),
-        cublaslt: libraries::load_cublaslt(places, major.unwrap_or(13)).map(|f| f.path),
-        driver,
-    }
+    let newest = driver.as_ref().ok().map(|(version, _)| *version as u32 / 1000);
+    let nvrtc = nvrtc::Nvrtc::load(places, newest).map(|n| format!("{}.{}, {}", n.version.0, n.version.1, place(&n.found)));
+    let cublaslt = libraries::load_cublaslt(places, newest.unwrap_or(13)).map(|found| place(&found));
+    let driver = driver.map(|(version, count)| format!("CUDA {}, {count} device(s)", dotted(version)));
+    vec![("driver", driver), ("nvrtc", nvrtc), ("cublaslt", cublaslt)]
 }
 
 /// Opens GPU `ordinal`.
