@@ -187,8 +187,11 @@ pub struct Model {
     pub context: String,
     /// Multiply embeddings by sqrt(dim) on input (SASRec does).
     pub scale_embeddings: bool,
-    /// Standard deviation of initial embeddings and weights.
+    /// Standard deviation of initial embeddings, and of initial weights that are `normal`.
     pub init_std: f64,
+    /// Initial weights of linear layers: `normal`, small beside the embeddings so that a block starts as almost the identity
+    /// (BERT, S3Rec); or `glorot`.
+    pub init_weights: String,
 }
 
 /// The four stages of the negative sampler; see `hardneg samplers list`.
@@ -353,6 +356,7 @@ impl Default for Model {
             context: "auto".into(),
             scale_embeddings: true,
             init_std: 0.02,
+            init_weights: "normal".into(),
         }
     }
 }

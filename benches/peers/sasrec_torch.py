@@ -101,7 +101,7 @@ class SASRec(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(Block(d, heads, p) for _ in range(layers))
         for block in self.blocks:
             for layer in (block.qkv, block.project, block.expand, block.contract):
-                torch.nn.init.xavier_normal_(layer.weight)
+                torch.nn.init.normal_(layer.weight, std=0.02)
                 torch.nn.init.zeros_(layer.bias)
         self.norm, self.p, self.scale = torch.nn.LayerNorm(d), p, d ** 0.5
 

@@ -118,6 +118,28 @@ fn sasrec_with_context_all_positions() {
     prove(&config::Model { context: "yes".into(), heads: 1, ..small("sasrec") }, false, Queries::All);
 }
 
+/// Cosine of what the blocks of a fresh model hand on with what they were given, over all rows.
+fn handed_on(config: config::Model) -> f64 {
+    let query = |layers| {
+        let config = config::Model { layers, dim: 64, max_len: 5, ..config.clone() };
+        let mut model = Model::new(&config, Sizes { items: ITEMS, ..Sizes::default() }, &Device::ORACLE, 5).unwrap();
+        model.forward(&batch(), Queries::All, &Masks::none()).unwrap();
+        f64::of(model.scoring().query).unwrap().to_vec()
+    };
+    let (given, out) = (query(0), query(2));
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    dot(&given, &out) / (dot(&given, &given) * dot(&out, &out)).sqrt()
+}
+
+/// Where random blocks drown the items, one negative per row is too weak a signal to find them again.
+#[test]
+fn a_fresh_model_still_knows_the_last_item() {
+    let of = |init: &str| handed_on(config::Model { init_weights: init.into(), ..config::Model::default() });
+    assert_eq!(config::Model::default().init_weights, "normal");
+    assert!(of("normal") > 0.9, "{}", of("normal"));
+    assert!(of("glorot") < 0.5, "{}", of("glorot"));
+}
+
 #[test]
 fn a_prediction_does_not_depend_on_its_batch() {
     let batch = batch();

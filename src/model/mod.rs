@@ -52,6 +52,7 @@ pub struct Hyper {
     pub context: bool,
     pub scale: f64,
     pub init_std: f64,
+    pub glorot: bool,
 }
 
 fn choose<T>(key: &str, value: &str, options: &[(&str, T)]) -> Result<T>
@@ -105,6 +106,7 @@ impl Hyper {
             context,
             scale: if config.scale_embeddings && !cans { (dim as f64).sqrt() } else { 1.0 },
             init_std: config.init_std,
+            glorot: choose("init_weights", &config.init_weights, &[("normal", false), ("glorot", true)])?,
         })
     }
 }
@@ -193,7 +195,7 @@ impl Model {
     pub fn new(config: &config::Model, sizes: Sizes, device: &Device, seed: u64) -> Result<Model> {
         let hyper = Hyper::resolve(config, sizes.numeric + sizes.categories.len() > 0)?;
         let d = hyper.dim;
-        let mut list = ParamList::new(device, seed, hyper.init_std);
+        let mut list = ParamList::new(device, seed, hyper.init_std, hyper.glorot);
         let items = list.table("items", sizes.items, d)?;
         let output = if hyper.tied { items } else { list.table("output", sizes.items, d)? };
         let attributes = sizes.attributes.as_ref().map(|a| list.table("attributes", a.count, d)).transpose()?;

@@ -10,13 +10,15 @@ use crate::rng::{Draws, Stream, normal2};
 pub struct ParamList {
     device: Device,
     seed: u64,
-    table_std: f64,
+    std: f64,
+    glorot: bool,
     pub params: Vec<Param>,
 }
 
 impl ParamList {
-    pub fn new(device: &Device, seed: u64, table_std: f64) -> ParamList {
-        ParamList { device: device.clone(), seed, table_std, params: Vec::new() }
+    /// `std`: deviation of tables, and of linear weights unless those are `glorot`.
+    pub fn new(device: &Device, seed: u64, std: f64, glorot: bool) -> ParamList {
+        ParamList { device: device.clone(), seed, std, glorot, params: Vec::new() }
     }
     fn push(&mut self, name: String, shape: Vec<usize>, role: Role, values: &[f64]) -> Result<usize> {
         let value = self.device.reals(values)?;
@@ -34,14 +36,15 @@ impl ParamList {
         });
         values
     }
-    /// A table of `rows` ids, N(0, table_std).
+    /// A table of `rows` ids, N(0, std).
     pub fn table(&mut self, name: &str, rows: usize, dim: usize) -> Result<usize> {
-        let values = self.normals(rows * dim, self.table_std);
+        let values = self.normals(rows * dim, self.std);
         self.push(name.into(), vec![rows, dim], Role::Table, &values)
     }
-    /// `[weight (k,n), bias (n)]`; Glorot and Bengio 2010, normal form.
+    /// `[weight (k,n), bias (n)]`, N(0, std); or the normal form of Glorot and Bengio 2010.
     pub fn linear(&mut self, name: &str, k: usize, n: usize) -> Result<[usize; 2]> {
-        let values = self.normals(k * n, (2.0 / (k + n) as f64).sqrt());
+        let std = if self.glorot { (2.0 / (k + n) as f64).sqrt() } else { self.std };
+        let values = self.normals(k * n, std);
         let weight = self.push(format!("{name}.weight"), vec![k, n], Role::Matrix, &values)?;
         let bias = self.push(format!("{name}.bias"), vec![n], Role::Vector, &vec![0.0; n])?;
         Ok([weight, bias])

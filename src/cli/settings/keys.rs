@@ -69,6 +69,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("model.positions", &["auto", "learned", "none"]),
     ("model.score", &["auto", "dot", "cosine"]),
     ("model.context", &["auto", "yes", "no"]),
+    ("model.init_weights", &["normal", "glorot"]),
     ("sampler.scope", &["position", "sequence", "batch"]),
     ("sampler.exclude", &["none", "target", "history"]),
     ("optim.kind", &["adamw"]),
