@@ -120,11 +120,15 @@ codes! {
     G0503 Device "a CUDA library was not found"
         "A GPU needs NVRTC (the CUDA compiler library) and cuBLASLt beside the driver. They come with a CUDA toolkit or with pip (`pip install nvidia-cuda-nvrtc nvidia-cublas`); `hardneg doctor` says where was looked.";
     G0504 Device "a kernel does not compile"
-        "The CUDA compiler refused one of hardneg's kernels for this GPU. The message holds the file, the options and the compiler's words.";
+        "The CUDA compiler, or for the emulator the C++ compiler, refused one of hardneg's kernels. The message holds the file, the options and the compiler's words.";
     G0505 Device "the GPU failed"
         "A call to the CUDA driver or one of its libraries failed. After such an error the GPU answers nothing more in this process. Checkpoints already written are intact: run the same command again to continue.";
     G0506 Device "a kernel strays from the plain path"
         "`hardneg check` found an operation whose result on this device is further from the plain path than rounding explains, or differs between repeats. Do not train on the device; report the table.";
+    G0507 Device "the emulator has no C++ compiler"
+        "`--device emulator` compiles the kernels with the system's C++ compiler (`c++`, `g++` or `clang++`) and keeps them in a cache folder. One of the two is missing. Use `--device host`, which needs neither.";
+    G0508 Device "a kernel broke a rule"
+        "The emulator stopped a kernel that would misbehave on a GPU: threads that part at a barrier, a race, memory it was not given or nobody wrote, a wrong argument. The message names the rule and the lines. This is a fault of hardneg.";
     G0601 Memory "not enough memory"
         "The plan needs more memory than is available. The message lists what takes it; a smaller batch, fewer negatives or a smaller dimension helps.";
     // ---- T: training ---------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod elementary;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod gemm;
 mod lanes;
 pub mod places;
@@ -254,7 +256,7 @@ pub fn open(request: Request, places: &Places) -> Result<(Device, Option<String>
             Err(error) => Ok((Device::HOST, Some(error.what().to_string()))),
         },
         Request::Cuda(ordinal) => probe_cuda(ordinal, places).map(|device| (device, None)),
-        Request::Emulator => Err(Error::new(Code::G0501, "this build has no emulator").help("use `--device host`")),
+        Request::Emulator => open_emulator(places).map(|device| (device, None)),
     }
 }
 
@@ -278,6 +280,19 @@ fn probe_cuda(ordinal: u32, places: &Places) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn probe_cuda(_: u32, _: &Places) -> Result<Device> {
     Err(Error::new(Code::G0501, "this build has no CUDA support").help("build with the feature `cuda`"))
+}
+
+#[cfg(feature = "emulator")]
+fn open_emulator(places: &Places) -> Result<Device> {
+    let cache = places.cache.as_ref().ok_or_else(|| {
+        Error::new(Code::G0507, "the emulator has no folder for its compiled kernels").help("set HOME or XDG_CACHE_HOME")
+    })?;
+    emulator::open(&emulator::Options::new(cache))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn open_emulator(_: &Places) -> Result<Device> {
+    Err(Error::new(Code::G0501, "this build has no emulator").help("build with the feature `emulator`, or use `--device host`"))
 }
 
 /// The answer of an operation that has no kernel for a machine yet.

@@ -1,0 +1,192 @@
+// The parts of the machine, as its own files see them.
+//
+// machine.cpp  fibers, the order in which they run, warps and barriers, launches
+// memory.cpp   device memory, shared memory, asynchronous copies, atomics
+// tensor.cpp   matrices of the tensor cores
+// check.cpp    checked mode: bounds, unwritten memory and races of every single access
+// face.cpp     what the host calls
+#pragma once
+
+#include "machine.h"
+
+namespace machine {
+
+constexpr u32 LANES = 32;
+constexpr u32 MOST_THREADS = 1024;
+constexpr u32 MOST_REGIONS = 32;
+// Bytes of a kernel thread's stack. Twice as far apart, so that an overflow meets nobody before it is noticed.
+constexpr u64 STACK = 64 << 10;
+constexpr u64 STACK_DISTANCE = 2 * STACK;
+// What every GPU from sm_80 on grants a block: 99 KiB altogether, of which 48 may be declared statically.
+constexpr u64 SHARED_BYTES = 99 << 10;
+constexpr u64 SHARED_STATIC_BYTES = 48 << 10;
+constexpr u64 SHARED_GAP = 64;
+constexpr u64 SHARED_ARENA = SHARED_BYTES + MOST_REGIONS * (SHARED_GAP + 1024);
+// Between two allocations, and before the first.
+constexpr u64 HEAP_GAP = 256;
+// Fresh memory and gaps: a NaN as f32, bf16, f16 and f64.
+constexpr int NOTHING = 0xff;
+
+enum class State : u8 { unstarted, running, at_warp, at_barrier, exited };
+
+struct Copy {
+  void* to;
+  const void* from;
+  u32 bytes, group;
+  const void* caller;
+};
+
+// One thread of the running block.
+struct Lane : Position {
+  struct Machine* machine;
+  void* stack_pointer;
+  char* stack;       // the lowest byte it may use
+  void* argument;    // of the warp operation it waits in, on its own stack
+  const char* waits; // the name of that operation, or of the barrier
+  Site site;
+  u32 mask;
+  u32 number;        // in the block
+  State state;
+  Copy* copies;      // asynchronous copies under way, in order of issue
+  u32 copies_count, copies_room, groups;
+};
+
+// Lanes of one warp that wait for each other: one entry per mask.
+struct Meeting {
+  u32 mask, arrived;
+  const char* name;
+  Site site;
+};
+
+struct Warp {
+  u32 ready;
+  u32 meetings_count;
+  Meeting meetings[LANES];
+};
+
+struct Region {
+  const void* key;
+  const char* name;
+  u64 from, bytes;   // below the arena
+};
+
+struct Allocation { u64 from, bytes, serial; };
+
+enum class Use : u32 { scalar_integer, scalar_real, in, out, none };
+
+// A launch argument: a scalar's bits, or an address and the bytes in use behind it.
+struct Argument {
+  u64 bits, bytes;
+  Use use;
+};
+
+enum class Order : u32 { forward, reverse, random };
+
+struct Launch {
+  const Kernel* kernel;
+  u32 blocks[3];
+  u32 threads, shared_bytes;
+  Order order;
+  u64 seed;
+  const Argument* arguments;
+  u64 count;
+};
+
+// Since the machine was made; the bytes only where every access is checked.
+struct Counters {
+  u64 launches, blocks, switches;
+  // Global memory of the latest launch: bytes touched at least once, and bytes asked for altogether.
+  u64 distinct_read, distinct_written, issued_read, issued_written;
+};
+
+struct Shadow;
+
+struct Machine {
+  Block block;
+  const Launch* launch;
+  void** arguments;
+  Lane* lanes;
+  Warp warps[MOST_THREADS / LANES];
+  u32 threads, alive, ready_warps, current_warp;
+  u64 random;
+
+  struct {
+    u32 arrived, votes, result;
+    const char* name;
+    Site site;
+  } barrier;
+
+  void* main_stack;
+  char* stacks;
+  char* free_stacks[MOST_THREADS];
+  u32 free_stacks_count;
+
+  char* shared;
+  u64 shared_used, shared_static;
+  Region regions[MOST_REGIONS];
+  u32 regions_count;
+
+  char* heap;
+  u64 heap_bytes;
+  Allocation* allocations;  // by address
+  u64 allocations_count, allocations_room, serial;
+
+  Shadow* shadow;           // null where accesses are not checked
+  Counters counters;
+  bool failed;
+  char error[4096];
+};
+
+inline Lane* current() { return static_cast<Lane*>(here); }
+
+// Ends the launch with a message: the block's fibers are abandoned where they stand (kernels own nothing).
+[[noreturn]] void fail(Machine& m, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// Keeps a message for the host, from outside any fiber.
+void complain(Machine& m, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// The file's name without its folders.
+const char* file_of(const Site& site);
+#define AT "%s:%d"
+#define AT_OF(site) ::machine::file_of(site), (site).line
+
+bool run(Machine& m, const Launch& launch);
+
+// Brings every lane named by `mask` together; the last to arrive runs `f` for all of them.
+bool arrive(Lane& lane, u32 mask, const char* name, const Site& site);
+void wake(Lane& lane, u32 mask);
+template <class A, class F> void together(u32 mask, const char* name, const Site& site, A& a, F f) {
+  Lane& lane = *current();
+  lane.argument = &a;
+  if (!arrive(lane, mask, name, site)) return;
+  Lane* warp = &lane - lane.number % LANES;
+  f([&](u32 l) -> A& { return *static_cast<A*>(warp[l].argument); });
+  wake(lane, mask);
+}
+
+// ---- memory.cpp
+void begin_block_memory(Machine& m, u32 dynamic_bytes);
+bool end_block_memory(Machine& m);
+u64 heap_allocate(Machine& m, u64 bytes);
+bool heap_free(Machine& m, u64 address);
+const Allocation* heap_find(const Machine& m, u64 address);
+bool heap_gaps_intact(Machine& m, const Allocation& a, const char* what);
+
+// ---- check.cpp: nothing happens without a shadow
+enum class Access : u8 { read, write, atomic };
+Shadow* shadow_make(Machine& m);
+void shadow_free(Machine& m, Shadow* shadow);
+void shadow_begin_launch(Machine& m);
+void shadow_end_launch(Machine& m);
+void shadow_begin_block(Machine& m);
+void shadow_barrier(Machine& m);
+void shadow_sync_warp(Machine& m, u32 warp, u32 mask);
+// An access on behalf of the running thread, by the kernel's code at `caller`.
+void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller);
+void shadow_in_flight(Lane& lane, const void* address, u64 bytes, const void* caller);
+void shadow_landed(Lane& lane, const void* address, u64 bytes, const void* caller);
+void shadow_forget(Machine& m, u64 address, u64 bytes);
+void shadow_written(Machine& m, u64 address, u64 bytes);
+// Offset of the first byte of a range of device memory that nobody has written, or `bytes`.
+u64 shadow_first_unwritten(const Machine& m, u64 address, u64 bytes);
+
+}  // namespace machine

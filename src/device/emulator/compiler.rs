@@ -1,0 +1,313 @@
+//! From kernel sources to loaded libraries, by the system's C++ compiler.
+//!
+//! The machine becomes one library, each kernel file with its defines another. Both are kept on disk under a hash of all
+//! that shapes them (sources, flags, compiler), written under a name of their own and then renamed, so that processes
+//! and tests may share the folder. Loaded libraries stay loaded: a process has each of them once.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::device::emulator::face::{Entry, Functions, KernelTable};
+use crate::device::emulator::locked;
+use crate::device::{Kernel, sources};
+use crate::error::{Code, Error, Result};
+
+const PROGRAMS: [&str; 3] = ["c++", "g++", "clang++"];
+/// No contraction to fused multiply-adds: the same bits on every processor.
+const COMMON: &[&str] = &[
+    "-std=c++20",
+    "-g1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-w",
+];
+const MACHINE: &[&str] = &["-O3"];
+/// The sanitizers' checks, answered by the machine; see `kernels/emulator/check.cpp`.
+const KERNELS: &[&str] = &["-O2", "-fsanitize=bounds,alignment,null"];
+const CHECKED: &str = "-fsanitize=thread";
+#[cfg(target_os = "macos")]
+const LINK: &[&str] = &["-shared", "-undefined", "dynamic_lookup"];
+#[cfg(not(target_os = "macos"))]
+const LINK: &[&str] = &["-shared"];
+
+pub struct Compiler {
+    program: &'static str,
+    version: String,
+    cache: PathBuf,
+    checked: bool,
+    /// Everything kernels may include, on disk.
+    sources: PathBuf,
+    extra: Vec<(String, String)>,
+    /// Hash of the machine's sources and of what else concerns every library.
+    key: blake3::Hash,
+}
+
+/// A loaded kernel file.
+pub struct Library {
+    table: *const KernelTable,
+    functions: Functions,
+}
+// SAFETY: the table is constant data of a library that is never unloaded.
+unsafe impl Send for Library {}
+unsafe impl Sync for Library {}
+
+impl Library {
+    pub fn entry(&self, name: &str) -> Option<Entry> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: both pointers are alive, and the table ends with an empty row.
+        let table = unsafe { (self.functions.find)(self.table, name.as_ptr()) };
+        (!table.is_null()).then_some(Entry { table })
+    }
+}
+
+/// By file name, which holds the hash. Kept for the life of the process: kernels' libraries find the machine's functions
+/// among the loaded ones, and two copies of a machine would take each other's threads for their own.
+static LOADED: Mutex<Option<HashMap<String, Arc<libloading::os::unix::Library>>>> = Mutex::new(None);
+
+impl Compiler {
+    /// The first compiler that answers.
+    pub fn find(cache: &Path, extra: &[(String, String)], checked: bool) -> Result<Compiler> {
+        let answer = |program: &&str| {
+            let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            let first = text.lines().next().filter(|_| output.status.success())?;
+            Some(first.trim().to_string())
+        };
+        let found = PROGRAMS.iter().find_map(|program| Some((*program, answer(program)?)));
+        let (program, version) = found.ok_or_else(|| {
+            Error::new(Code::G0507, format!("the emulator needs a C++ compiler; none of {} answers", PROGRAMS.join(", ")))
+                .help("install one (Debian: `apt install g++`, macOS: `xcode-select --install`), or use `--device host`")
+        })?;
+        let cache = cache.join("emulator");
+        let mut hash = blake3::Hasher::new();
+        let mut add = |part: &str| {
+            hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        };
+        [env!("CARGO_PKG_VERSION"), program, &version].into_iter().for_each(&mut add);
+        COMMON.iter().chain(MACHINE).chain(KERNELS).for_each(|flag| add(flag));
+        let headers = |name: &str| name.starts_with("emulator/") || name.ends_with(".cuh");
+        for (name, text) in sources::ALL.iter().filter(|(name, _)| headers(name)) {
+            [*name, *text].into_iter().for_each(&mut add);
+        }
+        let key = hash.finalize();
+        let sources = cache.join(format!("sources-{}", short(&key)));
+        let mut compiler = Compiler { program, version, cache, checked, sources, extra: extra.to_vec(), key };
+        compiler.sources = compiler.lay_out_sources()?;
+        Ok(compiler)
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Writes headers and machine once, as files that the compiler and its messages can name.
+    fn lay_out_sources(&self) -> Result<PathBuf> {
+        if !self.sources.is_dir() {
+            let temporary = self.temporary()?;
+            for (name, text) in sources::ALL {
+                let place = temporary.join(name);
+                let write = || -> std::io::Result<()> {
+                    fs::create_dir_all(place.parent().unwrap_or(&temporary))?;
+                    fs::write(&place, text)
+                };
+                write().map_err(|e| Error::io("writing", &place, &e))?;
+            }
+            // Another process may have been faster, with the same files.
+            if fs::rename(&temporary, &self.sources).is_err() {
+                let _ = fs::remove_dir_all(&temporary);
+            }
+        }
+        Ok(self.sources.clone())
+    }
+
+    /// An empty folder of this process's own, below the cache.
+    fn temporary(&self) -> Result<PathBuf> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = self.cache.join(format!("build-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(|e| Error::io("creating", &folder, &e))?;
+        Ok(folder)
+    }
+
+    /// Compiles the machine and loads its functions.
+    pub fn machine(&self) -> Result<Functions> {
+        let library = self.loaded(&format!("machine-{}.so", short(&self.key)), |output| {
+            let files = sources::ALL.iter().filter(|(name, _)| name.starts_with("emulator/") && name.ends_with(".cpp"));
+            let mut command = Command::new(self.program);
+            command.args(COMMON).args(MACHINE).args(LINK).arg("-o").arg(output);
+            command.args(files.map(|(name, _)| self.sources.join(name)));
+            self.run(command, "the emulator")
+        })?;
+        Functions::of(&library).map_err(|e| Error::internal(format!("the emulator's library: {e}")))
+    }
+
+    /// Compiles `kernel`'s file with its defines and loads its table.
+    pub fn kernels(&self, kernel: &Kernel) -> Result<Arc<Library>> {
+        let functions = self.machine()?;
+        let name = format!("{}.cu", kernel.file);
+        let extra = self.extra.iter().find(|(stem, _)| stem == kernel.file).map(|(_, text)| text.as_str());
+        let text = extra.or_else(|| sources::text(&name)).ok_or_else(|| Error::internal(format!("no source kernels/{name}")))?;
+        let defines: Vec<String> = kernel.defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect();
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.key.as_bytes()).update(&[u8::from(self.checked)]);
+        for part in [kernel.file, text].into_iter().chain(defines.iter().map(String::as_str)) {
+            hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        let library = self.loaded(&format!("{}-{}.so", kernel.file, short(&hash.finalize())), |output| {
+            let folder = self.temporary()?;
+            let write = |name: &str, text: &str| {
+                let place = folder.join(name);
+                fs::write(&place, text).map_err(|e| Error::io("writing", &place, &e))
+            };
+            let compile = || {
+                write(&name, text)?;
+                write("wrapper.cpp", &wrapper(&name, text))?;
+                let object = folder.join("kernels.o");
+                let mut command = Command::new(self.program);
+                command.args(COMMON).args(KERNELS).args(&defines).args(self.checked.then_some(CHECKED));
+                command.arg("-c").arg("-I").arg(&self.sources).arg("-o").arg(&object).arg(folder.join("wrapper.cpp"));
+                let what = format!("{name} {}", defines.join(" "));
+                self.run(command, what.trim_end())?;
+                // Linked by itself: with its -fsanitize flags the compiler would add the sanitizers' own libraries.
+                let mut link = Command::new(self.program);
+                link.args(LINK).arg("-o").arg(output).arg(&object);
+                self.run(link, &name)
+            };
+            let done = compile();
+            let _ = fs::remove_dir_all(&folder);
+            done
+        })?;
+        // SAFETY: the wrapper defines this function; its table is constant data of a library that stays loaded.
+        let table = unsafe {
+            let get = library.get::<unsafe extern "C" fn() -> *const KernelTable>(b"hardneg_kernels\0");
+            get.map_err(|e| Error::internal(format!("{name}: {e}")))?()
+        };
+        Ok(Arc::new(Library { table, functions }))
+    }
+
+    /// The library `name` of the cache, built if need be, and loaded once per process.
+    fn loaded(&self, name: &str, build: impl Fn(&Path) -> Result<()>) -> Result<Arc<libloading::os::unix::Library>> {
+        if let Some(library) = locked(&LOADED).as_ref().and_then(|all| all.get(name)) {
+            return Ok(library.clone());
+        }
+        let place = self.cache.join(name);
+        let make = || {
+            let folder = self.temporary()?;
+            let done = build(&folder.join(name))
+                .and_then(|()| fs::rename(folder.join(name), &place).map_err(|e| Error::io("writing", &place, &e)));
+            let _ = fs::remove_dir_all(&folder);
+            done
+        };
+        if !place.is_file() {
+            make()?;
+        }
+        let mut all = locked(&LOADED);
+        let all = all.get_or_insert_with(HashMap::new);
+        if let Some(library) = all.get(name) {
+            return Ok(library.clone());
+        }
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+        let scope = if name.starts_with("machine-") { RTLD_GLOBAL } else { RTLD_LOCAL };
+        // SAFETY: the file is ours, made from our own sources; its only constructors are the sanitizers' empty ones.
+        let load = || unsafe { Library::open(Some(&place), RTLD_NOW | scope) };
+        let library = match load() {
+            Ok(library) => library,
+            // A file cut short by a full disk or a killed machine.
+            Err(_) => {
+                make()?;
+                load().map_err(|e| Error::internal(format!("{}: {e}", place.display())))?
+            }
+        };
+        let library = Arc::new(library);
+        all.insert(name.to_string(), library.clone());
+        Ok(library)
+    }
+
+    fn run(&self, mut command: Command, what: &str) -> Result<()> {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| Error::new(Code::G0507, format!("{} could not be started: {e}", self.program)))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::new(Code::G0504, format!("{what} does not compile with {}", self.version))
+            .note(String::from_utf8_lossy(&output.stderr).trim().to_string())
+            .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it"))
+    }
+}
+
+fn short(hash: &blake3::Hash) -> String {
+    hash.to_hex()[..24].to_string()
+}
+
+/// The file that is really compiled: the kernel file inside a namespace, and the table of its entries. An entry that the
+/// preprocessor left out is found in the namespace `absent` instead and gets an empty row.
+fn wrapper(name: &str, text: &str) -> String {
+    let entries = entries(text);
+    let mut all = String::from("#include \"emulator/machine.h\"\nnamespace absent {\n");
+    for entry in &entries {
+        all += &format!("constexpr ::machine::Absent {entry}{{}}, {entry}_threads{{}};\n");
+    }
+    all += "}\nnamespace kernels {\nusing namespace absent;\n#include \"device.cuh\"\n";
+    all += &format!("#include \"{name}\"\n}}\n");
+    all += "extern \"C\" __attribute__((visibility(\"default\"))) const machine::Kernel* hardneg_kernels() {\n";
+    all += "  static constexpr machine::Kernel table[] = {\n";
+    for entry in &entries {
+        all += &format!("    machine::entry<kernels::{entry}>(\"{entry}\", kernels::{entry}_threads),\n");
+    }
+    all + "    {}};\n  return table;\n}\n"
+}
+
+/// The names in `KERNEL(threads, name)`, each once.
+fn entries(text: &str) -> Vec<&str> {
+    let mut names = vec![];
+    for (at, word) in text.match_indices("KERNEL(") {
+        let inside = &text[at + word.len()..];
+        let mut depth = 1;
+        let end = inside.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let name = inside[..end.unwrap_or(0)].rsplit(',').next().unwrap_or_default().trim();
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if is_name && !name.starts_with(|c: char| c.is_ascii_digit()) && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The machine's text with places in code, written as `\1library\2offset\3`, looked up as `file:line`. The lookup is a
+/// program that comes with most compilers; without it the offset stays.
+pub fn with_lines(text: &str) -> String {
+    let mut all = String::new();
+    let mut rest = text;
+    while let Some((before, place)) = rest.split_once('\u{1}') {
+        all += before;
+        let Some((place, after)) = place.split_once('\u{3}') else { break };
+        let (library, offset) = place.split_once('\u{2}').unwrap_or((place, "0"));
+        all += &line_of(library, offset).unwrap_or_else(|| format!("+0x{offset}"));
+        rest = after;
+    }
+    all + rest
+}
+
+/// The innermost line of a kernel's own code; the vocabulary's functions are inlined between it and the access.
+fn line_of(library: &str, offset: &str) -> Option<String> {
+    let output = Command::new("addr2line").args(["-i", "-e", library, &format!("0x{offset}")]).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| !line.contains("/emulator/") && !line.starts_with("??"))?;
+    let line = line.split(" (").next().unwrap_or(line);
+    Some(line.rsplit('/').next().unwrap_or(line).to_string())
+}
