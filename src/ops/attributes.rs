@@ -12,9 +12,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Buffer, Device, Real};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::case::{self, Case, Output};
+use crate::ops::segments::{self, Segments};
 
 const TASK: usize = 512;
 
@@ -56,6 +58,18 @@ impl AttributeLists {
             items: Arc::new(items),
         }
     }
+    /// The lists of a direction as segments, and the weight 1 / |A_i| of each of their places.
+    fn segments(&self, by_attribute: bool) -> (Segments, Vec<f32>) {
+        let share = |i: usize| 1.0 / self.of(i).len().max(1) as f32;
+        let (offsets, positions) = if by_attribute { (&self.items_offsets, &self.items) } else { (&self.offsets, &self.codes) };
+        let weights = match by_attribute {
+            true => positions.iter().map(|&i| share(i as usize)).collect(),
+            false => (0..offsets.len() - 1).flat_map(|i| std::iter::repeat_n(share(i), self.of(i).len())).collect(),
+        };
+        let rows = (0..offsets.len() as u32 - 1).collect();
+        let offsets = offsets.iter().map(|&o| o as u32).collect();
+        (Segments { rows, offsets, positions: positions.to_vec() }, weights)
+    }
     fn of(&self, i: usize) -> &[u32] {
         &self.codes[self.offsets[i] as usize..self.offsets[i + 1] as usize]
     }
@@ -77,7 +91,10 @@ pub fn forward(device: &Device, a: &mut Buffer, e: &Buffer, u: &Buffer, lists: &
             }
         });
         Ok(())
-    }, _ => Err(no_kernel("attributes")))
+    }, runtime => {
+        let (segments, weights) = lists.segments(false);
+        segments::sum(&**runtime, a, Some(e), u, Some(&weights), &segments, dim, 1.0)
+    })
 }
 
 /// `du (T,D) += ...` from `da (V,D)`; `de += da` is the caller's, who lets both share memory.
@@ -91,5 +108,27 @@ pub fn backward(device: &Device, du: &mut Buffer, da: &Buffer, lists: &Attribute
             }
         });
         Ok(())
-    }, _ => Err(no_kernel("attributes")))
+    }, runtime => {
+        let (segments, weights) = lists.segments(true);
+        segments::sum(&**runtime, du, None, da, Some(&weights), &segments, dim, 1.0)
+    })
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |(v, t, most, d): (usize, usize, usize, usize)| {
+        Case::new("attributes", format!("V {v}, T {t}, D {d}"), move |device| {
+            // Item i carries i % (most + 1) attributes: some items none.
+            let counts = (0..v).map(|i| i % (most + 1));
+            let offsets: Vec<u64> =
+                std::iter::once(0).chain(counts.scan(0, |sum, n| Some(*sum += n).map(|()| *sum as u64))).collect();
+            let lists = AttributeLists::new(&offsets, &case::ids(1, offsets[v] as usize, t), t);
+            let [e, u, da] = [(2, v * d), (3, t * d), (4, v * d)].map(|(lane, n)| device.reals(&case::noise(lane, n)));
+            let (e, u, da) = (e?, u?, da?);
+            let (mut a, mut du) = (Buffer::empty(device), device.reals(&case::noise(5, t * d))?);
+            forward(device, &mut a, &e, &u, &lists, d)?;
+            backward(device, &mut du, &da, &lists, d)?;
+            Ok(vec![Output::reals("a", device, &a)?, Output::reals("du", device, &du)?])
+        })
+    };
+    [(1, 1, 0, 33), (7, 3, 2, 33), (200, 4, 3, 64)].map(case).into()
 }

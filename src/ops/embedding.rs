@@ -11,9 +11,11 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
+use crate::ops::case::{self, Case, Output};
+use crate::ops::segments::{self, Segments};
 use crate::ops::vector;
 
 /// Rows per parallel task.
@@ -31,12 +33,14 @@ pub fn forward(device: &Device, out: &mut Buffer, mode: Into, table: &Buffer, id
     if mode == Into::Set {
         out.resize(device, ids.len() * dim)?;
     }
-    dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids, dim, scale); Ok(()) }, _ => Err(no_kernel("embedding")))
+    dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids, dim, scale); Ok(()) },
+        runtime => launch(&**runtime, out, mode, table, ids, dim, scale))
 }
 
 pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
     check(dtable.len(), ids, dim)?;
-    dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) }, _ => Err(no_kernel("embedding")))
+    dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) },
+        runtime => segments::sum(&**runtime, dtable, None, dout, None, &Segments::of(ids), dim, scale))
 }
 
 /// An id beyond the table would read foreign memory on a machine; it is refused once, here.
@@ -95,6 +99,49 @@ fn rows_by_id(ids: &[u32], n: usize) -> (Vec<u32>, Vec<u32>) {
         next[id as usize] += 1;
     }
     (starts, order)
+}
+
+/// The rows of a machine's table; also how `rows` selects.
+pub fn launch(
+    runtime: &dyn Runtime,
+    out: &mut Buffer,
+    mode: Into,
+    table: &Buffer,
+    ids: &[u32],
+    dim: usize,
+    scale: f64,
+) -> Result<()> {
+    let n = ids.len() * dim;
+    if n == 0 {
+        return Ok(());
+    }
+    let ids = upload(runtime, ids)?;
+    let kernel = Kernel::new("embedding", "embedding_fwd", &[("D", dim as i64), ("ADD", i64::from(mode == Into::Add))]);
+    let args = &mut [Arg::Out(out), Arg::In(table), Arg::In(&ids), Arg::U64(n as u64), Arg::F32(scale as f32)];
+    runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), args)
+}
+
+pub fn cases() -> Vec<Case> {
+    // Rows, items, width: nothing, one of each, one column more than a warp, segments long enough to be shared out
+    // between warps, and a width of more than one sweep.
+    let shapes = [(0, 3, 33), (1, 1, 1), (7, 3, 33), (40, 300, 64), (700, 5, 64), (150, 2, 130)];
+    let case = |(r, v, d): (usize, usize, usize)| {
+        Case::new("embedding", format!("R {r}, V {v}, D {d}"), move |device| {
+            let ids = case::ids(1, r, v);
+            let (table, dout) = (device.reals(&case::noise(2, v * d))?, device.reals(&case::noise(3, r * d))?);
+            let (mut out, mut dtable) = (Buffer::empty(device), device.reals(&case::noise(4, v * d))?);
+            forward(device, &mut out, Into::Set, &table, &ids, d, 1.5)?;
+            let mut sum = device.reals(&case::noise(5, r * d))?;
+            forward(device, &mut sum, Into::Add, &table, &ids, d, 1.0)?;
+            backward(device, &mut dtable, &dout, &ids, d, 1.5)?;
+            Ok(vec![
+                Output::reals("out", device, &out)?,
+                Output::reals("sum", device, &sum)?,
+                Output::reals("dtable", device, &dtable)?,
+            ])
+        })
+    };
+    shapes.map(case).into()
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::case::{self, Case, Output};
+use crate::ops::embedding::{self, Into};
 use crate::ops::vector;
 
 const TASK: usize = 16 * 1024;
@@ -23,7 +25,7 @@ pub fn select(device: &Device, out: &mut Buffer, x: &Buffer, rows: &[u32], dim: 
             out.copy_from_slice(&x[r as usize * dim..][..dim]);
         }
         Ok(())
-    }, _ => Err(no_kernel("rows")))
+    }, runtime => embedding::launch(&**runtime, out, Into::Set, x, rows, dim, 1.0))
 }
 
 /// `total` is R, the rows of `dx`.
@@ -36,7 +38,10 @@ pub fn restore(device: &Device, dx: &mut Buffer, dout: &Buffer, rows: &[u32], to
             dx[r as usize * dim..][..dim].copy_from_slice(dout);
         }
         Ok(())
-    }, _ => Err(no_kernel("rows")))
+    }, runtime => {
+        runtime.fill(dx.memory_mut()?, 0)?;
+        launch_restore(&**runtime, dx, dout, rows, dim)
+    })
 }
 
 pub fn add(device: &Device, y: &mut Buffer, x: &Buffer, scale: f64) -> Result<()> {
@@ -46,5 +51,41 @@ pub fn add(device: &Device, y: &mut Buffer, x: &Buffer, scale: f64) -> Result<()
             y.iter_mut().zip(x).for_each(|(y, &x)| *y += x * scale);
         }));
         Ok(())
-    }, _ => Err(no_kernel("rows")))
+    }, runtime => launch_add(&**runtime, y, x, scale))
+}
+
+fn launch_restore(runtime: &dyn Runtime, dx: &mut Buffer, dout: &Buffer, rows: &[u32], dim: usize) -> Result<()> {
+    let n = rows.len() * dim;
+    if n == 0 {
+        return Ok(());
+    }
+    let rows = upload(runtime, rows)?;
+    let kernel = Kernel::new("rows", "rows_restore", &[("D", dim as i64)]);
+    let args = &mut [Arg::Out(dx), Arg::In(dout), Arg::In(&rows), Arg::U64(n as u64)];
+    runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), args)
+}
+
+fn launch_add(runtime: &dyn Runtime, y: &mut Buffer, x: &Buffer, scale: f64) -> Result<()> {
+    let n = x.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let args = &mut [Arg::Out(y), Arg::In(x), Arg::U64(n as u64), Arg::F32(scale as f32)];
+    runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args)
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |(r, step, d): (usize, usize, usize)| {
+        let rows: Vec<u32> = (0..r as u32).rev().step_by(step).collect();
+        Case::new("rows", format!("Q {} of R {r}, D {d}", rows.len()), move |device| {
+            let [x, y] = [1, 2].map(|lane| device.reals(&case::noise(lane, r * d)));
+            let (x, mut y) = (x?, y?);
+            let (mut out, mut dx) = (Buffer::empty(device), Buffer::empty(device));
+            select(device, &mut out, &x, &rows, d)?;
+            restore(device, &mut dx, &out, &rows, r, d)?;
+            add(device, &mut y, &x, -0.25)?;
+            Ok(vec![Output::reals("out", device, &out)?, Output::reals("dx", device, &dx)?, Output::reals("y", device, &y)?])
+        })
+    };
+    [(0, 1, 33), (1, 1, 1), (40, 3, 33), (33, 1, 64), (101, 7, 130)].map(case).into()
 }

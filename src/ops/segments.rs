@@ -1,6 +1,8 @@
 //! Rows grouped by id: what turns a scattered sum into one that needs no atomics.
 //!
 //! ```text
+//! sum:  out[rows[s]] = base[rows[s]] + scale * sum over p in segment s of w[p] x[positions[p]]     on a machine
+//!
 //! ids        [7, 2, 7, NONE, 2, 7]
 //! rows       [2, 7]                 the distinct ids, ascending
 //! offsets    [0, 2, 5]              segment s is positions[offsets[s] .. offsets[s + 1]]
@@ -11,6 +13,8 @@
 //! run, and no queue of atomics behind a popular item. Price: one stable radix sort of the ids, 11 bits a pass, so two
 //! passes up to four million items and three for every `u32`.
 
+use crate::device::{Arg, Buffer, Grid, Kernel, Runtime, upload};
+use crate::error::Result;
 use crate::ids::NONE;
 
 /// Bits of an id that one pass of the sort looks at: the counts of a pass (8 kB) stay in the nearest cache.
@@ -46,6 +50,39 @@ impl Segments {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+}
+
+/// The sums of the formula above in a machine's memory. Without `base` they are added to `out`; without `weights` they are
+/// plain sums. The plain path sums in place, where each operation's formula stands.
+pub fn sum(
+    runtime: &dyn Runtime,
+    out: &mut Buffer,
+    base: Option<&Buffer>,
+    x: &Buffer,
+    weights: Option<&[f32]>,
+    segments: &Segments,
+    dim: usize,
+    scale: f64,
+) -> Result<()> {
+    if segments.is_empty() || dim == 0 {
+        return Ok(());
+    }
+    let [rows, offsets, positions] = [&segments.rows, &segments.offsets, &segments.positions].map(|list| upload(runtime, list));
+    let (rows, offsets, positions) = (rows?, offsets?, positions?);
+    let weights = weights.map(|w| upload(runtime, w)).transpose()?;
+    let kernel = Kernel::new("segments", "segments_sum", &[("D", dim as i64)]);
+    let args = &mut [
+        Arg::Out(out),
+        base.map_or(Arg::None, Arg::In),
+        Arg::In(x),
+        weights.as_ref().map_or(Arg::None, Arg::In),
+        Arg::In(&rows),
+        Arg::In(&offsets),
+        Arg::In(&positions),
+        Arg::U32(segments.len() as u32),
+        Arg::F32(scale as f32),
+    ];
+    runtime.launch(&kernel, Grid::row(segments.len().div_ceil(8), 256), args)
 }
 
 /// Stable sort by the first of each pair: a counting sort per digit, lowest digit first, up to the largest id's top bit.

@@ -1,0 +1,37 @@
+// Moving and adding whole rows.
+//
+//   rows_restore:  dx[rows[q]] = dout[q]          dx was cleared before; `select`, its inverse, is embedding_fwd
+//   rows_add:      y += scale * x
+//
+// Shapes       dx (R,D), dout (Q,D), rows (Q) distinct; x, y (n)
+// Defines      D (rows_restore)
+// Launch       256 threads, 1,024 elements a block
+// Traffic      8 Q D bytes (and 4 R D of the clearing); 12 n
+// Determinism  one writer per element, because the rows are distinct
+#include "device.cuh"
+
+constexpr int THREADS = 256, PER = 4;
+
+#ifdef D
+KERNEL(THREADS, rows_restore)(float* dx, const float* __restrict__ dout, const u32* __restrict__ rows, u64 n) {
+  u64 base = (u64)blockIdx.x * (THREADS * PER);
+  u64 base_row = base / D;
+  u32 base_column = (u32)(base % D);
+#pragma unroll
+  for (int k = 0; k < PER; ++k) {
+    u32 i = threadIdx.x + k * THREADS;
+    if (base + i >= n) continue;
+    u32 at = base_column + i;
+    dx[(u64)rows[base_row + at / D] * D + at % D] = dout[base + i];
+  }
+}
+#else
+KERNEL(THREADS, rows_add)(float* y, const float* __restrict__ x, u64 n, float scale) {
+  u64 first = (u64)blockIdx.x * (THREADS * PER) + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < PER; ++k) {
+    u64 i = first + k * THREADS;
+    if (i < n) y[i] += x[i] * scale;
+  }
+}
+#endif
