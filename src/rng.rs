@@ -112,6 +112,10 @@ impl Draws {
         }
         philox4x32_by8(counters, self.key)
     }
+    /// The fields of the twin's `Draws`, in their order: what a kernel is given.
+    pub fn fields(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.word2, self.word3]
+    }
     /// Two independent uniform 64-bit words for `index`.
     #[inline]
     pub fn words64(&self, index: u64) -> [u64; 2] {

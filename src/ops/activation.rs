@@ -7,9 +7,10 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::case::{self, Case, Output};
 use crate::ops::vector;
 
 const TASK: usize = 16 * 1024;
@@ -32,7 +33,7 @@ pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, kind: Activation) ->
             Activation::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = gelu(x).0),
         }));
         Ok(())
-    }, _ => Err(no_kernel("activation")))
+    }, runtime => launch(&**runtime, "activation_fwd", y, x, kind))
 }
 
 /// `dx = dy * f'(x)`, in place: `d` holds dy and receives dx.
@@ -44,7 +45,7 @@ pub fn backward(device: &Device, d: &mut Buffer, x: &Buffer, kind: Activation) -
             Activation::Gelu => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= gelu(x).1),
         }));
         Ok(())
-    }, _ => Err(no_kernel("activation")))
+    }, runtime => launch(&**runtime, "activation_bwd", d, x, kind))
 }
 
 /// Value and derivative.
@@ -56,6 +57,32 @@ fn gelu<T: Real>(x: T) -> (T, T) {
     let t = T::ONE - (T::ONE + T::ONE) / ((u + u).exp() + T::ONE);
     let du = c * (T::ONE + T::from_f64(3.0) * a * x * x);
     (half * x * (T::ONE + t), half * (T::ONE + t) + half * x * (T::ONE - t * t) * du)
+}
+
+fn launch(runtime: &dyn Runtime, entry: &'static str, out: &mut Buffer, x: &Buffer, kind: Activation) -> Result<()> {
+    let n = x.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let kernel = Kernel::new("activation", entry, &[("GELU", i64::from(kind == Activation::Gelu))]);
+    runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), &mut [Arg::Out(out), Arg::In(x), Arg::U64(n as u64)])
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [Activation::Relu, Activation::Gelu] {
+        for n in [0, 1, 1023, 1025, 5003] {
+            cases.push(Case::new("activation", format!("{kind:?}, n {n}"), move |device| {
+                // Three standard deviations wide, so that the ends of the tanh are met.
+                let x: Vec<f64> = case::noise(1, n).iter().map(|x| 3.0 * x).collect();
+                let (x, mut d, mut y) = (device.reals(&x)?, device.reals(&case::noise(2, n))?, Buffer::empty(device));
+                forward(device, &mut y, &x, kind)?;
+                backward(device, &mut d, &x, kind)?;
+                Ok(vec![Output::reals("y", device, &y)?, Output::reals("dx", device, &d)?])
+            }));
+        }
+    }
+    cases
 }
 
 #[cfg(test)]

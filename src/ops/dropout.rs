@@ -5,9 +5,10 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::case::{self, Case, Output};
 use crate::ops::vector;
 use crate::rng::{Draws, Stream};
 
@@ -31,6 +32,12 @@ impl Dropout {
         let scale = 1.0 / (1.0 - f64::from(threshold) / 65536.0);
         Dropout { draws: Draws::new(seed, Stream::Dropout, site, step), threshold, scale }
     }
+    /// What a kernel is told, `DROPOUT_PARAMETERS` of kernels/dropout.cuh; without dropout it is compiled not to look.
+    pub fn arguments(dropout: Option<&Dropout>) -> [Arg<'static>; 6] {
+        let ([key0, key1, word2, word3], threshold, scale) =
+            dropout.map_or(([0; 4], 0, 1.0), |d| (d.draws.fields(), d.threshold, d.scale));
+        [Arg::U32(key0), Arg::U32(key1), Arg::U32(word2), Arg::U32(word3), Arg::U32(threshold), Arg::F32(scale as f32)]
+    }
     /// 64 factors, 0 or `scale`, of the elements `64 block .. 64 block + 64`.
     #[inline(always)]
     pub fn factors<T: Real>(&self, block: u64) -> [T; 64] {
@@ -51,13 +58,15 @@ impl Dropout {
 /// `y = x * factors`, or `y = x` without dropout. `x`, `y` hold n elements.
 pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, dropout: Option<&Dropout>) -> Result<()> {
     y.resize(device, x.len())?;
-    dispatch!(device, T => { scale::<T>(T::of_mut(y)?, T::of(x)?, dropout); Ok(()) }, _ => Err(no_kernel("dropout")))
+    dispatch!(device, T => { scale::<T>(T::of_mut(y)?, T::of(x)?, dropout); Ok(()) },
+        runtime => launch(&**runtime, "dropout_fwd", y, &[x], dropout))
 }
 
 /// `out = x + dropout(branch)`: the residual connection of every sub-layer. All hold n elements.
 pub fn residual(device: &Device, out: &mut Buffer, x: &Buffer, branch: &Buffer, dropout: Option<&Dropout>) -> Result<()> {
     out.resize(device, x.len())?;
-    dispatch!(device, T => { add::<T>(T::of_mut(out)?, T::of(x)?, T::of(branch)?, dropout); Ok(()) }, _ => Err(no_kernel("dropout")))
+    dispatch!(device, T => { add::<T>(T::of_mut(out)?, T::of(x)?, T::of(branch)?, dropout); Ok(()) },
+        runtime => launch(&**runtime, "dropout_residual", out, &[x, branch], dropout))
 }
 
 fn scale<T: Real>(y: &mut [T], x: &[T], dropout: Option<&Dropout>) {
@@ -96,6 +105,46 @@ fn add<T: Real>(out: &mut [T], x: &[T], branch: &[T], dropout: Option<&Dropout>)
             });
         },
     );
+}
+
+/// Eight threads to a block of 64 elements.
+fn launch(
+    runtime: &dyn Runtime,
+    entry: &'static str,
+    out: &mut Buffer,
+    inputs: &[&Buffer],
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let n = out.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let kernel = Kernel::new("dropout", entry, &[("DROP", i64::from(dropout.is_some()))]);
+    let mut args = vec![Arg::Out(out)];
+    args.extend(inputs.iter().map(|&x| Arg::In(x)));
+    args.push(Arg::U64(n as u64));
+    args.extend(Dropout::arguments(dropout));
+    runtime.launch(&kernel, Grid::row(n.div_ceil(8 * 256), 256), &mut args)
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for n in [0, 1, 63, 64, 65, 2047, 2049, 5003] {
+        for probability in [None, Some(0.2)] {
+            cases.push(Case::new("dropout", format!("n {n}, p {}", probability.unwrap_or(0.0)), move |device| {
+                let dropout = probability.map(|p| Dropout::new(p, 0x1234_5678_9abc, 3, 77));
+                // Nothing but a mask makes a zero of these.
+                let [x, branch] = [1, 2].map(|lane| case::noise(lane, n));
+                let (x, branch) = (device.reals(&x)?, device.reals(&branch)?);
+                let (mut y, mut out) = (Buffer::empty(device), Buffer::empty(device));
+                forward(device, &mut y, &x, dropout.as_ref())?;
+                residual(device, &mut out, &x, &branch, dropout.as_ref())?;
+                let kept = y.to_f64(device)?.iter().map(|&y| u32::from(y != 0.0)).collect();
+                Ok(vec![Output::ids("mask", kept), Output::reals("y", device, &y)?, Output::reals("residual", device, &out)?])
+            }));
+        }
+    }
+    cases
 }
 
 #[cfg(test)]

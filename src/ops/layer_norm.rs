@@ -10,10 +10,11 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
-use crate::ops::vector;
+use crate::ops::case::{self, Case, Output};
+use crate::ops::{column_sum, vector};
 
 /// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
 const TASK: usize = 256;
@@ -26,7 +27,7 @@ pub fn forward(device: &Device, y: &mut Buffer, stats: &mut Buffer, x: &Buffer, 
     stats.resize(device, x.len() / dim * 2)?;
     dispatch!(device,
         T => { normalise::<T>(T::of_mut(y)?, T::of_mut(stats)?, T::of(x)?, T::of(gain)?, T::of(bias)?); Ok(()) },
-        _ => Err(no_kernel("layer_norm")))
+        runtime => launch_forward(&**runtime, y, stats, x, gain, bias))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -44,7 +45,7 @@ pub fn backward(
     dispatch!(device, T => {
         gradient::<T>(T::of_mut(dx)?, T::of_mut(dgain)?, T::of_mut(dbias)?, T::of(dy)?, T::of(stats)?, T::of(x)?, T::of(gain)?);
         Ok(())
-    }, _ => Err(no_kernel("layer_norm")))
+    }, runtime => launch_backward(&**runtime, dx, dgain, dbias, dy, stats, x, gain))
 }
 
 fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &[T]) {
@@ -101,6 +102,82 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
         dgain.iter_mut().zip(dg).for_each(|(o, &d)| *o += d);
         dbias.iter_mut().zip(db).for_each(|(o, &d)| *o += d);
     }
+}
+
+/// Rows of one block of the backward kernel, `CHUNK` there.
+const CHUNK: usize = 64;
+
+/// A warp to a row, or to several short ones (`ROWS` in the kernel); at most 64 warps on each of 132 multiprocessors.
+fn launch_forward(
+    runtime: &dyn Runtime,
+    y: &mut Buffer,
+    stats: &mut Buffer,
+    x: &Buffer,
+    gain: &Buffer,
+    bias: &Buffer,
+) -> Result<()> {
+    let dim = gain.len();
+    let rows = x.len() / dim;
+    if rows == 0 {
+        return Ok(());
+    }
+    let at_once = (4 / dim.div_ceil(32)).max(1);
+    let blocks = rows.div_ceil(8 * at_once).min(8 * runtime.facts().multiprocessors.max(1) as usize);
+    let kernel = Kernel::new("layer_norm", "layer_norm_fwd", &[("D", dim as i64)]);
+    let args = &mut [Arg::Out(y), Arg::Out(stats), Arg::In(x), Arg::In(gain), Arg::In(bias), Arg::U32(rows as u32)];
+    runtime.launch(&kernel, Grid::row(blocks, 256), args)
+}
+
+fn launch_backward(
+    runtime: &dyn Runtime,
+    dx: &mut Buffer,
+    dgain: &mut Buffer,
+    dbias: &mut Buffer,
+    dy: &Buffer,
+    stats: &Buffer,
+    x: &Buffer,
+    gain: &Buffer,
+) -> Result<()> {
+    let dim = gain.len();
+    let rows = x.len() / dim;
+    if rows == 0 {
+        return Ok(());
+    }
+    let chunks = rows.div_ceil(CHUNK);
+    let scratch = || Ok(Buffer::machine(runtime.alloc(chunks * dim * 4)?, chunks * dim));
+    let (mut gains, mut biases): (Buffer, Buffer) = (scratch()?, scratch()?);
+    let kernel = Kernel::new("layer_norm", "layer_norm_bwd", &[("D", dim as i64)]);
+    let args = &mut [
+        Arg::Out(dx),
+        Arg::Out(&mut gains),
+        Arg::Out(&mut biases),
+        Arg::In(dy),
+        Arg::In(stats),
+        Arg::In(x),
+        Arg::In(gain),
+        Arg::U32(rows as u32),
+    ];
+    runtime.launch(&kernel, Grid::row(chunks, 256), args)?;
+    column_sum::launch(runtime, dgain, &gains, dim)?;
+    column_sum::launch(runtime, dbias, &biases, dim)
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |(r, d): (usize, usize)| {
+        Case::new("layer_norm", format!("R {r}, D {d}"), move |device| {
+            let inputs = [(1, r * d), (2, d), (3, d), (4, r * d)].map(|(lane, n)| device.reals(&case::noise(lane, n)));
+            let [x, gain, bias, dy] = inputs;
+            let (x, gain, bias, dy) = (x?, gain?, bias?, dy?);
+            let (mut y, mut stats, mut dx) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
+            let (mut dgain, mut dbias) = (device.reals(&case::noise(5, d))?, device.zeros(d)?);
+            forward(device, &mut y, &mut stats, &x, &gain, &bias)?;
+            backward(device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)?;
+            let outputs = [("y", &y), ("stats", &stats), ("dx", &dx), ("dgain", &dgain), ("dbias", &dbias)];
+            outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
+        })
+    };
+    // Rows around a chunk, widths around a warp, and the widest.
+    [(0, 7), (1, 1), (3, 7), (63, 31), (65, 33), (150, 64), (5, 300), (2, 4096)].map(case).into()
 }
 
 #[cfg(test)]

@@ -7,13 +7,15 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::case::{self, Case, Output};
+use crate::ops::column_sum;
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
 
-/// Rows per parallel task of the bias sums.
+/// Rows per parallel task of the bias.
 const TASK: usize = 512;
 
 /// `rows` R, `k` and `n` as above. `b` of length 0 means no bias.
@@ -41,7 +43,7 @@ pub fn forward(
             }));
         }
         Ok(())
-    }, _ => Err(no_kernel("linear")))
+    }, runtime => launch(&**runtime, y, x, w, b, rows, k, n))
 }
 
 /// Gradients of [`forward`]; `dx` overwritten (skipped when `None`), `dw` and `db` accumulated.
@@ -65,23 +67,63 @@ pub fn backward(
             matmul::rows(T::of_mut(dx)?, Mat::new(dy, n), Mat::new(T::of(w)?, n).t(), [rows, k, n], false);
         }
         matmul::reduce(T::of_mut(dw)?, Mat::new(T::of(x)?, k).t(), Mat::new(dy, n), [k, n, rows]);
-        if let Some(db) = db {
-            let partial: Vec<Vec<T>> = dy.par_chunks(TASK * n).map(|dy| {
-                let mut sum = vec![T::ZERO; n];
-                vector::fast(|| {
-                    for dy in dy.chunks_exact(n) {
-                        sum.iter_mut().zip(dy).for_each(|(s, &d)| *s += d);
-                    }
-                });
-                sum
-            }).collect();
-            let db = T::of_mut(db)?;
-            for sum in &partial {
-                db.iter_mut().zip(sum).for_each(|(o, &s)| *o += s);
+    }, runtime => {
+        if let Some(dx) = dx {
+            dx.resize(device, rows * k)?;
+            if !dx.is_empty() {
+                runtime.matmul(MatOut::new(dx, k), MatIn::new(dy, n), MatIn::new(w, n).t(), [rows, k, n], 1.0, false)?;
             }
         }
-        Ok(())
-    }, _ => Err(no_kernel("linear")))
+        if rows * k > 0 {
+            runtime.matmul(MatOut::new(dw, n), MatIn::new(x, k).t(), MatIn::new(dy, n), [k, n, rows], 1.0, true)?;
+        }
+    });
+    match db {
+        Some(db) => column_sum::add(device, db, dy, n),
+        None => Ok(()),
+    }
+}
+
+fn launch(
+    runtime: &dyn Runtime,
+    y: &mut Buffer,
+    x: &Buffer,
+    w: &Buffer,
+    b: Option<&Buffer>,
+    rows: usize,
+    k: usize,
+    n: usize,
+) -> Result<()> {
+    if rows * n == 0 {
+        return Ok(());
+    }
+    match k {
+        // A context of categories alone has no numeric columns.
+        0 => runtime.fill(y.memory_mut()?, 0)?,
+        _ => runtime.matmul(MatOut::new(y, n), MatIn::new(x, k), MatIn::new(w, n), [rows, n, k], 1.0, false)?,
+    }
+    let Some(b) = b else { return Ok(()) };
+    let kernel = Kernel::new("linear", "linear_bias", &[("WIDTH", n as i64)]);
+    let args = &mut [Arg::Out(y), Arg::In(b), Arg::U64((rows * n) as u64)];
+    runtime.launch(&kernel, Grid::row((rows * n).div_ceil(1024), 256), args)
+}
+
+pub fn cases() -> Vec<Case> {
+    let case = |(r, k, n): (usize, usize, usize)| {
+        Case::new("linear", format!("R {r}, K {k}, N {n}"), move |device| {
+            let inputs = [(1, r * k), (2, k * n), (3, n), (4, r * n)].map(|(lane, len)| device.reals(&case::noise(lane, len)));
+            let [x, w, b, dy] = inputs;
+            let (x, w, b, dy) = (x?, w?, b?, dy?);
+            let (mut y, mut bare, mut dx) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
+            let (mut dw, mut db) = (device.reals(&case::noise(5, k * n))?, device.zeros(n)?);
+            forward(device, &mut y, &x, &w, Some(&b), r, k, n)?;
+            forward(device, &mut bare, &x, &w, None, r, k, n)?;
+            backward(device, Some(&mut dx), &mut dw, Some(&mut db), &dy, &x, &w, r, k, n)?;
+            let outputs = [("y", &y), ("y without b", &bare), ("dx", &dx), ("dw", &dw), ("db", &db)];
+            outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
+        })
+    };
+    [(0, 4, 3), (1, 1, 1), (6, 0, 5), (5, 3, 7), (257, 33, 65)].map(case).into()
 }
 
 #[cfg(test)]

@@ -1,0 +1,36 @@
+// Sums over rows: the gradient of everything that is added to each row of a batch.
+//
+//   out[c] = sum over the rows r of chunk c of x[r]          with ADD, one chunk:  out += sum over all rows
+//
+// Shapes       x (R,N), out (chunks,N), chunks = ceil(R / 256)
+// Defines      ADD 1 or 0
+// Launch       256 threads, grid (chunks, ceil(N / 32)): lanes are columns, each of the 8 warps adds 32 rows of the chunk
+// Traffic      4 R N bytes; the launcher repeats the kernel on its own result until one chunk is left (1/256 each time)
+// Numerics     f32; the longest chain of additions is 32 + 8 per level
+// Determinism  the order depends on R alone
+#include "device.cuh"
+
+constexpr int WARPS = 8, THREADS = 32 * WARPS, CHUNK = 256;
+
+KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 N) {
+  SHARED(float, s_sum, [WARPS][32]);
+  u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  u32 column = blockIdx.y * 32 + lane;
+  u32 first = blockIdx.x * CHUNK, last = min(first + CHUNK, R);
+  float sum = 0.0f;
+  if (column < N) {
+#pragma unroll 8
+    for (u32 row = first + warp; row < last; row += WARPS) sum += x[(u64)row * N + column];
+  }
+  s_sum[warp][lane] = sum;
+  __syncthreads();
+  if (warp == 0 && column < N) {
+    for (int w = 1; w < WARPS; ++w) sum += s_sum[w][lane];
+    float* to = out + (u64)blockIdx.x * N + column;
+#if ADD
+    *to += sum;
+#else
+    *to = sum;
+#endif
+  }
+}
