@@ -16,9 +16,10 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+use crate::ops::case::{self, Case, Output};
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
@@ -57,7 +58,7 @@ pub fn forward(
             vector::fast(|| attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
         });
         Ok(())
-    }, _ => Err(no_kernel("attention")))
+    }, runtime => launch_forward(&**runtime, out, lse, qkv, offsets, shape, dropout))
 }
 
 /// `dqkv (R,3D)` from `dout (R,D)` and what [`forward`] saved.
@@ -85,7 +86,7 @@ pub fn backward(
             });
         });
         Ok(())
-    }, _ => Err(no_kernel("attention")))
+    }, runtime => launch_backward(&**runtime, dqkv, dout, out, lse, qkv, offsets, shape, dropout))
 }
 
 /// Cuts rows of `width` into one slice per sequence.
@@ -123,6 +124,9 @@ fn attend<T: Real>(
 ) {
     let (d, heads, e) = (shape.dim, shape.heads, shape.dim / shape.heads);
     let length = out.len() / d;
+    if length == 0 {
+        return;
+    }
     let scale = T::from_f64(1.0 / (e as f64).sqrt());
     tile.resize(TILE * length, T::ZERO);
     for head in 0..heads {
@@ -167,6 +171,9 @@ fn differentiate<T: Real>(
 ) {
     let (d, heads, e) = (shape.dim, shape.heads, shape.dim / shape.heads);
     let length = dqkv.len() / (3 * d);
+    if length == 0 {
+        return;
+    }
     let scale = T::from_f64(1.0 / (e as f64).sqrt());
     p.resize(TILE * length, T::ZERO);
     dp.resize(TILE * length, T::ZERO);
@@ -212,6 +219,145 @@ fn differentiate<T: Real>(
             matmul::serial(&mut dqkv[2 * d + head * e..], 3 * d, w.t(), dout_tile, [keys, e, rows], T::ONE, true);
         }
     }
+}
+
+/// A launch of the attention kernels: what both passes share.
+struct Launch {
+    /// (B+1) and the sequences that have rows, longest first, so that the last blocks to start are short ones.
+    offsets: Buffer,
+    order: Buffer,
+    /// Sequences times heads.
+    blocks: usize,
+    width: usize,
+    softmax_scale: f32,
+}
+
+impl Launch {
+    fn new(runtime: &dyn Runtime, offsets: &[u32], shape: Shape) -> Result<Launch> {
+        let width = shape.dim / shape.heads;
+        if width > 128 {
+            return Err(Error::new(Code::G0502, format!("attention has no kernel for heads {width} wide"))
+                .help(format!("use {} heads or more (`--set model.heads`), or `--device host`", shape.dim.div_ceil(128))));
+        }
+        let length = |b: u32| offsets[b as usize + 1] - offsets[b as usize];
+        let mut order: Vec<u32> = (0..offsets.len().saturating_sub(1) as u32).filter(|&b| length(b) > 0).collect();
+        order.sort_by_key(|&b| std::cmp::Reverse(length(b)));
+        Ok(Launch {
+            blocks: order.len() * shape.heads,
+            offsets: upload(runtime, offsets)?,
+            order: upload(runtime, &order)?,
+            width,
+            softmax_scale: (1.0 / (width as f64).sqrt()) as f32,
+        })
+    }
+    /// The kernel with tiles of `rows` and `keys`, and its grid with the shared memory of `row_tiles` tiles of rows,
+    /// `key_tiles` of keys and `score_tiles` of scores (kernels/attention.cu, strides `SE` and `SK`).
+    fn kernel(
+        &self,
+        entry: &'static str,
+        shape: Shape,
+        drop: bool,
+        [rows, keys]: [usize; 2],
+        [row_tiles, key_tiles, score_tiles]: [usize; 3],
+    ) -> (Kernel, Grid) {
+        let defines = [
+            ("H", shape.heads as i64),
+            ("E", self.width as i64),
+            ("CAUSAL", i64::from(shape.causal)),
+            ("DROP", i64::from(drop)),
+            ("TQ", rows as i64),
+            ("TK", keys as i64),
+        ];
+        let padded = if self.width <= 8 { 8 } else { self.width.next_multiple_of(16) };
+        let floats = (row_tiles * rows + key_tiles * keys) * (padded + 4) + score_tiles * rows * (keys + 8);
+        let grid = Grid { shared_bytes: 4 * floats as u32, ..Grid::row(self.blocks, 128) };
+        (Kernel::new("attention", entry, &defines), grid)
+    }
+}
+
+fn launch_forward(
+    runtime: &dyn Runtime,
+    out: &mut Buffer,
+    lse: &mut Buffer,
+    qkv: &Buffer,
+    offsets: &[u32],
+    shape: Shape,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let launch = Launch::new(runtime, offsets, shape)?;
+    if launch.blocks == 0 {
+        return Ok(());
+    }
+    // As large as 99 kB of shared memory and the registers allow: every processor since sm_80 has them.
+    let tiles = if launch.width <= 64 { [64, 64] } else { [64, 32] };
+    let (kernel, grid) = launch.kernel("attention_fwd", shape, dropout.is_some(), tiles, [1, 2, 1]);
+    let mut args = vec![Arg::Out(out), Arg::Out(lse), Arg::In(qkv), Arg::In(&launch.offsets), Arg::In(&launch.order)];
+    args.push(Arg::F32(launch.softmax_scale));
+    args.extend(Dropout::arguments(dropout));
+    runtime.launch(&kernel, grid, &mut args)
+}
+
+fn launch_backward(
+    runtime: &dyn Runtime,
+    dqkv: &mut Buffer,
+    dout: &Buffer,
+    out: &Buffer,
+    lse: &Buffer,
+    qkv: &Buffer,
+    offsets: &[u32],
+    shape: Shape,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let launch = Launch::new(runtime, offsets, shape)?;
+    if launch.blocks == 0 {
+        return Ok(());
+    }
+    let tiles = match launch.width {
+        ..=32 => [64, 64],
+        ..=64 => [32, 64],
+        _ => [32, 32],
+    };
+    let (kernel, grid) = launch.kernel("attention_bwd", shape, dropout.is_some(), tiles, [2, 2, 2]);
+    let mut delta = Buffer::machine(runtime.alloc(lse.len() * 4)?, lse.len());
+    let mut args = vec![Arg::Out(dqkv), Arg::Out(&mut delta), Arg::In(dout), Arg::In(out), Arg::In(lse), Arg::In(qkv)];
+    args.extend([Arg::In(&launch.offsets), Arg::In(&launch.order), Arg::F32(launch.softmax_scale)]);
+    args.extend(Dropout::arguments(dropout));
+    runtime.launch(&kernel, grid, &mut args)
+}
+
+pub fn cases() -> Vec<Case> {
+    // Lengths around the tiles of 32 and 64 and the groups of 16, an empty sequence, one row, and two long ones.
+    let all: &[u32] = &[1, 0, 15, 16, 17, 31, 33, 63, 64, 65, 130];
+    let few: &[u32] = &[3, 0, 70];
+    let shapes: [(&[u32], usize, usize, bool, Option<f64>); 9] = [
+        (&[0, 0], 2, 16, true, None),
+        (all, 2, 16, true, None),
+        (all, 2, 16, true, Some(0.2)),
+        (few, 1, 1, true, None),
+        (few, 3, 5, false, Some(0.2)),
+        (&[1, 100, 33], 2, 32, true, Some(0.2)),
+        (few, 1, 64, true, Some(0.2)),
+        (few, 1, 100, false, None),
+        (few, 1, 128, true, Some(0.2)),
+    ];
+    let case = |(lengths, heads, width, causal, probability): (&'static [u32], usize, usize, bool, Option<f64>)| {
+        let seen = if causal { "causal" } else { "full" };
+        let text = format!("lengths {lengths:?}, H {heads}, E {width}, {seen}, p {}", probability.unwrap_or(0.0));
+        Case::new("attention", text, move |device| {
+            let mut offsets = vec![0];
+            lengths.iter().for_each(|l| offsets.push(offsets[offsets.len() - 1] + l));
+            let (shape, rows) = (Shape { dim: heads * width, heads, causal }, offsets[offsets.len() - 1] as usize);
+            let dropout = probability.map(|p| Dropout::new(p, 9, 4, 1 << 33));
+            let qkv = device.reals(&case::noise(1, rows * 3 * shape.dim))?;
+            let dout = device.reals(&case::noise(2, rows * shape.dim))?;
+            let (mut out, mut lse, mut dqkv) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
+            forward(device, &mut out, &mut lse, &qkv, &offsets, shape, dropout.as_ref())?;
+            backward(device, &mut dqkv, &dout, &out, &lse, &qkv, &offsets, shape, dropout.as_ref())?;
+            let outputs = [("out", &out), ("lse", &lse), ("dqkv", &dqkv)];
+            outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
+        })
+    };
+    shapes.map(case).into()
 }
 
 #[cfg(test)]
