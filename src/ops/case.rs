@@ -114,6 +114,53 @@ pub fn ids(lane: u8, n: usize, below: usize) -> Vec<u32> {
 }
 
 #[cfg(test)]
+#[cfg(feature = "emulator")]
+pub mod emulated {
+    use super::*;
+    use crate::device::emulator::{Options, Schedule, open};
+
+    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified. Fails
+    /// with a list of all that stray; prints how close the closest of each operation came to its budget.
+    pub fn in_every_way(cases: &[Case]) {
+        let mut closest = std::collections::BTreeMap::<&str, (f64, String)>::new();
+        let mut wrong = vec![];
+        for (checked, schedule) in
+            [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)]
+        {
+            let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+            let device = match open(&Options { checked, schedule, ..Options::new(cache) }) {
+                Ok(device) => device,
+                Err(error) if error.code() == crate::error::Code::G0507 => {
+                    return println!("SKIPPED: no C++ compiler, so no kernel was run");
+                }
+                Err(error) => panic!("{error:?}"),
+            };
+            for case in cases {
+                let at = format!("{}, {} ({schedule:?}, checked {checked})", case.operation, case.shape);
+                match compare(case, &device) {
+                    Err(error) => wrong.push(format!("{at}: {error:?}")),
+                    Ok(findings) => {
+                        for f in findings {
+                            let text = format!("{at}: {} strays {:.2e} of {:.2e}", f.output, f.error, f.budget);
+                            let share = if f.budget > 0.0 { f.error / f.budget } else { 0.0 };
+                            let worst = closest.entry(case.operation).or_default();
+                            if share >= worst.0 {
+                                *worst = (share, text.clone());
+                            }
+                            if !f.passes() {
+                                wrong.push(text);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        closest.values().for_each(|(_, text)| println!("{text}"));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -138,5 +185,11 @@ mod tests {
         let errors = |off| compare(&case(off), &Device::HOST).unwrap().iter().map(|f| f.error).collect::<Vec<_>>();
         assert_eq!(errors(0.0), [0.0, 0.0]);
         assert!((errors(1e-3)[0] - 1e-3).abs() < 1e-9);
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn kernels_agree_with_the_plain_path() {
+        emulated::in_every_way(&crate::ops::cases());
     }
 }

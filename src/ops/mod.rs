@@ -12,6 +12,7 @@ pub mod candidates;
 pub mod case;
 #[cfg(test)]
 pub mod central;
+pub mod column_sum;
 pub mod dropout;
 pub mod embedding;
 pub mod exclusion;
@@ -34,5 +35,16 @@ pub mod vector;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    [].into_iter().map(|of: fn() -> Vec<case::Case>| of()).flatten().collect()
+    let operations: [fn() -> Vec<case::Case>; 9] = [
+        embedding::cases,
+        attributes::cases,
+        rows::cases,
+        dropout::cases,
+        layer_norm::cases,
+        linear::cases,
+        column_sum::cases,
+        attention::cases,
+        activation::cases,
+    ];
+    operations.into_iter().flat_map(|of| of()).collect()
 }

@@ -15,8 +15,8 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real};
-use crate::error::Result;
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
+use crate::error::{Error, Result};
 use crate::ops::param::Param;
 use crate::ops::vector;
 
@@ -32,12 +32,49 @@ pub struct Moments {
     pub first: Buffer,
     pub second: Buffer,
     /// Per row the step that touched it last; for lazy parameters only.
-    pub last: Option<Vec<u64>>,
+    pub last: Option<Last>,
+}
+
+/// Where the steps of [`Moments::last`] are kept: beside the moments.
+pub enum Last {
+    Host(Vec<u64>),
+    /// As u32, which bounds a run on a machine to four billion steps.
+    Machine(Buffer),
+}
+
+impl Last {
+    fn new(device: &Device, steps: Vec<u64>) -> Result<Last> {
+        match device {
+            Device::Host(_) => Ok(Last::Host(steps)),
+            Device::Machine(runtime) => {
+                let steps: Vec<u32> = steps.iter().map(|&step| step as u32).collect();
+                Ok(Last::Machine(upload(&**runtime, &steps)?))
+            }
+        }
+    }
+    fn steps(&self, device: &Device) -> Result<Vec<u64>> {
+        match (self, device) {
+            (Last::Host(steps), _) => Ok(steps.clone()),
+            (Last::Machine(steps), Device::Machine(runtime)) => {
+                Ok(download::<u32>(&**runtime, steps, steps.len())?.into_iter().map(u64::from).collect())
+            }
+            (Last::Machine(_), _) => Err(Error::internal("machine memory without its machine")),
+        }
+    }
+    /// Steps since each row was touched, seen from `step`: exact up to 2^24, and beyond that nothing of a moment is left.
+    pub fn ages(&self, device: &Device, step: u64) -> Result<Vec<f32>> {
+        Ok(self.steps(device)?.iter().map(|&last| step.saturating_sub(last).min(1 << 24) as f32).collect())
+    }
+    /// The inverse of [`Last::ages`].
+    pub fn from_ages(device: &Device, ages: &[f32], step: u64) -> Result<Last> {
+        Last::new(device, ages.iter().map(|&age| step.saturating_sub(age as u64)).collect())
+    }
 }
 
 impl Moments {
     pub fn new(device: &Device, n: usize, lazy_rows: Option<usize>) -> Result<Moments> {
-        Ok(Moments { first: device.zeros(n)?, second: device.zeros(n)?, last: lazy_rows.map(|rows| vec![0; rows]) })
+        let last = lazy_rows.map(|rows| Last::new(device, vec![0; rows])).transpose()?;
+        Ok(Moments { first: device.zeros(n)?, second: device.zeros(n)?, last })
     }
 }
 
@@ -131,7 +168,8 @@ impl AdamW {
                 let blocks = blocks.zip(all.v.par_chunks_mut(BLOCK)).zip(all.g.par_chunks_mut(BLOCK));
                 blocks.for_each(|(((x, m), v), g)| move_by(Slices { x, m, v, g }, factors));
             }
-            Some(last) => {
+            Some(Last::Machine(_)) => return Err(Error::internal("machine memory on the plain path")),
+            Some(Last::Host(last)) => {
                 let every: Vec<u32>;
                 let rows = match rows {
                     Some(rows) => rows,
@@ -166,6 +204,49 @@ impl AdamW {
                 move_by(own.row(row * width, width), factors);
             }
         });
+    }
+}
+
+impl AdamW {
+    /// [`AdamW::update`] in a machine's memory; `rows` are the touched rows and how many they are.
+    pub fn launch(
+        &self,
+        runtime: &dyn Runtime,
+        param: &mut Param,
+        moments: &mut Moments,
+        rows: Option<(&Buffer, usize)>,
+        now: Now,
+    ) -> Result<()> {
+        let f = self.factors::<f32>(now, 0);
+        let factors = [f.keep1, f.take1, f.keep2, f.take2, f.scale, f.keep, f.rate, f.root, f.eps].map(Arg::F32);
+        let n = param.len();
+        let state = [&mut param.value, &mut moments.first, &mut moments.second, &mut param.grad];
+        let mut args: Vec<Arg> = state.into_iter().map(Arg::Out).collect();
+        let Some(Last::Machine(last)) = &mut moments.last else {
+            if n == 0 {
+                return Ok(());
+            }
+            args.push(Arg::U64(n as u64));
+            args.extend(factors);
+            return runtime.launch(&Kernel::new("adamw", "adamw_dense", &[]), Grid::row(n.div_ceil(1024), 256), &mut args);
+        };
+        let count = rows.map_or(last.len(), |(_, count)| count);
+        if n == 0 || count == 0 {
+            return Ok(());
+        }
+        let width = n / last.len();
+        let powers = upload(runtime, &self.powers(now))?;
+        args.extend([Arg::Out(last), rows.map_or(Arg::None, |(rows, _)| Arg::In(rows)), Arg::In(&powers)]);
+        args.extend([count as u32, width as u32, now.step as u32].map(Arg::U32));
+        args.extend(factors);
+        runtime.launch(&Kernel::new("adamw", "adamw_rows", &[]), Grid::row(count.div_ceil(8), 256), &mut args)
+    }
+
+    /// beta1, beta2 and 1 - lr decay to the powers 2^0 .. 2^24, from which a kernel multiplies the factors of a row that
+    /// slept.
+    fn powers(&self, now: Now) -> Vec<f64> {
+        let squares = |base: f64| std::iter::successors(Some(base), |x| Some(x * x)).take(25);
+        [self.beta1, self.beta2, 1.0 - now.lr * now.decay].into_iter().flat_map(squares).collect()
     }
 }
 

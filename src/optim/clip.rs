@@ -5,11 +5,12 @@
 //! ```
 //!
 //! Squares are added in f64, block after block of fixed size, so the norm does not depend on the number of threads and does
-//! not overflow while a gradient is finite.
+//! not overflow while a gradient is finite. A machine leaves the sums of all blocks of all parameters in one array, which
+//! the host reads once per step.
 
 use rayon::prelude::*;
 
-use crate::device::{Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::param::Param;
@@ -17,18 +18,68 @@ use crate::ops::vector;
 
 const BLOCK: usize = 1 << 14;
 
-/// Sum of squares of a parameter's gradient, over the given rows or all.
-pub fn square(device: &Device, param: &Param, rows: Option<&[u32]>) -> Result<f64> {
+/// Rows of a gradient that may differ from zero.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub list: &'a [u32],
+    /// The same list on a machine.
+    pub memory: Option<&'a Buffer>,
+}
+
+/// Sum of squares of all gradients, over the given rows of each or all.
+pub fn square(device: &Device, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
     dispatch!(device, T => {
-        let grad = T::of(&param.grad)?;
-        let Some(rows) = rows else { return Ok(of(grad)) };
-        let width = param.len() / param.shape[0].max(1);
-        let parts: Vec<f64> = rows
-            .par_chunks(256)
-            .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
-            .collect();
-        Ok(parts.iter().sum())
-    }, _ => Err(no_kernel("optimizer")))
+        let squares = params.iter().zip(rows).map(|(param, rows)| {
+            let grad = T::of(&param.grad)?;
+            let Some(rows) = rows else { return Ok(of(grad)) };
+            let width = row_width(param);
+            let parts: Vec<f64> = rows
+                .list
+                .par_chunks(256)
+                .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
+                .collect();
+            Ok(parts.iter().sum())
+        });
+        squares.sum()
+    }, runtime => launch(&**runtime, params, rows))
+}
+
+fn row_width(param: &Param) -> usize {
+    param.len() / param.shape[0].max(1)
+}
+
+/// Rows of one block of the kernel, `ROWS` there; `BLOCK` is its elements' too.
+const ROWS: usize = 64;
+
+fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
+    let blocks = |(param, rows): (&Param, &Option<Rows>)| match rows {
+        Some(rows) => rows.list.len().div_ceil(ROWS),
+        None => param.len().div_ceil(BLOCK),
+    };
+    let total: usize = params.iter().zip(rows).map(blocks).sum();
+    let mut partial = Buffer::machine(runtime.alloc(total * 8)?, total * 2);
+    let mut first = 0;
+    for (param, rows) in params.iter().zip(rows) {
+        let blocks = blocks((param, rows));
+        let (grid, at) = (Grid::row(blocks, 256), Arg::U32(first as u32));
+        first += blocks;
+        if blocks == 0 {
+            continue;
+        }
+        let (out, grad) = (Arg::Out(&mut partial), Arg::In(&param.grad));
+        match rows.and_then(|rows| Some((rows.memory?, rows.list.len()))) {
+            Some((memory, count)) => {
+                let (count, width) = (Arg::U32(count as u32), Arg::U32(row_width(param) as u32));
+                let args = &mut [out, grad, Arg::In(memory), count, width, at];
+                runtime.launch(&Kernel::new("clip", "clip_square_rows", &[]), grid, args)?;
+            }
+            None => {
+                let args = &mut [out, grad, Arg::U64(param.len() as u64), at];
+                runtime.launch(&Kernel::new("clip", "clip_square", &[]), grid, args)?;
+            }
+        }
+    }
+    Ok(download::<f64>(runtime, &partial, total)?.iter().sum())
 }
 
 fn of<T: Real>(grad: &[T]) -> f64 {

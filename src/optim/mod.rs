@@ -10,11 +10,13 @@ mod schedule;
 pub use schedule::Schedule;
 
 use crate::config;
-use crate::device::{Device, no_kernel};
+use crate::device::{Buffer, Device, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
+use crate::ops::case::{self, Case, Output};
 use crate::ops::param::{Param, Role};
-use adamw::{AdamW, Moments};
+use adamw::{AdamW, Last, Moments};
+use clip::Rows;
 
 /// What an optimizer says about itself.
 pub struct Declared {
@@ -99,13 +101,20 @@ impl Optimizer {
         if params.len() != self.moments.len() {
             return Err(Error::internal("optimizer: other parameters than at the start"));
         }
-        let rows_of = |i: usize, m: &Moments| touched.get(i).copied().flatten().filter(|_| m.last.is_some());
-        let mut square = 0.0;
+        let rows_of = |i: usize| touched.get(i).copied().flatten().filter(|_| self.is_lazy(i));
+        let lists: Vec<Option<&[u32]>> = (0..params.len()).map(rows_of).collect();
         for (i, (param, moments)) in params.iter().zip(&self.moments).enumerate() {
-            check(param, moments, rows_of(i, moments))?;
-            square += clip::square(device, param, rows_of(i, moments))?;
+            check(param, moments, lists[i])?;
         }
-        let norm = square.sqrt();
+        let memory: Vec<Option<Buffer>> = match device {
+            Device::Host(_) => params.iter().map(|_| None).collect(),
+            Device::Machine(runtime) => {
+                lists.iter().map(|list| list.map(|list| upload(&**runtime, list)).transpose()).collect::<Result<_>>()?
+            }
+        };
+        let rows = lists.iter().zip(&memory).map(|(list, memory)| list.map(|list| Rows { list, memory: memory.as_ref() }));
+        let rows: Vec<Option<Rows>> = rows.collect();
+        let norm = clip::square(device, params, &rows)?.sqrt();
         if !norm.is_finite() {
             return Err(Error::new(Code::T0701, format!("the gradient's norm is {norm} in step {step}"))
                 .help("a lower learning rate, a longer warm-up or clipping (`optim.clip = 1`) usually helps"));
@@ -114,8 +123,10 @@ impl Optimizer {
         for (i, (param, moments)) in params.iter_mut().zip(&mut self.moments).enumerate() {
             let decays = param.role == Role::Matrix || param.role == Role::Table && self.decay_tables;
             let now = adamw::Now { step, lr, scale, decay: if decays { self.weight_decay } else { 0.0 } };
-            let rows = touched.get(i).copied().flatten().filter(|_| moments.last.is_some());
-            dispatch!(device, T => self.rule.update::<T>(param, moments, rows, now)?, _ => return Err(no_kernel("optimizer")));
+            dispatch!(device, T => self.rule.update::<T>(param, moments, lists[i], now)?, runtime => {
+                let rows = rows[i].and_then(|rows| Some((rows.memory?, rows.list.len())));
+                self.rule.launch(&**runtime, param, moments, rows, now)?;
+            });
         }
         Ok(norm)
     }
@@ -129,8 +140,7 @@ impl Optimizer {
                 state.push(State { name: format!("{}.{what}", param.name), shape: param.shape.clone(), values });
             }
             if let Some(last) = &moments.last {
-                // Steps since the row was touched: exact up to 2^24, and beyond that nothing of a moment is left.
-                let values: Vec<f32> = last.iter().map(|&l| step.saturating_sub(l).min(1 << 24) as f32).collect();
+                let values = last.ages(device, step)?;
                 state.push(State { name: format!("{}.age", param.name), shape: vec![values.len()], values });
             }
         }
@@ -159,8 +169,7 @@ impl Optimizer {
                 *buffer = device.reals(&values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())?;
             }
             if let Some(last) = &mut moments.last {
-                let ages = array(format!("{}.age", param.name), last.len())?;
-                last.iter_mut().zip(ages).for_each(|(last, &age)| *last = step.saturating_sub(age as u64));
+                *last = Last::from_ages(device, array(format!("{}.age", param.name), param.shape[0])?, step)?;
             }
         }
         Ok(())
@@ -187,9 +196,55 @@ fn choice<'a>(key: &str, value: &'a str, names: &[&str]) -> Result<&'a str> {
     }
 }
 
-/// The cases of the optimizer's operations.
-pub fn cases() -> Vec<crate::ops::case::Case> {
-    Vec::new()
+/// The cases of the optimizer's operations: some steps of a dense matrix, a dense vector and a lazy table.
+pub fn cases() -> Vec<Case> {
+    let case = |(rows, width, clip): (usize, usize, f64)| {
+        Case::new("optimizer", format!("table ({rows},{width}), clip {clip}"), move |device| {
+            let config =
+                config::Optim { weight_decay: 0.1, decay_tables: true, tables: "lazy".into(), clip, ..config::Optim::default() };
+            let param = |(lane, name, role, shape): (u8, &str, Role, Vec<usize>)| {
+                let n = shape.iter().product();
+                let (value, grad) = (device.reals(&case::noise(lane, n))?, device.zeros(n)?);
+                Ok(Param { name: name.into(), shape, role, value, grad })
+            };
+            let shapes = [
+                (0, "table", Role::Table, vec![rows, width]),
+                (1, "matrix", Role::Matrix, vec![127, 131]),
+                (2, "vector", Role::Vector, vec![1]),
+            ];
+            let mut params = shapes.into_iter().map(param).collect::<Result<Vec<Param>>>()?;
+            let mut optimizer = Optimizer::new(device, &config, &params)?;
+            let mut norms = Vec::new();
+            // Every row, a third, none, all as "unknown": rows sleep from one to three steps and are caught up.
+            for (step, touched) in [Some(1), Some(3), Some(usize::MAX), Some(2), None, Some(5)].into_iter().enumerate() {
+                let list: Option<Vec<u32>> =
+                    touched.map(|by| (0..rows as u32).step_by(by).skip(usize::from(by > rows)).collect());
+                let noise = case::noise(10 + step as u8, rows * width);
+                let mut grad = vec![0.0; rows * width];
+                let meets = |row: usize| list.as_ref().is_none_or(|list| list.contains(&(row as u32)));
+                for row in (0..rows).filter(|&row| meets(row)) {
+                    grad[row * width..][..width].copy_from_slice(&noise[row * width..][..width]);
+                }
+                params[0].grad = device.reals(&grad)?;
+                params[1].grad = device.reals(&case::noise(20 + step as u8, 127 * 131))?;
+                params[2].grad = device.reals(&case::noise(30 + step as u8, 1))?;
+                norms.push(optimizer.step(device, &mut params, &[list.as_deref()], step as u64 + 1, 0.01)?);
+            }
+            let reals = |name: &'static str, values: Vec<f64>| Output { name, values: case::Values::Reals(values) };
+            let state = optimizer.state(device, &params, 6)?;
+            let mut outputs = vec![reals("norms", norms)];
+            for (name, i) in [("table", 0), ("matrix", 1), ("vector", 2)] {
+                outputs.push(Output::reals(name, device, &params[i].value)?);
+                outputs.push(Output::reals("cleared", device, &params[i].grad)?);
+            }
+            let names = ["first", "second", "age", "first", "second", "first", "second"];
+            for (name, state) in names.into_iter().zip(state) {
+                outputs.push(reals(name, state.values.iter().map(|&x| f64::from(x)).collect()));
+            }
+            Ok(outputs)
+        })
+    };
+    [(1, 1, 0.0), (37, 9, 1.0), (130, 64, 0.0)].map(case).into()
 }
 
 #[cfg(test)]

@@ -192,3 +192,41 @@ fn values_out_of_range_are_refused() {
     assert_eq!(bad(|c| c.weight_decay = f64::NAN), Err(Code::C0202));
     assert_eq!(bad(|c| c.clip = f64::INFINITY), Err(Code::C0202));
 }
+
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_agree_with_the_plain_path() {
+    case::emulated::in_every_way(&cases());
+}
+
+/// On a machine the state is kept in its memory and comes back through the same functions, to the bit.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_machine_restores_its_state() {
+    use crate::device::emulator::{Options, open};
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    let device = match open(&Options::new(cache)) {
+        Ok(device) => device,
+        Err(error) => return println!("SKIPPED: {error:?}"),
+    };
+    let c = config::Optim { tables: "lazy".into(), clip: 1.0, ..config() };
+    let run = |interrupt: bool| {
+        let mut params = vec![param(&device, "items", Role::Table, &[50, 7], 0), param(&device, "w", Role::Matrix, &[5, 9], 1)];
+        let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+        for t in 1..=6u64 {
+            let rows: Vec<u32> = (0..50).filter(|r| u64::from(*r) % 5 == t % 3).collect();
+            params.iter_mut().for_each(|p| set_grad(&device, p, t as u8));
+            optimizer.step(&device, &mut params, &[Some(&rows)], t, 0.01).unwrap();
+            params[0].grad.clear(&device).unwrap();
+            if interrupt && t == 3 {
+                let state = optimizer.state(&device, &params, t).unwrap();
+                optimizer = Optimizer::new(&device, &c, &params).unwrap();
+                let find = |name: &str| state.iter().find(|s| s.name == name).map(|s| &s.values[..]);
+                optimizer.restore(&device, &params, t, find).unwrap();
+            }
+        }
+        let values: Vec<_> = params.iter().map(|p| p.value.to_f64(&device).unwrap()).collect();
+        (optimizer.state(&device, &params, 6).unwrap(), values)
+    };
+    assert!(run(false) == run(true));
+}
