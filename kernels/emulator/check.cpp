@@ -145,8 +145,7 @@ void shadow_sync_warp(Machine& m, u32 warp, u32 mask) {
 
 // ---- Reports -------------------------------------------------------------------------------------------------------
 
-// Code of a kernel library as the host can look it up: \1 path \2 offset \3.
-static const char* place(const void* caller, char* text, u64 room) {
+const char* place(const void* caller, char* text, u64 room) {
   Dl_info info;
   if (dladdr(caller, &info) && info.dli_fname) {
     snprintf(text, room, "\1%s\2%llx\3", info.dli_fname, (u64)caller - 1 - (u64)info.dli_fbase);

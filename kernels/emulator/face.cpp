@@ -29,6 +29,7 @@ FACE void machine_free(Machine* m) {
 
 // A machine with `heap_bytes` of device memory, reserved and not taken; null where the system refuses.
 FACE Machine* machine_make(u64 heap_bytes, bool checked) {
+  catch_faults();
   Machine* m = static_cast<Machine*>(calloc(1, sizeof(Machine)));
   if (!m) return nullptr;
   m->heap_bytes = heap_bytes;

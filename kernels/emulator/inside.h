@@ -144,12 +144,16 @@ inline Lane* current() { return static_cast<Lane*>(here); }
 // Keeps a message for the host, from outside any fiber.
 void complain(Machine& m, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
+// Code of a kernel's library as the host can look it up: \1 path \2 offset \3.
+const char* place(const void* caller, char* text, u64 room);
 // The file's name without its folders.
 const char* file_of(const Site& site);
 #define AT "%s:%d"
 #define AT_OF(site) ::machine::file_of(site), (site).line
 
 bool run(Machine& m, const Launch& launch);
+// From now on a kernel's access to no memory at all ends its launch instead of the process.
+void catch_faults();
 
 // Brings every lane named by `mask` together; the last to arrive runs `f` for all of them.
 bool arrive(Lane& lane, u32 mask, const char* name, const Site& site);

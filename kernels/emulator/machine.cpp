@@ -7,9 +7,11 @@
 #include "inside.h"
 #include "switch.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <ucontext.h>
 
 namespace machine {
 
@@ -139,12 +141,8 @@ static Lane* next(Machine& m) {
 
 constexpr u64 CANARY = 0x7ead'57ac'c0de'f00dull;
 
-static void check_stack(Machine& m, const Lane& lane) {
-  const char* frame = static_cast<char*>(__builtin_frame_address(0));
-  if (frame < lane.stack || *reinterpret_cast<u64*>(lane.stack) != CANARY) {
-    *reinterpret_cast<u64*>(lane.stack) = CANARY;
-    fail(m, "stack overflow: a kernel thread has %llu KB for its local variables", STACK >> 10);
-  }
+[[noreturn]] static void stack_overflow(Machine& m) {
+  fail(m, "stack overflow: a kernel thread has %llu KB for its local variables", STACK >> 10);
 }
 
 [[noreturn]] static void fiber() {
@@ -153,7 +151,7 @@ static void check_stack(Machine& m, const Lane& lane) {
     const Kernel& kernel = *m.launch->kernel;
     kernel.run(m.arguments);
     Lane& done = *current();
-    check_stack(m, done);
+    if (*reinterpret_cast<u64*>(done.stack) != CANARY) stack_overflow(m);
     done.state = State::exited;
     --m.alive;
     Lane* to = next(m);
@@ -186,7 +184,7 @@ static void start_on_a_fresh_stack(Machine& m, Lane& lane) {
 
 // Stops the running thread until somebody wakes it.
 static void park(Machine& m, Lane& lane) {
-  check_stack(m, lane);
+  if (static_cast<char*>(__builtin_frame_address(0)) < lane.stack) stack_overflow(m);
   Lane* to = next(m);
   if (!to) deadlock(m);
   if (to->state == State::unstarted) start_on_a_fresh_stack(m, *to);
@@ -209,7 +207,7 @@ bool arrive(Lane& lane, u32 mask, const char* name, const Site& site) {
   if (at == warp.meetings_count) {
     ++warp.meetings_count;
     meeting = {mask, 0, name, site};
-  } else if (!same(meeting.site, site) || strcmp(meeting.name, name) != 0) {
+  } else if (!same(meeting.site, site) || (meeting.name != name && strcmp(meeting.name, name) != 0)) {
     fail(m, "warp divergence: lane %u of warp %u arrives at %s mask %08x (" AT ") while lanes %08x wait at %s (" AT ")", number,
          lane.number / LANES, name, mask, AT_OF(site), meeting.arrived, meeting.name, AT_OF(meeting.site));
   }
@@ -346,6 +344,37 @@ u32 barrier(Vote vote, int predicate, const char* name, Site site) {
   for (u32 i = 0; i < m.threads; ++i) m.lanes[i].state = State::running;
   for (u32 w = 0; w < m.threads / LANES; ++w) set_ready(m, w, w == lane.number / LANES ? ~(1u << lane.number % LANES) : ~0u);
   return b.result;
+}
+
+// ---- Addresses outside all memory ----------------------------------------------------------------------------------
+
+static struct sigaction before_segv, before_bus;
+
+// A kernel's access to no memory at all ends its launch; anybody else's gets the handler that was there before.
+static void on_fault(int signal, siginfo_t*, void* context) {
+  if (!here) {
+    sigaction(signal, signal == SIGSEGV ? &before_segv : &before_bus, nullptr);
+    return;
+  }
+  const void* code = nullptr;
+#if defined(__linux__) && defined(__x86_64__)
+  code = reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] + 1);
+#elif defined(__linux__) && defined(__aarch64__)
+  code = reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.pc + 1);
+#endif
+  char at[1024];
+  fail(*current()->machine, "out of bounds: an access at %s to no memory at all", place(code, at, sizeof at));
+}
+
+void catch_faults() {
+  static bool caught = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    // Not deferred: the handler leaves by a switch of stacks and never returns.
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    return sigaction(SIGSEGV, &action, &before_segv) == 0 && sigaction(SIGBUS, &action, &before_bus) == 0;
+  }();
+  (void)caught;
 }
 
 // ---- Launches ------------------------------------------------------------------------------------------------------

@@ -32,10 +32,12 @@ pub mod softmax_draw;
 pub mod table_gradient;
 pub mod tile;
 pub mod vector;
+pub mod vocabulary;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 9] = [
+    let operations: [fn() -> Vec<case::Case>; 10] = [
+        vocabulary::cases,
         embedding::cases,
         attributes::cases,
         rows::cases,

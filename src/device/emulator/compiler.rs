@@ -307,7 +307,8 @@ pub fn with_lines(text: &str) -> String {
 fn line_of(library: &str, offset: &str) -> Option<String> {
     let output = Command::new("addr2line").args(["-i", "-e", library, &format!("0x{offset}")]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find(|line| !line.contains("/emulator/") && !line.starts_with("??"))?;
+    let vocabulary = |line: &str| line.contains("/emulator/device.h:") || line.contains("/emulator/machine.h:");
+    let line = text.lines().find(|line| !vocabulary(line) && !line.starts_with("??"))?;
     let line = line.split(" (").next().unwrap_or(line);
     Some(line.rsplit('/').next().unwrap_or(line).to_string())
 }

@@ -1,40 +1,303 @@
-//! The emulator's own tests: kernels right and wrong, written here, run under every schedule and fully checked.
+//! The emulator's own tests: kernels that break each rule, and what is said of them; a kernel that breaks none; memory,
+//! products and recordings. The vocabulary is proven by the cases of `ops/vocabulary.rs`.
 
 use super::*;
 use crate::device::{download, upload};
 
-fn cache() -> PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels")
+const MISUSE: &str = include_str!("tests/misuse.cu");
+
+fn emulator(checked: bool, schedule: Schedule) -> Arc<Emulator> {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    let extra_sources = vec![("misuse".to_string(), MISUSE.to_string())];
+    let memory_bytes = 1 << 30;
+    Emulator::open(&Options { checked, schedule, extra_sources, memory_bytes, ..Options::new(cache) }).unwrap()
 }
 
-fn emulator(text: &str, checked: bool, schedule: Schedule) -> Arc<Emulator> {
-    let extra_sources = vec![("test".to_string(), text.to_string())];
-    Emulator::open(&Options { checked, schedule, extra_sources, ..Options::new(cache()) }).unwrap()
+/// Launches a kernel of misuse.cu on `y (64)` and, if it takes one, an input of 64 ones.
+fn misuse(machine: &Emulator, entry: &'static str, grid: Grid, more: &[u32]) -> std::result::Result<Vec<f32>, String> {
+    let x = upload(machine, &[1f32; 64]).unwrap();
+    let mut y = upload(machine, &[2f32; 64]).unwrap();
+    let text = &MISUSE[MISUSE.find(&format!(" {entry})")).unwrap()..];
+    let takes_x = text[..text.find('{').unwrap()].contains("* x");
+    let mut args = vec![Arg::Out(&mut y)];
+    args.extend(takes_x.then_some(Arg::In(&x)));
+    args.extend(more.iter().map(|&n| Arg::U32(n)));
+    let done = machine.launch(&Kernel::new("misuse", entry, &[]), grid, &mut args);
+    done.map_err(|e| e.what().to_string())?;
+    Ok(download(machine, &y, 64).unwrap())
+}
+
+/// The line of `sought` in misuse.cu after the head of `entry`.
+fn line(entry: &str, sought: &str) -> String {
+    let head = MISUSE.find(&format!(" {entry})")).unwrap();
+    let at = head + MISUSE[head..].find(sought).unwrap();
+    format!("misuse.cu:{}", MISUSE[..at].lines().count())
+}
+
+/// Each kernel's first fault; `{text}` stands for the line that holds `text`.
+const FAULTS: &[(&str, u32, &[u32], Mode, &str)] = &[
+    ("some_wait", 96, &[], Always, "deadlock:\n  threads 0-39 waiting at __syncthreads ({__sync})\n  threads 40-95 exited"),
+    (
+        "two_barriers",
+        96,
+        &[],
+        Always,
+        "barrier divergence: thread 40 arrives at __syncthreads ({else}) while others wait at __syncthreads ({if})",
+    ),
+    (
+        "warp_parts",
+        32,
+        &[],
+        Always,
+        "warp divergence: lane 31 of warp 0 arrives at __shfl_xor_sync mask ffffffff ({xor}) while lanes 7fffffff wait at __shfl_down_sync ({down})",
+    ),
+    (
+        "lane_missing",
+        32,
+        &[],
+        Always,
+        "deadlock:\n  threads 0-4, 6-31 waiting at __syncwarp mask ffffffff ({__sync})\n  threads 5 exited",
+    ),
+    ("not_in_mask", 32, &[], Always, "__syncwarp ({__sync}): lane 16 calls it with mask 0000ffff, which does not name it"),
+    (
+        "reads_outside_mask",
+        32,
+        &[],
+        Always,
+        "__shfl_sync ({__shfl}): lane 0 reads from lane 20, which mask 0000ffff does not name",
+    ),
+    ("tensor_parts", 32, &[], Always, "deadlock:\n  threads 0-15 waiting at ldmatrix_x4 mask ffffffff ({ldm})\n  threads 16-31 exited"),
+    ("shared_overrun", 64, &[], Fast, "shared memory written past the end of 's_x' (256 bytes) at +0"),
+    ("shared_overrun", 64, &[], Checked, "out of bounds: 4-byte write at {+ 1}: shared 's_x'+256 of 256 bytes"),
+    ("index", 64, &[], Always, "index 16 is out of the array's bounds ({== 63})"),
+    ("past_the_end", 64, &[3], Fast, "global memory written past the end of argument 0 of past_the_end (256 bytes) at +0"),
+    ("past_the_end", 64, &[3], Checked, "out of bounds: 4-byte write at {+ n}: argument 0 of 256 bytes, offset 256"),
+    ("read_past_the_end", 64, &[], Checked, "out of bounds: 4-byte read at {+ 1}: argument 1 of 256 bytes, offset 256"),
+    ("no_memory", 32, &[], Always, "out of bounds: an access at {<<} to no memory at all"),
+    ("unwritten_shared", 64, &[], Checked, "uninitialised: 4-byte read at {y[thread}: shared 's_x'+252 of 256 bytes"),
+    (
+        "race_shared",
+        64,
+        &[],
+        Checked,
+        "race: write by thread 31 at {s_x[t] = 1}, read by thread 32 at {y[t]}, no synchronisation between: shared 's_x'+124 of 256 bytes",
+    ),
+    (
+        "race_shuffle",
+        32,
+        &[],
+        Checked,
+        "race: write by thread 30 at {= 1;}, read by thread 31 at {+ v}, no synchronisation between: shared 's_x'+120 of 128 bytes",
+    ),
+    (
+        "race_same_value",
+        64,
+        &[],
+        Checked,
+        "race: write by thread 0 at {y[0]}, write by thread 1 at {y[0]}, no synchronisation between: argument 0 of 256 bytes, offset 0",
+    ),
+    (
+        "race_atomic",
+        64,
+        &[],
+        Checked,
+        "race: write by thread 0 at {= 3}, atomic by thread 1 at {atomicAdd}, no synchronisation between: argument 0 of 256 bytes, offset 0",
+    ),
+    (
+        "no_wait",
+        32,
+        &[],
+        Checked,
+        "asynchronous copy under way (is a cp_async_wait missing?): 4-byte read at {y[thread}: shared 's_x'+0 of 128 bytes",
+    ),
+    (
+        "weak_wait",
+        32,
+        &[],
+        Checked,
+        "asynchronous copy under way (is a cp_async_wait missing?): 4-byte read at {y[thread}: shared 's_x'+0 of 128 bytes",
+    ),
+    ("misaligned_copy", 32, &[], Always, "cp_async_16 ({cp_async_16}): misaligned source"),
+    ("deep", 32, &[], Always, "stack overflow: a kernel thread has 64 KB for its local variables"),
+    ("writes_input", 32, &[], Checked, "write to an input: 4-byte write at {const_cast}: argument 1 of 256 bytes, offset 0"),
+    ("big_shared", 64, &[], Always, "SHARED s_x ({SHARED}): 51200 bytes of static shared memory, a kernel may declare 49152"),
+    ("no_dynamic", 64, &[], Always, "SHARED_DYN s_x ({SHARED_DYN}): the launch gives no dynamic shared memory"),
+    ("fine", 96, &[], Always, "fine: 96 threads were asked for, the kernel is bound to 64"),
+    ("fine", 33, &[], Always, "fine: a block of 33 threads is not a multiple of a warp's 32"),
+    ("fine", 64, &[1], Always, "fine takes 2 arguments, 3 were given"),
+    ("past_the_end", 64, &[], Always, "past_the_end takes 2 arguments, 1 were given"),
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Fast,
+    Checked,
+    Always,
+}
+use Mode::{Always, Checked, Fast};
+
+#[test]
+fn every_rule_has_a_kernel_that_breaks_it_and_a_text_that_says_so() {
+    for checked in [false, true] {
+        let machine = emulator(checked, Schedule::Forward);
+        for &(entry, threads, more, mode, expected) in FAULTS {
+            if mode != Always && (mode == Checked) != checked {
+                continue;
+            }
+            let mut wanted = String::new();
+            for (i, part) in expected.split(['{', '}']).enumerate() {
+                wanted += &if i % 2 == 0 { part.to_string() } else { line(entry, part) };
+            }
+            let said = misuse(&machine, entry, Grid::row(1, threads), more).expect_err(entry);
+            let said = said.strip_prefix(&format!("misuse.cu, {entry}: ")).unwrap();
+            assert_eq!(said, wanted, "{entry}, checked: {checked}");
+        }
+        let said = misuse(&machine, "misaligned", Grid::row(1, 32), &[]).unwrap_err();
+        let wanted = format!("is no multiple of 16 ({})", line("misaligned", "float4"));
+        assert!(said.contains("misaligned address") && said.ends_with(&wanted), "{said}");
+        // A machine goes on after a fault.
+        assert_eq!(misuse(&machine, "fine", Grid::row(1, 64), &[]).unwrap(), [1.0; 64]);
+    }
 }
 
 #[test]
-fn a_kernel_runs() {
-    let text = r#"
-#include "device.cuh"
-KERNEL(256, reverse)(float* y, const float* x, u32 n, float scale) {
-  SHARED(float, s_tile, [WIDTH]);
-  u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-  s_tile[threadIdx.x] = i < n ? x[i] * scale : 0.0f;
-  __syncthreads();
-  if (i < n) y[i] = s_tile[blockDim.x - 1 - threadIdx.x];
-}
-"#;
-    for (checked, schedule) in
-        [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(5)), (true, Schedule::Forward)]
-    {
-        let machine = emulator(text, checked, schedule);
-        let x: Vec<f32> = (0..512).map(|i| i as f32).collect();
-        let x = upload(&*machine, &x).unwrap();
-        let mut y = Buffer::machine(machine.alloc(2048).unwrap(), 512);
-        let kernel = Kernel::new("test", "reverse", &[("WIDTH", 256)]);
-        let args = &mut [Arg::Out(&mut y), Arg::In(&x), Arg::U32(512), Arg::F32(2.0)];
-        machine.launch(&kernel, Grid::row(2, 256), args).unwrap();
-        let y: Vec<f32> = download(&*machine, &y, 512).unwrap();
-        assert!(y.iter().enumerate().all(|(i, &y)| y == 2.0 * (i / 256 * 256 + 255 - i % 256) as f32));
+fn a_race_between_blocks_is_seen_whatever_their_order() {
+    for schedule in [Schedule::Forward, Schedule::Reverse, Schedule::Random(3)] {
+        let machine = emulator(true, schedule);
+        let said = misuse(&machine, "race_blocks", Grid::row(3, 64), &[]).unwrap_err();
+        assert!(said.contains("race: write by thread 0 of another block at misuse.cu"), "{said}");
+        assert!(misuse(&machine, "race_blocks", Grid::row(1, 64), &[]).is_ok());
+        assert_eq!(misuse(&machine, "fine", Grid::row(1, 64), &[]).unwrap(), [1.0; 64]);
     }
+}
+
+#[test]
+fn arguments_are_held_to_the_kernels_own_types() {
+    let machine = emulator(false, Schedule::Forward);
+    let x = upload(&*machine, &[1f32; 64]).unwrap();
+    let kernel = Kernel::new("misuse", "takes", &[]);
+    let said = |args: &mut [Arg]| {
+        let error = machine.launch(&kernel, Grid::row(1, 32), args).unwrap_err();
+        error.what().strip_prefix("misuse.cu, takes: ").unwrap().to_string()
+    };
+    let mut y = upload(&*machine, &[1f32; 64]).unwrap();
+    let mut rest = |third: Arg, fourth: Arg| said(&mut [Arg::Out(&mut y), Arg::In(&x), third, fourth, Arg::U64(1)]);
+    assert_eq!(rest(Arg::U64(1), Arg::F32(1.0)), "argument 2 of takes: the kernel takes 4 bytes, 8 were given");
+    assert_eq!(rest(Arg::U32(1), Arg::U32(1)), "argument 3 of takes: the kernel takes a float, an integer was given");
+    assert_eq!(rest(Arg::None, Arg::F32(1.0)), "argument 2 of takes: the kernel takes a number, a pointer was given");
+    let input = said(&mut [Arg::In(&x), Arg::In(&x), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]);
+    assert_eq!(input, "argument 0 of takes: an input was given, but the kernel's pointer is not const");
+    let absent = said(&mut [Arg::None, Arg::In(&x), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]);
+    assert_eq!(absent, format!("null pointer ({})", line("takes", "y[0]")));
+    let address = Buffer::machine(Memory { address: 64, bytes: 256, owner: Box::new(()) }, 64);
+    let dead = said(&mut [Arg::Out(&mut y), Arg::In(&address), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]);
+    assert_eq!(dead, "argument 1 of takes: 0x40 is no live device memory of 256 bytes");
+    machine.launch(&kernel, Grid::row(1, 32), &mut [Arg::Out(&mut y), Arg::In(&x), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]).unwrap();
+}
+
+#[test]
+fn memory_starts_as_nothing_and_reading_it_is_a_fault_where_accesses_are_checked() {
+    for checked in [false, true] {
+        let machine = emulator(checked, Schedule::Forward);
+        let mut fresh = Buffer::machine(machine.alloc(256).unwrap(), 64);
+        let done = machine.launch(&Kernel::new("misuse", "adds", &[]), Grid::row(1, 64), &mut [Arg::Out(&mut fresh)]);
+        if checked {
+            let said = done.unwrap_err().what().to_string();
+            let wanted = format!("uninitialised: 4-byte read at {}: argument 0 of 256 bytes, offset 0", line("adds", "+="));
+            assert!(said.contains(&wanted), "{said}");
+            assert!(download::<f32>(&*machine, &fresh, 64).unwrap_err().what().contains("never written"));
+        } else {
+            assert!(download::<f32>(&*machine, &fresh, 64).unwrap().iter().all(|x| x.is_nan()));
+        }
+        // A buffer in use for less than it holds ends there.
+        let mut part = upload(&*machine, &[0f32; 64]).unwrap();
+        part.resize(&Device::Machine(machine.clone()), 60).unwrap();
+        let done = machine.launch(&Kernel::new("misuse", "adds", &[]), Grid::row(1, 64), &mut [Arg::Out(&mut part)]);
+        assert_eq!(done.is_err(), checked);
+    }
+    let machine = emulator(false, Schedule::Forward);
+    let full = machine.alloc(2 << 30).err().unwrap();
+    assert_eq!(full.code(), Code::G0601);
+    // Freed memory is given out again.
+    (0..100).for_each(|_| drop(machine.alloc(100 << 20).unwrap()));
+}
+
+#[test]
+fn traffic_is_counted_where_accesses_are_checked() {
+    let machine = emulator(true, Schedule::Forward);
+    misuse(&machine, "fine", Grid::row(1, 64), &[]).unwrap();
+    let counted = machine.counters();
+    assert_eq!((counted.launches, counted.distinct_read, counted.distinct_written), (1, 256, 256));
+    misuse(&machine, "reads_twice", Grid::row(1, 64), &[]).unwrap();
+    let counted = machine.counters();
+    assert_eq!((counted.distinct_read, counted.issued_read), (128, 512));
+    assert_eq!((counted.distinct_written, counted.issued_written), (256, 256));
+}
+
+#[test]
+fn products_agree_with_the_plain_ones() {
+    let machine = emulator(true, Schedule::Forward);
+    let number = |i: usize| ((i * 37 % 11) as f32) - 5.0;
+    let values: Vec<f32> = (0..200).map(number).collect();
+    let (data, [m, n, k]) = (upload(&*machine, &values).unwrap(), [4, 5, 7]);
+    for (transpose_a, transpose_b, accumulate) in [(false, false, false), (true, false, true), (false, true, false), (true, true, true)] {
+        let mut c = upload(&*machine, &[0.5f32; 60]).unwrap();
+        let stride = |transposed, columns, rows| if transposed { rows + 2 } else { columns + 2 };
+        let operand = |transposed, first, stride| MatIn { data: &data, first, stride, transposed };
+        let (a, b) = (stride(transpose_a, k, m), stride(transpose_b, n, k));
+        let to = MatOut { data: &mut c, first: 3, stride: 9 };
+        let inputs = (operand(transpose_a, 1, a), operand(transpose_b, 90, b));
+        machine.matmul(to, inputs.0, inputs.1, [m, n, k], 2.0, accumulate).unwrap();
+        let c: Vec<f32> = download(&*machine, &c, 60).unwrap();
+        let at = |transposed, first, stride, i, j| values[first + if transposed { j * stride + i } else { i * stride + j }];
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let sum: f32 = (0..k).map(|l| at(transpose_a, 1, a, i, l) * at(transpose_b, 90, b, l, j)).sum();
+            assert_eq!(c[3 + i * 9 + j], 2.0 * sum + if accumulate { 0.5 } else { 0.0 });
+        }
+        assert_eq!((c[2], c[8], c[3 + n]), (0.5, 0.5, 0.5), "only the result is touched");
+    }
+    let mut fresh = Buffer::machine(machine.alloc(80).unwrap(), 20);
+    let row = |data, stride| MatIn { data, first: 0, stride, transposed: false };
+    let whole = [row(&data, k), row(&data, n)];
+    machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, whole[0], whole[1], [m, n, k], 1.0, false).unwrap();
+    assert!(download::<f32>(&*machine, &fresh, 20).is_ok(), "a product's result counts as written");
+    let unwritten = Buffer::machine(machine.alloc(400).unwrap(), 100);
+    let error = machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, row(&unwritten, k), whole[1], [m, n, k], 1.0, false);
+    assert!(error.unwrap_err().what().contains("uninitialised: A, row 0, column 0"));
+}
+
+#[test]
+fn a_recording_does_nothing_until_it_is_replayed_and_refuses_freed_memory() {
+    let machine = emulator(true, Schedule::Forward);
+    let mut y = upload(&*machine, &[0f32; 64]).unwrap();
+    let kernel = Kernel::new("misuse", "adds", &[]);
+    let recorded = machine.capture(&mut || machine.launch(&kernel, Grid::row(1, 64), &mut [Arg::Out(&mut y)])).unwrap();
+    assert_eq!(download::<f32>(&*machine, &y, 64).unwrap(), [0.0; 64]);
+    (0..3).for_each(|_| machine.replay(&recorded).unwrap());
+    assert_eq!(download::<f32>(&*machine, &y, 64).unwrap(), [3.0; 64]);
+    drop(y);
+    // Even where new memory lies at the old address.
+    let _other = upload(&*machine, &[0f32; 64]).unwrap();
+    assert!(machine.replay(&recorded).unwrap_err().what().contains("freed"));
+    assert!(machine.capture(&mut || upload(&*machine, &[1f32]).map(drop)).is_err());
+    assert!(upload(&*machine, &[1f32]).is_ok(), "a failed recording ends");
+}
+
+#[test]
+fn time_passes() {
+    let machine = emulator(false, Schedule::Forward);
+    let (from, to) = (machine.mark().unwrap(), machine.mark().unwrap());
+    assert!((0.0..60.0).contains(&machine.elapsed(&from, &to).unwrap()));
+}
+
+#[test]
+fn what_does_not_compile_is_an_error_with_the_compilers_words() {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    let extra_sources = vec![("broken".to_string(), "#include \"device.cuh\"\nKERNEL(32, broken)(int n) { m = n; }\n".to_string())];
+    let machine = Emulator::open(&Options { extra_sources, ..Options::new(cache) }).unwrap();
+    let error = machine.launch(&Kernel::new("broken", "broken", &[]), Grid::row(1, 32), &mut [Arg::U32(1)]).unwrap_err();
+    assert_eq!(error.code(), Code::G0504);
+    assert!(error.to_string().contains("broken.cu:2:"), "{error}");
+    let error = machine.launch(&Kernel::new("nothing", "nothing", &[]), Grid::row(1, 32), &mut []).unwrap_err();
+    assert!(error.what().contains("no source"), "{error}");
 }
