@@ -101,10 +101,7 @@ const FUNCTIONS: &[Function] = &[
 
 fn numbers(x: &[f32], exact: bool) -> Vec<Output> {
     let value = |(_, f, s): &Function, x: f32| if exact { f(f64::from(x)) } else { f64::from(s(x)) };
-    FUNCTIONS
-        .iter()
-        .map(|of| Output { name: of.0, values: Values::Reals(x.iter().map(|&x| value(of, x)).collect()) })
-        .collect()
+    FUNCTIONS.iter().map(|of| Output { name: of.0, values: Values::Reals(x.iter().map(|&x| value(of, x)).collect()) }).collect()
 }
 
 fn numbers_machine(m: &dyn Runtime) -> Result<Vec<Output>> {
@@ -344,8 +341,20 @@ fn copies_machine(m: &dyn Runtime) -> Result<Vec<Output>> {
     reals(m, "y", &y)
 }
 
-const MATRICES: &[&str] =
-    &["x4 0", "x4 1", "x4 2", "x4 3", "x4 trans 0", "x4 trans 1", "x4 trans 2", "x4 trans 3", "x2 0", "x2 1", "x2 trans 0", "x2 trans 1"];
+const MATRICES: &[&str] = &[
+    "x4 0",
+    "x4 1",
+    "x4 2",
+    "x4 3",
+    "x4 trans 0",
+    "x4 trans 1",
+    "x4 trans 2",
+    "x4 trans 3",
+    "x2 0",
+    "x2 1",
+    "x2 trans 0",
+    "x2 trans 1",
+];
 
 /// Rows of 16 numbers of 16 bits; matrix `k` begins at row `k % 2 * 8`, column `k / 2 * 8`.
 fn matrices(x: &[u32]) -> Vec<Output> {

@@ -66,7 +66,13 @@ const FAULTS: &[(&str, u32, &[u32], Mode, &str)] = &[
         Always,
         "__shfl_sync ({__shfl}): lane 0 reads from lane 20, which mask 0000ffff does not name",
     ),
-    ("tensor_parts", 32, &[], Always, "deadlock:\n  threads 0-15 waiting at ldmatrix_x4 mask ffffffff ({ldm})\n  threads 16-31 exited"),
+    (
+        "tensor_parts",
+        32,
+        &[],
+        Always,
+        "deadlock:\n  threads 0-15 waiting at ldmatrix_x4 mask ffffffff ({ldm})\n  threads 16-31 exited",
+    ),
     ("shared_overrun", 64, &[], Fast, "shared memory written past the end of 's_x' (256 bytes) at +0"),
     ("shared_overrun", 64, &[], Checked, "out of bounds: 4-byte write at {+ 1}: shared 's_x'+256 of 256 bytes"),
     ("index", 64, &[], Always, "index 16 is out of the array's bounds ({== 63})"),
@@ -192,7 +198,9 @@ fn arguments_are_held_to_the_kernels_own_types() {
     let address = Buffer::machine(Memory { address: 64, bytes: 256, owner: Box::new(()) }, 64);
     let dead = said(&mut [Arg::Out(&mut y), Arg::In(&address), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]);
     assert_eq!(dead, "argument 1 of takes: 0x40 is no live device memory of 256 bytes");
-    machine.launch(&kernel, Grid::row(1, 32), &mut [Arg::Out(&mut y), Arg::In(&x), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)]).unwrap();
+    machine
+        .launch(&kernel, Grid::row(1, 32), &mut [Arg::Out(&mut y), Arg::In(&x), Arg::U32(1), Arg::F32(1.0), Arg::U64(1)])
+        .unwrap();
 }
 
 #[test]
@@ -240,7 +248,9 @@ fn products_agree_with_the_plain_ones() {
     let number = |i: usize| ((i * 37 % 11) as f32) - 5.0;
     let values: Vec<f32> = (0..200).map(number).collect();
     let (data, [m, n, k]) = (upload(&*machine, &values).unwrap(), [4, 5, 7]);
-    for (transpose_a, transpose_b, accumulate) in [(false, false, false), (true, false, true), (false, true, false), (true, true, true)] {
+    for (transpose_a, transpose_b, accumulate) in
+        [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+    {
         let mut c = upload(&*machine, &[0.5f32; 60]).unwrap();
         let stride = |transposed, columns, rows| if transposed { rows + 2 } else { columns + 2 };
         let operand = |transposed, first, stride| MatIn { data: &data, first, stride, transposed };
@@ -262,7 +272,8 @@ fn products_agree_with_the_plain_ones() {
     machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, whole[0], whole[1], [m, n, k], 1.0, false).unwrap();
     assert!(download::<f32>(&*machine, &fresh, 20).is_ok(), "a product's result counts as written");
     let unwritten = Buffer::machine(machine.alloc(400).unwrap(), 100);
-    let error = machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, row(&unwritten, k), whole[1], [m, n, k], 1.0, false);
+    let error =
+        machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, row(&unwritten, k), whole[1], [m, n, k], 1.0, false);
     assert!(error.unwrap_err().what().contains("uninitialised: A, row 0, column 0"));
 }
 
@@ -293,7 +304,8 @@ fn time_passes() {
 #[test]
 fn what_does_not_compile_is_an_error_with_the_compilers_words() {
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-    let extra_sources = vec![("broken".to_string(), "#include \"device.cuh\"\nKERNEL(32, broken)(int n) { m = n; }\n".to_string())];
+    let extra_sources =
+        vec![("broken".to_string(), "#include \"device.cuh\"\nKERNEL(32, broken)(int n) { m = n; }\n".to_string())];
     let machine = Emulator::open(&Options { extra_sources, ..Options::new(cache) }).unwrap();
     let error = machine.launch(&Kernel::new("broken", "broken", &[]), Grid::row(1, 32), &mut [Arg::U32(1)]).unwrap_err();
     assert_eq!(error.code(), Code::G0504);
