@@ -31,7 +31,8 @@ __device__ __forceinline__ void move_by(float& x, float& m, float& v, float& gra
   x = f.keep * x - f.rate * m / (sqrtf(v) * f.root + f.eps);
 }
 
-KERNEL(THREADS, adamw_dense)(float* __restrict__ x, float* __restrict__ m, float* __restrict__ v, float* __restrict__ grad, u64 n, FACTOR_PARAMETERS) {
+KERNEL(THREADS, adamw_dense)
+(float* __restrict__ x, float* __restrict__ m, float* __restrict__ v, float* __restrict__ grad, u64 n, FACTOR_PARAMETERS) {
   Factors factors = FACTOR_ARGUMENTS;
   u64 first = (u64)blockIdx.x * (THREADS * PER) + threadIdx.x;
 #pragma unroll
@@ -51,8 +52,7 @@ __device__ __forceinline__ float power(const double* __restrict__ squares, u32 e
 
 KERNEL(THREADS, adamw_rows)
 (float* __restrict__ x, float* __restrict__ m, float* __restrict__ v, float* __restrict__ grad, u32* last,
- const u32* __restrict__ rows, const double* __restrict__ powers,
- u32 count, u32 width, u32 step, FACTOR_PARAMETERS) {
+ const u32* __restrict__ rows, const double* __restrict__ powers, u32 count, u32 width, u32 step, FACTOR_PARAMETERS) {
   u32 lane = threadIdx.x % 32, r = blockIdx.x * WARPS + threadIdx.x / 32;
   if (r >= count) return;
   u64 row = rows ? rows[r] : r;

@@ -9,7 +9,7 @@
 // Launch       256 threads; a block owns 8 segments. A short one belongs to one warp. A long one (above 64 positions: a
 //              popular item, a position of every sequence) is cut into 8 equal parts, one per warp, so that the head of
 //              a skewed distribution does not hold up the launch. Lanes are columns, 128 at a time
-// Traffic      4 P D bytes read (P D / 8 cache lines of x at random), 8 U D for out, 8 P + 8 U of lists
+// Traffic      4 P D bytes of x, in whole rows at random, 8 U D of out, 4 to 8 P + 8 U of lists
 // Numerics     f32; terms of a segment, or of each eighth of a long one, are added in the order of their positions
 // Determinism  one owner per row, an order that depends on the segment's length alone
 #include "device.cuh"

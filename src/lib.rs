@@ -23,7 +23,7 @@
 //! | where does randomness come from | [`rng`]: `philox(seed, stream, step, index)`, a function and not a state |
 //! | what is an item | [`ids`]: dense from 0; nothing is padded, so no id is reserved |
 //! | how does a file become batches | [`data`]: read, prepare (one memory-mapped file), split, gather |
-//! | what is an operation | [`ops`]: formula, reference, gradient; `kernels/` will hold a twin of each |
+//! | what is an operation | [`ops`]: formula, reference, gradient; `kernels/` holds the twins |
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |

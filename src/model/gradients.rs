@@ -1,6 +1,8 @@
-//! The whole model against central differences in f64, in every variant (tests only).
+//! The whole model against central differences in f64, in every variant, and on the emulator against itself (tests only).
 
 use super::*;
+#[cfg(feature = "emulator")]
+use crate::ops::case;
 use crate::ops::central::{check, noise};
 
 const ITEMS: usize = 7;
@@ -26,18 +28,23 @@ fn batch() -> Batch {
 }
 
 fn model(config: &config::Model, attributes: bool) -> Model {
+    model_on(&Device::ORACLE, config, attributes).unwrap()
+}
+
+fn model_on(device: &Device, config: &config::Model, attributes: bool) -> Result<Model> {
     // Item 2 has no attribute, item 5 two.
     let lists = attributes.then(|| AttributeLists::new(&[0, 1, 2, 2, 3, 4, 6, 7], &[0, 1, 2, 0, 1, 2, 2], 3));
     let context = config.kind == "cans" || config.context == "yes";
     let (numeric, categories) = if context { (2, vec![3, 2]) } else { (0, vec![]) };
     let sizes = Sizes { items: ITEMS, numeric, categories, attributes: lists };
-    let mut model = Model::new(config, sizes, &Device::ORACLE, 5).unwrap();
+    let mut model = Model::new(config, sizes, device, 5)?;
     // Larger and unequal values than initial ones, so that no gradient is lost in symmetry.
     for (i, param) in model.params_mut().iter_mut().enumerate() {
         let moved = noise(100 + i as u8, param.shape.iter().product());
-        f64::of_mut(&mut param.value).unwrap().iter_mut().zip(moved).for_each(|(v, m)| *v += 0.3 * m);
+        let values: Vec<f64> = param.value.to_f64(device)?.iter().zip(moved).map(|(v, m)| v + 0.3 * m).collect();
+        param.value = device.reals(&values)?;
     }
-    model
+    Ok(model)
 }
 
 use crate::device::Real;
@@ -150,4 +157,39 @@ fn a_prediction_does_not_depend_on_its_batch() {
         Batch { users: vec![3], offsets: vec![0, 5], items: batch.items[6..].to_vec(), targets: vec![1; 5], ..Batch::default() };
     model.forward(&alone, Queries::Last, &Masks::none()).unwrap();
     assert_eq!(f64::of(model.scoring().query).unwrap(), &all[12..]);
+}
+
+/// The encoder as one long operation: what it hands to a loss, and every gradient.
+#[cfg(feature = "emulator")]
+fn whole(config: config::Model, attributes: bool, queries: Queries) -> case::Case {
+    use case::{Case, Output};
+    let shape = format!("{}, norm {}, {}, {queries:?}", config.kind, config.norm, config.activation);
+    Case::new("encoder", shape, move |device| {
+        let (batch, masks) = (batch(), Masks::training(config.dropout, 3, 9));
+        let mut model = model_on(device, &config, attributes)?;
+        model.refresh_tables()?;
+        model.forward(&batch, queries, &masks)?;
+        let scoring = model.scoring();
+        let mut outputs = vec![Output::reals("query", device, scoring.query)?, Output::reals("table", device, scoring.table)?];
+        outputs.extend(scoring.context.map(|c| Output::reals("context", device, c)).transpose()?);
+        let n = scoring.query.len();
+        let (mut dquery, dcontext) = (device.reals(&noise(1, n))?, device.reals(&noise(2, n))?);
+        let has_context = model.hyper.context;
+        model.backward(&batch, &mut dquery, has_context.then_some(&dcontext), &masks)?;
+        // One vector: a gradient of four numbers alone would measure luck.
+        let gradients: Vec<Vec<f64>> = model.params().iter().map(|p| p.grad.to_f64(device)).collect::<Result<_>>()?;
+        outputs.push(Output { name: "gradients", values: case::Values::Reals(gradients.concat()) });
+        Ok(outputs)
+    })
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_agree_with_the_plain_path() {
+    let post = config::Model { norm: "post".into(), tied: false, activation: "gelu".into(), ..small("sasrec") };
+    case::emulated::in_every_way(&[
+        whole(small("sasrec"), false, Queries::All),
+        whole(post, true, Queries::Last),
+        whole(config::Model { causal: false, ..small("cans") }, true, Queries::Last),
+    ]);
 }
