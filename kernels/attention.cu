@@ -8,7 +8,7 @@
 // Defines      H heads; E head width, D = H E; CAUSAL; DROP; TQ rows and TK keys of a tile
 // Launch       128 threads; a block owns one (sequence, head) and therefore all of its dq, dk and dv: no atomics and no
 //              second kernel. Dynamic shared memory: the tiles named s_ below, as the launcher counts them
-// Traffic      forward 16 R D bytes, backward 36 R D, while K, V (and q, dO) of a sequence stay in the L2 between tiles
+// Traffic      forward 16 R D bytes, backward 32 R D, while the rows of a sequence stay in the L2 between tiles
 // Numerics     f32; softmax with a running maximum; lse is kept, and the backward pass computes P again from it
 // Determinism  sums run over tiles in order; one owner per result
 // Source       Vaswani et al. 2017; tiles and recomputation: Dao et al., arXiv 2205.14135
@@ -115,7 +115,8 @@ __device__ __forceinline__ void products(float (&r_s)[RQ][JK], const float* s_a,
 }
 
 // r_sum (rows, columns) += the warp's rows of s_p (TQ,TK) times s_x (TK,E), over the keys of the first `groups`.
-__device__ __forceinline__ void add_product(float (&r_sum)[RQ][CPL], const float* s_p, const float* s_x, int groups, const Place& at) {
+__device__ __forceinline__ void add_product(float (&r_sum)[RQ][CPL], const float* s_p, const float* s_x, int groups,
+                                            const Place& at) {
   const float* s_rows = s_p + (at.warp * 4 * RQ + at.g) * SK;
   for (int key = 0; key < 16 * groups; key += 4) {
     float r_p[RQ][4];

@@ -22,7 +22,7 @@ pub use buffer::{Buffer, Memory, Real};
 pub use gemm::{Mat, gemm};
 
 use crate::error::{Code, Error, Result};
-use places::Places;
+use places::{Places, Rounding};
 
 /// Precision of the plain path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +152,7 @@ pub struct Facts {
     pub arch: String,
     pub multiprocessors: u32,
     pub memory_bytes: u64,
+    pub rounding: Rounding,
 }
 
 /// One entry point of one kernel file, specialised by defines.

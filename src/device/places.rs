@@ -17,7 +17,7 @@ pub struct Places {
     pub rounding: Rounding,
 }
 
-/// How a GPU rounds the operands of matrix products.
+/// How a machine rounds the operands of matrix products, and of attention where it has tensor cores for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounding {
     /// Full f32.
@@ -25,6 +25,8 @@ pub enum Rounding {
     F32,
     /// To 10 bits of mantissa on the tensor cores, sums in f32: several times faster, errors near 1e-3 relative.
     Tf32,
+    /// To 7 bits of mantissa, attention included; sums, softmax and everything stored stay f32. Errors near 3e-3 relative.
+    Bf16,
 }
 
 impl Places {

@@ -16,6 +16,7 @@
 
 use rayon::prelude::*;
 
+use crate::device::places::Rounding;
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
@@ -223,17 +224,21 @@ fn differentiate<T: Real>(
 
 /// A launch of the attention kernels: what both passes share.
 struct Launch {
+    shape: Shape,
+    /// E
+    width: usize,
+    drop: bool,
     /// (B+1) and the sequences that have rows, longest first, so that the last blocks to start are short ones.
     offsets: Buffer,
     order: Buffer,
     /// Sequences times heads.
     blocks: usize,
-    width: usize,
-    softmax_scale: f32,
+    /// Whether operands may be rounded to bf16 and heads are narrow enough: `attention_mma` instead of `attention`.
+    tensor_cores: bool,
 }
 
 impl Launch {
-    fn new(runtime: &dyn Runtime, offsets: &[u32], shape: Shape) -> Result<Launch> {
+    fn new(runtime: &dyn Runtime, offsets: &[u32], shape: Shape, drop: bool) -> Result<Launch> {
         let width = shape.dim / shape.heads;
         if width > 128 {
             return Err(Error::new(Code::G0502, format!("attention has no kernel for heads {width} wide"))
@@ -243,35 +248,38 @@ impl Launch {
         let mut order: Vec<u32> = (0..offsets.len().saturating_sub(1) as u32).filter(|&b| length(b) > 0).collect();
         order.sort_by_key(|&b| std::cmp::Reverse(length(b)));
         Ok(Launch {
+            shape,
+            width,
+            drop,
             blocks: order.len() * shape.heads,
             offsets: upload(runtime, offsets)?,
             order: upload(runtime, &order)?,
-            width,
-            softmax_scale: (1.0 / (width as f64).sqrt()) as f32,
+            tensor_cores: runtime.facts().rounding == Rounding::Bf16 && width <= 64,
         })
     }
-    /// The kernel with tiles of `rows` and `keys`, and its grid with the shared memory of `row_tiles` tiles of rows,
-    /// `key_tiles` of keys and `score_tiles` of scores (kernels/attention.cu, strides `SE` and `SK`).
-    fn kernel(
-        &self,
-        entry: &'static str,
-        shape: Shape,
-        drop: bool,
-        [rows, keys]: [usize; 2],
-        [row_tiles, key_tiles, score_tiles]: [usize; 3],
-    ) -> (Kernel, Grid) {
-        let defines = [
-            ("H", shape.heads as i64),
-            ("E", self.width as i64),
-            ("CAUSAL", i64::from(shape.causal)),
-            ("DROP", i64::from(drop)),
-            ("TQ", rows as i64),
-            ("TK", keys as i64),
-        ];
+    fn defines(&self) -> Vec<(&'static str, i64)> {
+        let Shape { heads, causal, .. } = self.shape;
+        let numbers = [heads as i64, self.width as i64, i64::from(causal), i64::from(self.drop)];
+        ["H", "E", "CAUSAL", "DROP"].into_iter().zip(numbers).collect()
+    }
+    /// On tensor cores: tiles are fixed.
+    fn rounded(&self, entry: &'static str) -> (Kernel, Grid) {
+        (Kernel { file: "attention_mma", entry, defines: self.defines() }, Grid::row(self.blocks, 256))
+    }
+    /// In f32 with tiles of `rows` and `keys`, and the shared memory of so many tiles of rows, of keys and of scores
+    /// (kernels/attention.cu, strides `SE` and `SK`). Tiles are as large as 99 kB, which every processor since sm_80 has,
+    /// and the registers allow.
+    fn exact(&self, entry: &'static str, [rows, keys]: [usize; 2], tiles: [usize; 3]) -> (Kernel, Grid) {
+        let mut defines = self.defines();
+        defines.extend([("TQ", rows as i64), ("TK", keys as i64)]);
         let padded = if self.width <= 8 { 8 } else { self.width.next_multiple_of(16) };
-        let floats = (row_tiles * rows + key_tiles * keys) * (padded + 4) + score_tiles * rows * (keys + 8);
+        let floats = (tiles[0] * rows + tiles[1] * keys) * (padded + 4) + tiles[2] * rows * (keys + 8);
         let grid = Grid { shared_bytes: 4 * floats as u32, ..Grid::row(self.blocks, 128) };
-        (Kernel::new("attention", entry, &defines), grid)
+        (Kernel { file: "attention", entry, defines }, grid)
+    }
+    /// Where the sequences lie, and the scale of the scores.
+    fn tail(&self) -> [Arg<'_>; 3] {
+        [Arg::In(&self.offsets), Arg::In(&self.order), Arg::F32((1.0 / (self.width as f64).sqrt()) as f32)]
     }
 }
 
@@ -284,15 +292,17 @@ fn launch_forward(
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {
-    let launch = Launch::new(runtime, offsets, shape)?;
+    let launch = Launch::new(runtime, offsets, shape, dropout.is_some())?;
     if launch.blocks == 0 {
         return Ok(());
     }
-    // As large as 99 kB of shared memory and the registers allow: every processor since sm_80 has them.
-    let tiles = if launch.width <= 64 { [64, 64] } else { [64, 32] };
-    let (kernel, grid) = launch.kernel("attention_fwd", shape, dropout.is_some(), tiles, [1, 2, 1]);
-    let mut args = vec![Arg::Out(out), Arg::Out(lse), Arg::In(qkv), Arg::In(&launch.offsets), Arg::In(&launch.order)];
-    args.push(Arg::F32(launch.softmax_scale));
+    let (kernel, grid) = match launch.width {
+        _ if launch.tensor_cores => launch.rounded("attention_mma_fwd"),
+        ..=64 => launch.exact("attention_fwd", [64, 64], [1, 2, 1]),
+        _ => launch.exact("attention_fwd", [64, 32], [1, 2, 1]),
+    };
+    let mut args = vec![Arg::Out(out), Arg::Out(lse), Arg::In(qkv)];
+    args.extend(launch.tail());
     args.extend(Dropout::arguments(dropout));
     runtime.launch(&kernel, grid, &mut args)
 }
@@ -308,19 +318,19 @@ fn launch_backward(
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {
-    let launch = Launch::new(runtime, offsets, shape)?;
+    let launch = Launch::new(runtime, offsets, shape, dropout.is_some())?;
     if launch.blocks == 0 {
         return Ok(());
     }
-    let tiles = match launch.width {
-        ..=32 => [64, 64],
-        ..=64 => [32, 64],
-        _ => [32, 32],
+    let (kernel, grid) = match launch.width {
+        _ if launch.tensor_cores => launch.rounded("attention_mma_bwd"),
+        ..=32 => launch.exact("attention_bwd", [64, 64], [2, 2, 2]),
+        ..=64 => launch.exact("attention_bwd", [32, 64], [2, 2, 2]),
+        _ => launch.exact("attention_bwd", [32, 32], [2, 2, 2]),
     };
-    let (kernel, grid) = launch.kernel("attention_bwd", shape, dropout.is_some(), tiles, [2, 2, 2]);
     let mut delta = Buffer::machine(runtime.alloc(lse.len() * 4)?, lse.len());
     let mut args = vec![Arg::Out(dqkv), Arg::Out(&mut delta), Arg::In(dout), Arg::In(out), Arg::In(lse), Arg::In(qkv)];
-    args.extend([Arg::In(&launch.offsets), Arg::In(&launch.order), Arg::F32(launch.softmax_scale)]);
+    args.extend(launch.tail());
     args.extend(Dropout::arguments(dropout));
     runtime.launch(&kernel, grid, &mut args)
 }
@@ -445,5 +455,41 @@ mod tests {
         let (before, after) = (before.f32s().unwrap(), after.f32s().unwrap());
         assert_eq!(before[..40 * 8], after[..40 * 8]);
         assert_ne!(before[40 * 8..], after[40 * 8..]);
+    }
+
+    /// The tensor cores' variant, with inputs that bf16 holds exactly: scores are then exact products summed in f32, so the
+    /// log-sum-exp must agree as in f32. P and dS are rounded once, by 2^-9 at most and 2^-9 / sqrt(3) on average, and the
+    /// output's rounding enters delta: three roundings bound every result.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn rounded_operands_stray_by_their_rounding_alone() {
+        use crate::device::emulator::{Options, Schedule, open};
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        let bf16 = |x: f64| f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000));
+        let drop = Dropout::new(0.3, 5, 2, 9);
+        for (checked, schedule) in [(false, Schedule::Reverse), (false, Schedule::Random(3)), (true, Schedule::Forward)] {
+            let options = Options { checked, schedule, rounding: Rounding::Bf16, ..Options::new(&cache) };
+            let device = match open(&options) {
+                Ok(device) => device,
+                Err(error) if error.code() == Code::G0507 => return println!("SKIPPED: no C++ compiler"),
+                Err(error) => panic!("{error:?}"),
+            };
+            for (heads, width, causal, dropout) in [(2, 16, true, Some(&drop)), (1, 64, true, None), (3, 5, false, Some(&drop))] {
+                let (shape, rows) = (Shape { dim: heads * width, heads, causal }, OFFSETS[7] as usize);
+                let inputs = [(1, 3), (2, 1)].map(|(lane, times)| noise(lane, rows * times * shape.dim));
+                let [qkv, weight] = inputs.map(|x| x.into_iter().map(bf16).collect::<Vec<f64>>());
+                let results = |device: &Device| {
+                    let [q, out, lse] = run(device, &qkv, &OFFSETS, shape, dropout);
+                    let (mut dqkv, dout) = (Buffer::empty(device), device.reals(&weight).unwrap());
+                    backward(device, &mut dqkv, &dout, &out, &lse, &q, &OFFSETS, shape, dropout).unwrap();
+                    [lse, out, dqkv].map(|buffer| buffer.to_f64(device).unwrap())
+                };
+                let norm = |x: Vec<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+                for ((got, want), budget) in results(&device).iter().zip(results(&Device::ORACLE)).zip([1e-6, 2e-3, 6e-3]) {
+                    let error = norm(got.iter().zip(&want).map(|(g, w)| g - w).collect()) / norm(want);
+                    assert!(error <= budget, "H {heads}, E {width}: {error:.1e} of {budget:.1e}");
+                }
+            }
+        }
     }
 }

@@ -151,6 +151,7 @@ impl Cuda {
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
             // SAFETY: as above.
             memory_bytes: unsafe { result::device::total_mem(device) }.map_err(check)? as u64,
+            rounding: places.rounding,
         };
         let newest = version as u32 / 1000;
         let compiler = nvrtc::Nvrtc::load(places, Some(newest))?;

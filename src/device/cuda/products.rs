@@ -111,6 +111,7 @@ impl Products {
         let compute = match self.rounding {
             Rounding::F32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             Rounding::Tf32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            Rounding::Bf16 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
         };
         let [m, n, k] = form.shape;
         let operation = result::create_matmul_desc(compute, real)?;

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::device::places::Rounding;
 use crate::device::{
     Arg, Buffer, Device, Facts, Grid, Kernel, Mark, Mat, MatIn, MatOut, Memory, Replay, Runtime, check_product, gemm,
 };
@@ -34,6 +35,8 @@ pub struct Options {
     pub cache: PathBuf,
     /// Device memory; reserved, not taken.
     pub memory_bytes: u64,
+    /// Which kernels launchers choose; the emulator's own products are always f32.
+    pub rounding: Rounding,
     /// (file stem, text) of kernels beside the embedded ones.
     pub extra_sources: Vec<(String, String)>,
 }
@@ -41,7 +44,14 @@ pub struct Options {
 impl Options {
     /// Unchecked, in order, with 8 GiB of memory.
     pub fn new(cache: impl Into<PathBuf>) -> Options {
-        Options { checked: false, schedule: Schedule::Forward, cache: cache.into(), memory_bytes: 8 << 30, extra_sources: vec![] }
+        Options {
+            checked: false,
+            schedule: Schedule::Forward,
+            cache: cache.into(),
+            memory_bytes: 8 << 30,
+            rounding: Rounding::F32,
+            extra_sources: vec![],
+        }
     }
 }
 
@@ -127,6 +137,7 @@ impl Emulator {
             // Few, so that kernels which divide their work among the multiprocessors do more than one round.
             multiprocessors: 2,
             memory_bytes: options.memory_bytes,
+            rounding: options.rounding,
         };
         Ok(Arc::new(Emulator {
             facts,
