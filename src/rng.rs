@@ -96,6 +96,10 @@ impl Draws {
             word3: (stream as u32) << 24 | u32::from(lane) << 16 | (step >> 32) as u32,
         }
     }
+    /// What a kernel needs to draw the same words: key (low, high), counter words 2 and 3.
+    pub fn parts(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.word2, self.word3]
+    }
     /// Four independent uniform words for `index`.
     #[inline]
     pub fn words(&self, index: u64) -> [u32; 4] {

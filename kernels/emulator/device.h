@@ -110,6 +110,8 @@ inline float ceilf(float x) { return __builtin_ceilf(x); }
 inline float rintf(float x) { return __builtin_rintf(x); }
 inline float truncf(float x) { return __builtin_truncf(x); }
 inline float copysignf(float x, float y) { return __builtin_copysignf(x, y); }
+inline double exp(double x) { return __builtin_exp(x); }
+inline double log(double x) { return __builtin_log(x); }
 inline int abs(int x) { return __builtin_abs(x); }
 
 inline bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }

@@ -11,7 +11,7 @@ use crate::cli::terminal;
 use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Values};
-use crate::{ops, optim};
+use crate::{loss, ops, optim};
 
 #[derive(clap::Args)]
 #[command(
@@ -45,7 +45,12 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             .note(why.unwrap_or_default())
             .help("use `--device emulator`, or `--device cuda` where there is a GPU"));
     }
-    let cases: Vec<Case> = ops::cases().into_iter().chain(optim::cases()).filter(|c| c.operation.contains(&args.only)).collect();
+    let cases: Vec<Case> = ops::cases()
+        .into_iter()
+        .chain(loss::cases())
+        .chain(optim::cases())
+        .filter(|c| c.operation.contains(&args.only))
+        .collect();
     let mut lines = vec![];
     for case in &cases {
         let at = |e: Error| e.at(format!("{}, {}", case.operation, case.shape));

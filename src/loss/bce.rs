@@ -9,7 +9,7 @@
 
 use crate::device::Real;
 use crate::loss::{Declared, Loss, row_loss};
-use crate::ops::sampled_loss::RowFacts;
+use crate::ops::sampled_loss::{RowFacts, Twin};
 use crate::ops::vector;
 
 pub const DECLARED: Declared = Declared {
@@ -34,7 +34,7 @@ impl Bce {
         ((-positive).softplus() + loss * share, -sigmoid(-positive))
     }
 }
-row_loss!(Bce);
+row_loss!(Bce, twin: |_: &Bce| Twin::Bce);
 
 /// 1 / (1 + e^-x)
 #[inline(always)]

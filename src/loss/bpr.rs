@@ -9,7 +9,7 @@
 use crate::device::Real;
 use crate::loss::bce::negatives_are_not_next;
 use crate::loss::{Declared, Loss, row_loss};
-use crate::ops::sampled_loss::RowFacts;
+use crate::ops::sampled_loss::{RowFacts, Twin};
 use crate::ops::vector;
 
 pub const DECLARED: Declared = Declared {
@@ -37,4 +37,4 @@ impl Bpr {
         )
     }
 }
-row_loss!(Bpr);
+row_loss!(Bpr, twin: |_: &Bpr| Twin::Bpr);

@@ -12,7 +12,7 @@
 use crate::device::Real;
 use crate::loss::bce::{negatives_are_not_next, sigmoid};
 use crate::loss::{Declared, Form, Loss, Param, row_loss};
-use crate::ops::sampled_loss::RowFacts;
+use crate::ops::sampled_loss::{RowFacts, Twin};
 use crate::ops::vector;
 
 pub const DECLARED: Declared = Declared {
@@ -47,4 +47,4 @@ impl Gbce {
         ((beta * (-positive).softplus() + loss) * share, -beta * share * sigmoid(-positive))
     }
 }
-row_loss!(Gbce);
+row_loss!(Gbce, twin: |loss: &Gbce| Twin::Gbce { beta: loss.beta });

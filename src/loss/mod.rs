@@ -14,6 +14,7 @@
 
 mod bce;
 mod bpr;
+mod cases;
 mod gbce;
 mod sampled_softmax;
 #[cfg(test)]
@@ -22,6 +23,8 @@ mod tests;
 use crate::config::{Kind, Value};
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::sampled_loss::RowLoss;
+
+pub use cases::cases;
 
 /// A loss, ready to run.
 pub enum Loss {
@@ -159,13 +162,16 @@ fn check(declared: &Declared, name: &str, value: &Value) -> Result<()> {
 
 /// Implements [`RowLoss`] for a loss written once as `fn row<T: Real>(&self, ...) -> (T, T)`.
 macro_rules! row_loss {
-    ($loss:ty $(, needs_log_q: $needs:expr)?) => {
+    ($loss:ty, twin: $twin:expr $(, needs_log_q: $needs:expr)?) => {
         impl $crate::ops::sampled_loss::RowLoss for $loss {
             fn row_f32(&self, s: f32, negatives: &[f32], facts: RowFacts, d: &mut [f32]) -> (f32, f32) {
                 self.row(s, negatives, facts, d)
             }
             fn row_f64(&self, s: f64, negatives: &[f64], facts: RowFacts, d: &mut [f64]) -> (f64, f64) {
                 self.row(s, negatives, facts, d)
+            }
+            fn twin(&self) -> $crate::ops::sampled_loss::Twin {
+                ($twin)(self)
             }
             $(fn needs_log_q(&self) -> bool {
                 ($needs)(self)

@@ -18,7 +18,7 @@
 use crate::device::Real;
 use crate::loss::bce::sigmoid;
 use crate::loss::{Declared, Form, Loss, Param, row_loss};
-use crate::ops::sampled_loss::RowFacts;
+use crate::ops::sampled_loss::{Correction, RowFacts, Twin};
 use crate::ops::vector;
 
 pub const DECLARED: Declared = Declared {
@@ -47,13 +47,6 @@ pub const DECLARED: Declared = Declared {
         Loss::Sampled(Box::new(SampledSoftmax { temperature: p.number("temperature"), correction }))
     },
 };
-
-#[derive(Clone, Copy, PartialEq)]
-enum Correction {
-    None,
-    Classic,
-    Revised,
-}
 
 pub struct SampledSoftmax {
     temperature: f64,
@@ -90,4 +83,8 @@ impl SampledSoftmax {
         )
     }
 }
-row_loss!(SampledSoftmax, needs_log_q: |loss: &SampledSoftmax| loss.correction != Correction::None);
+row_loss!(
+    SampledSoftmax,
+    twin: |loss: &SampledSoftmax| Twin::SampledSoftmax { temperature: loss.temperature, correction: loss.correction },
+    needs_log_q: |loss: &SampledSoftmax| loss.correction != Correction::None
+);

@@ -490,3 +490,9 @@ fn the_registry_refuses_what_it_does_not_know() {
     assert_eq!(code(&kind("gbce", &[("t", word("high"))])).unwrap_err().0, Code::C0202);
     assert_eq!(code(&kind("sampled_softmax", &[("log_q", word("new"))])).unwrap_err().0, Code::C0202);
 }
+
+#[cfg(feature = "emulator")]
+#[test]
+fn kernels_agree_with_the_plain_path() {
+    crate::ops::case::emulated::in_every_way(&cases());
+}

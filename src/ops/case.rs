@@ -9,8 +9,11 @@
 //!
 //! `hardneg check` runs all of them on a machine, the tests on the emulator, and `benches/gpu.sh` on a GPU.
 
+use crate::data::batch::Batch;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ids::NONE;
+use crate::ops::negatives::Negatives;
 use crate::rng::{Draws, Stream, normal2};
 
 /// One operation at one shape.
@@ -111,6 +114,34 @@ pub fn noise(lane: u8, n: usize) -> Vec<f64> {
 pub fn ids(lane: u8, n: usize, below: usize) -> Vec<u32> {
     let draws = Draws::new(2, Stream::Test, lane, 1);
     (0..n as u64).map(|i| crate::rng::below(draws.words64(i)[0], below as u64) as u32).collect()
+}
+
+/// Lists of `m` candidates below `items` for groups of `group` rows, some slots empty.
+pub fn lists(rows: usize, m: usize, items: usize, group: usize) -> Negatives {
+    let groups = rows.div_ceil(group);
+    let mut ids = ids(4, groups * m, items);
+    ids.iter_mut().skip(2).step_by(7).for_each(|i| *i = NONE);
+    let group_offsets = (0..=groups).map(|g| (g * group).min(rows) as u32).collect();
+    Negatives { n: m, group_offsets, ids, ..Negatives::default() }
+}
+
+/// `rows` rows over `items` items in sequences of one to five rows, whose users have seen about every third item; the first
+/// has seen everything, the second nothing.
+pub fn batch(rows: usize, items: usize) -> Batch {
+    let mut batch = Batch { offsets: vec![0], seen_offsets: vec![0], ..Batch::default() };
+    while batch.items.len() < rows {
+        let b = batch.users.len();
+        let end = rows.min(batch.items.len() + 1 + b % 5);
+        batch.items.resize(end, 0);
+        let seen = (0..items as u32).filter(|i| b == 0 || b > 1 && (i * 7 + b as u32) % 3 == 0);
+        batch.seen.extend(seen);
+        batch.users.push(b as u32);
+        batch.offsets.push(end as u32);
+        batch.seen_offsets.push(batch.seen.len() as u32);
+    }
+    batch.targets = ids(3, rows, items);
+    batch.row_keys = (0..rows as u64).map(|r| 1000 + 3 * r).collect();
+    batch
 }
 
 #[cfg(test)]

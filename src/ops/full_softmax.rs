@@ -13,11 +13,14 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
+use crate::ops::case::{self, Case, Output};
+use crate::ops::loss_total;
 use crate::ops::sampled_loss::Gradients;
-use crate::ops::score::{ScoreKind, Scoring};
+use crate::ops::scan::{self, Tiles};
+use crate::ops::score::{Inputs, ScoreKind, Scoring, forms};
 use crate::ops::tile::Norms;
 use crate::ops::vector;
 
@@ -35,7 +38,92 @@ pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring
     if targets.len() != scoring.rows() || targets.iter().any(|&t| t as usize >= scoring.items) {
         return Err(Error::internal("softmax: the targets do not fit the rows or the table"));
     }
-    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale), _ => Err(no_kernel("full_softmax")))
+    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale), runtime => {
+        Ok(scale * on_machine(device, &**runtime, grads, scoring, targets, scale as f32)?)
+    })
+}
+
+/// Two passes, each owner of what it writes: rows (dp, dg, normalisers), then items (da). Returns the unscaled loss.
+fn on_machine(
+    device: &Device,
+    runtime: &dyn Runtime,
+    mut grads: Gradients,
+    scoring: &Scoring,
+    targets: &[u32],
+    scale: f32,
+) -> Result<f64> {
+    scoring.check()?;
+    let (rows, items) = (targets.len(), scoring.items);
+    if rows == 0 {
+        return Ok(0.0);
+    }
+    let tiles = Tiles::weighted(scoring)?;
+    // A context shifts all dot products of a row alike: no kernel sees it, and it gets no gradient.
+    let dot = scoring.kind == ScoreKind::Dot;
+    if let Some(dg) = grads.context.as_deref_mut().filter(|_| dot) {
+        dg.clear(device)?;
+    }
+    let context = || if dot { Arg::None } else { scan::context(scoring) };
+    let targets = upload(runtime, targets)?;
+    let (mut saved, mut losses, mut parts) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
+    saved.resize(device, 2 * rows)?;
+    losses.resize(device, rows)?;
+    let grid = |owned: usize, splits: usize| Grid {
+        blocks: [owned.div_ceil(tiles.own) as u32, splits as u32, 1],
+        threads: 128,
+        shared_bytes: tiles.shared_bytes,
+    };
+    let sizes = || [Arg::U32(rows as u32), Arg::U32(items as u32), Arg::F32(scan::heat(scoring)), Arg::F32(scale)];
+    let kernel = |entry| Kernel::new("full_softmax", entry, &tiles.defines);
+
+    let dg = grads.context.filter(|_| !dot).map_or(Arg::None, Arg::Out);
+    let mut args = vec![Arg::Out(grads.query), dg, Arg::Out(&mut saved), Arg::Out(&mut losses), Arg::In(scoring.query)];
+    args.extend([context(), Arg::In(scoring.table), Arg::In(&targets)]);
+    args.extend(sizes());
+    runtime.launch(&kernel("full_softmax_rows"), grid(rows, 1), &mut args)?;
+
+    let splits = tiles.splits(items, rows, 4);
+    let split = splits > 1;
+    parts.resize(device, if split { splits * grads.table.len() } else { 0 })?;
+    let partial = if split { Arg::Out(&mut parts) } else { Arg::None };
+    let mut args = vec![Arg::Out(&mut *grads.table), partial, Arg::In(&saved), Arg::In(scoring.query), context()];
+    args.extend([Arg::In(scoring.table), Arg::In(&targets)]);
+    args.extend(sizes());
+    runtime.launch(&kernel("full_softmax_items"), grid(items, splits), &mut args)?;
+    if split {
+        let n = grads.table.len();
+        let args = &mut [Arg::Out(grads.table), Arg::In(&parts), Arg::U64(n as u64), Arg::U32(splits as u32)];
+        runtime.launch(&kernel("full_softmax_merge"), Grid::row(n.div_ceil(256), 256), args)?;
+    }
+    loss_total::read(runtime, &losses, rows)
+}
+
+pub fn cases() -> Vec<Case> {
+    /// (R, V, D); the last but one is cut into parts
+    const SHAPES: [[usize; 3]; 7] =
+        [[1, 1, 1], [3, 63, 16], [33, 5, 31], [65, 131, 64], [63, 65, 128], [523, 7, 8], [5, 33, 512]];
+    let mut cases = Vec::new();
+    for (turn, shape) in SHAPES.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            cases.push(Case::new("full_softmax", format!("{form}, R {r}, V {v}, D {d}"), move |device| {
+                let inputs = Inputs::new(device, shape, kind, with_context, false)?;
+                let (mut dp, mut dg, mut da) = (Buffer::empty(device), Buffer::empty(device), device.zeros(v * d)?);
+                let grads = Gradients {
+                    query: &mut dp,
+                    // The dot product's softmax leaves nothing for the context but rounding.
+                    context: (with_context && kind != ScoreKind::Dot).then_some(&mut dg),
+                    wrong: None,
+                    table: &mut da,
+                };
+                let loss = forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 1.0 / r as f64)?;
+                let loss = Output { name: "loss", values: case::Values::Reals(vec![loss]) };
+                let reals = |name, buffer| Output::reals(name, device, buffer);
+                Ok(vec![loss, reals("dp", &dp)?, reals("dg", &dg)?, reals("da", &da)?])
+            }));
+        }
+    }
+    cases
 }
 
 fn reference<T: Real>(grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<f64> {

@@ -19,12 +19,14 @@ pub mod exclusion;
 pub mod full_softmax;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss_total;
 pub mod matmul;
 pub mod negatives;
 pub mod param;
 pub mod rank;
 pub mod rows;
 pub mod sampled_loss;
+pub mod scan;
 pub mod score;
 pub mod score_topk;
 pub mod segments;
@@ -36,7 +38,7 @@ pub mod vocabulary;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 10] = [
+    let operations: [fn() -> Vec<case::Case>; 15] = [
         vocabulary::cases,
         embedding::cases,
         attributes::cases,
@@ -47,6 +49,11 @@ pub fn cases() -> Vec<case::Case> {
         column_sum::cases,
         attention::cases,
         activation::cases,
+        score::cases,
+        full_softmax::cases,
+        rank::cases,
+        score_topk::cases,
+        softmax_draw::cases,
     ];
     operations.into_iter().flat_map(|of| of()).collect()
 }

@@ -17,9 +17,14 @@
 
 use rayon::prelude::*;
 
+use crate::device::{Arg, Device, Grid, Kernel, Real, Runtime, download, upload};
+use crate::dispatch;
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
-use crate::ops::vector;
+use crate::ops::case::{self, Case, Output, Values};
+use crate::ops::scan::{self, Tiles, Veil};
+use crate::ops::score::{Inputs, ScoreKind, Scoring, forms};
+use crate::ops::{score_topk, vector};
 
 /// Where a target with equals is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +155,130 @@ pub fn forward(
         standings.clear();
     }
     Ok(())
+}
+
+/// Ranks the catalogue for the rows of `scoring` without their scores being written, on a machine; on the plain path the scores
+/// of a tile are, which is why callers bound the rows. Outputs as in [`forward`]; a score of minus infinity is not listed here.
+pub fn of_catalogue(
+    device: &Device,
+    standings: &mut Vec<Option<Standing>>,
+    lists: &mut Vec<Entry>,
+    scoring: &Scoring,
+    mask: &Mask<'_>,
+    targets: Option<&[u32]>,
+    k: usize,
+) -> Result<()> {
+    dispatch!(device, T => {
+        let mut scores = vec![T::ZERO; scoring.rows() * scoring.items];
+        scoring.view::<T>()?.all(&mut scores);
+        let mut scores: Vec<f32> = scores.iter().map(|s| s.f64() as f32).collect();
+        forward(standings, lists, &mut scores, mask, targets, k)
+    }, runtime => {
+        let rows = scoring.rows();
+        let shaped = mask.excluded.is.len() == scoring.items
+            && targets.is_none_or(|t| t.len() == rows && t.iter().all(|&t| (t as usize) < scoring.items))
+            && mask.seen.is_none_or(|(offsets, seen)| offsets.len() == rows + 1 && offsets[rows] as usize <= seen.len());
+        if !shaped {
+            return Err(Error::internal("the catalogue does not fit the mask or the targets"));
+        }
+        standings.clear();
+        lists.clear();
+        if rows == 0 {
+            return Ok(());
+        }
+        let veil = Veil::of_mask(&**runtime, mask, scoring.items)?;
+        if let Some(targets) = targets {
+            standings_on(device, &**runtime, standings, scoring, mask, &veil, targets)?;
+        }
+        if k > 0 {
+            let (ids, scores) = score_topk::catalogue_on(device, &**runtime, scoring, &veil, k, true)?;
+            let ids: Vec<u32> = download(&**runtime, &ids, rows * k)?;
+            let scores: Vec<f32> = download(&**runtime, &scores, rows * k)?;
+            lists.extend(ids.into_iter().zip(scores).map(|(item, score)| Entry { item, score }));
+        }
+        Ok(())
+    })
+}
+
+fn standings_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    standings: &mut Vec<Option<Standing>>,
+    scoring: &Scoring,
+    mask: &Mask,
+    veil: &Veil,
+    targets: &[u32],
+) -> Result<()> {
+    scoring.check()?;
+    let (rows, items) = (scoring.rows(), scoring.items);
+    let tiles = Tiles::scores(scoring, 0)?;
+    let mut counts = device.zeros(4 * rows)?;
+    let wanted = upload(runtime, targets)?;
+    let [barred, extents, seen, _] = veil.args();
+    let args = &mut [
+        Arg::Out(&mut counts),
+        Arg::In(scoring.query),
+        scan::context(scoring),
+        Arg::In(scoring.table),
+        barred,
+        extents,
+        seen,
+        Arg::In(&wanted),
+        Arg::U32(rows as u32),
+        Arg::U32(items as u32),
+        Arg::F32(scan::heat(scoring)),
+    ];
+    let blocks = [rows.div_ceil(tiles.own) as u32, tiles.splits(rows, items, 8) as u32, 1];
+    let grid = Grid { blocks, threads: 128, shared_bytes: tiles.shared_bytes };
+    runtime.launch(&Kernel::new("rank", "rank_standings", &tiles.defines), grid, args)?;
+    let counts: Vec<u32> = download(runtime, &counts, 4 * rows)?;
+    for (row, (&target, count)) in targets.iter().zip(counts.chunks_exact(4)).enumerate() {
+        let [above, equal, before, not_numbers] = [count[0], count[1], count[2], count[3]];
+        if not_numbers > 0 {
+            return Err(nan());
+        }
+        let own = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
+        let masked = mask.excluded.contains(target) || own.binary_search(&target).is_ok();
+        // A masked target is not among its equals.
+        standings.push((!masked).then(|| Standing { above, tied: equal - 1, tied_before: before }));
+    }
+    Ok(())
+}
+
+pub fn cases() -> Vec<Case> {
+    /// (R, V, D) and k
+    const SHAPES: [([usize; 3], usize); 5] =
+        [([1, 1, 1], 1), ([33, 63, 16], 3), ([64, 131, 31], 10), ([7, 1300, 8], 0), ([3, 33, 512], 5)];
+    let mut cases = Vec::new();
+    for (turn, (shape, k)) in SHAPES.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            for with_seen in [false, true] {
+                cases.push(Case::new("rank", format!("{form}, R {r}, V {v}, D {d}, k {k}, seen {with_seen}"), move |device| {
+                    // Few levels and many items: most targets have equals.
+                    let inputs = Inputs::new(device, shape, kind, with_context, kind == ScoreKind::Dot)?;
+                    let excluded = Excluded::new(v, |i| i % 11 == 7);
+                    let seen: Vec<Vec<u32>> =
+                        (0..r as u32).map(|r| (0..v as u32).filter(|i| (i + r) % 4 == 1 && r != 1).collect()).collect();
+                    let mut offsets = vec![0];
+                    seen.iter().for_each(|list| offsets.push(offsets[offsets.len() - 1] + list.len() as u32));
+                    let seen = seen.concat();
+                    let mask = Mask { excluded: &excluded, seen: with_seen.then_some((&offsets[..], &seen[..])) };
+                    let (mut standings, mut lists) = (vec![], vec![]);
+                    let targets = case::ids(3, r, v);
+                    of_catalogue(device, &mut standings, &mut lists, &inputs.scoring(), &mask, Some(&targets), k)?;
+                    let flat = |s: &Option<Standing>| s.map_or([NONE; 3], |s| [s.above, s.tied, s.tied_before]);
+                    let scores = lists.iter().map(|e| f64::from(e.score)).collect();
+                    Ok(vec![
+                        Output::ids("standings", standings.iter().flat_map(flat).collect()),
+                        Output::ids("items", lists.iter().map(|e| e.item).collect()),
+                        Output { name: "scores", values: Values::Reals(scores) },
+                    ])
+                }));
+            }
+        }
+    }
+    cases
 }
 
 /// Overwrites the scores of masked items with NaN and returns how many there are. `seen` is ascending.

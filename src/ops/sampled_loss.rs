@@ -13,11 +13,12 @@
 //!
 //! Cost: `6 R N D` flops; `R N` gathered rows (twice) and `16 R N` bytes of records where negatives are not shared.
 
+mod machine;
 mod rows;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Buffer, Device, Real};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
@@ -43,10 +44,29 @@ pub trait RowLoss: Send + Sync {
     fn row_f32(&self, positive: f32, negatives: &[f32], facts: RowFacts, d_negatives: &mut [f32]) -> (f32, f32);
     /// The same in f64.
     fn row_f64(&self, positive: f64, negatives: &[f64], facts: RowFacts, d_negatives: &mut [f64]) -> (f64, f64);
+    /// The same function in `kernels/sampled_loss.cu`.
+    fn twin(&self) -> Twin;
     /// Whether the sampler has to hand over `log_q`.
     fn needs_log_q(&self) -> bool {
         false
     }
+}
+
+/// The row losses a kernel knows, with their parameters; the mathematics is in `loss/`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Twin {
+    Bce,
+    Gbce { beta: f64 },
+    Bpr,
+    SampledSoftmax { temperature: f64, correction: Correction },
+}
+
+/// How a sampled softmax corrects for the probability of each draw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Correction {
+    None,
+    Classic,
+    Revised,
 }
 
 /// Where the gradients go.
@@ -128,7 +148,10 @@ pub fn forward_backward(
         let dg = grads.context.map(T::of_mut).transpose()?;
         let dw = grads.wrong.map(T::of_mut).transpose()?;
         Ok(scale * reference(&job, T::of_mut(grads.query)?, dg, dw, T::of_mut(grads.table)?))
-    }, _ => Err(no_kernel("sampled_loss")))
+    }, runtime => {
+        let job = machine::Job { scoring, targets, negatives, wrong, w, twin: loss.twin(), scale: scale as f32 };
+        Ok(scale * job.run(device, &**runtime, grads)?)
+    })
 }
 
 fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w: usize, loss: &dyn RowLoss) -> Result<()> {

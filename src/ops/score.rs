@@ -23,10 +23,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
+use crate::ops::case::{self, Case, Output};
+use crate::ops::scan::{self, Tiles};
 use crate::ops::tile::{Norms, Tile};
 use crate::ops::vector;
 
@@ -56,7 +58,7 @@ pub struct Scoring<'a> {
 /// s (R,V) = the score of every item for every row.
 pub fn all(device: &Device, s: &mut Buffer, scoring: &Scoring) -> Result<()> {
     s.resize(device, scoring.rows() * scoring.items)?;
-    dispatch!(device, T => { scoring.view::<T>()?.all(T::of_mut(s)?); Ok(()) }, _ => Err(no_kernel("score")))
+    dispatch!(device, T => { scoring.view::<T>()?.all(T::of_mut(s)?); Ok(()) }, runtime => all_on(&**runtime, s, scoring))
 }
 
 /// s (R,M) = scores of each row's own list of items `ids (R,M)`; minus infinity where an id is `ids::NONE`.
@@ -74,7 +76,130 @@ pub fn gather(device: &Device, s: &mut Buffer, scoring: &Scoring, ids: &[u32]) -
         let m = ids.len() / rows;
         T::of_mut(s)?.par_chunks_mut(m).zip(ids.par_chunks(m)).enumerate().for_each(|(r, (s, ids))| view.row(r, ids, s));
         Ok(())
-    }, _ => Err(no_kernel("score")))
+    }, runtime => gather_on(&**runtime, s, scoring, &upload(&**runtime, ids)?, ids.len() / rows))
+}
+
+fn all_on(runtime: &dyn Runtime, s: &mut Buffer, scoring: &Scoring) -> Result<()> {
+    scoring.check()?;
+    let (rows, items) = (scoring.rows(), scoring.items);
+    if rows == 0 || items == 0 {
+        return Ok(());
+    }
+    let tiles = Tiles::scores(scoring, 0)?;
+    let blocks = [items.div_ceil(tiles.stream) as u32, rows.div_ceil(tiles.own) as u32, 1];
+    let args = &mut [
+        Arg::Out(s),
+        Arg::In(scoring.query),
+        scan::context(scoring),
+        Arg::In(scoring.table),
+        Arg::U32(rows as u32),
+        Arg::U32(items as u32),
+        Arg::F32(scan::heat(scoring)),
+    ];
+    let grid = Grid { blocks, threads: 128, shared_bytes: tiles.shared_bytes };
+    runtime.launch(&Kernel::new("score", "score_all", &tiles.defines), grid, args)
+}
+
+/// s (R,M) of ids (R,M) that are on the machine already and within the table.
+pub(crate) fn gather_on(runtime: &dyn Runtime, s: &mut Buffer, scoring: &Scoring, ids: &Buffer, m: usize) -> Result<()> {
+    /// Entries of a list that a warp takes.
+    const RUN: usize = 64;
+    scoring.check()?;
+    let rows = scoring.rows();
+    let args = &mut [
+        Arg::Out(s),
+        Arg::In(scoring.query),
+        scan::context(scoring),
+        Arg::In(scoring.table),
+        Arg::In(ids),
+        Arg::U32(rows as u32),
+        Arg::U32(m as u32),
+        Arg::F32(scan::heat(scoring)),
+    ];
+    let kernel = Kernel::new("score", "score_gather", &scan::gathered(scoring)?);
+    runtime.launch(&kernel, Grid::row((rows * m.div_ceil(RUN)).div_ceil(4), 128), args)
+}
+
+/// Each form of the score: name, kind, whether a context is given.
+pub(crate) const FORMS: [(&str, ScoreKind, bool); 4] = [
+    ("dot", ScoreKind::Dot, false),
+    ("dot, context", ScoreKind::Dot, true),
+    ("cosine", ScoreKind::Cosine { temperature: 0.3 }, false),
+    ("cosine, context", ScoreKind::Cosine { temperature: 0.3 }, true),
+];
+
+/// Every other form: a shape meets a dot product and a cosine, a form half of the shapes. All pairs would only compile longer.
+pub(crate) fn forms(turn: usize) -> impl Iterator<Item = (&'static str, ScoreKind, bool)> {
+    [[0, 3], [1, 2]][turn % 2].into_iter().map(|form| FORMS[form])
+}
+
+/// The buffers of a case.
+pub(crate) struct Inputs {
+    pub query: Buffer,
+    pub context: Option<Buffer>,
+    pub table: Buffer,
+    pub dim: usize,
+    pub items: usize,
+    pub kind: ScoreKind,
+}
+
+impl Inputs {
+    /// Normal numbers of shape `[R, V, D]`, smaller where D is large so that a softmax of the scores is not a point; with
+    /// `exact` they are rounded to eighths, whose dot products have no rounding: ties are then decided by the rule alone.
+    pub fn new(device: &Device, [r, v, d]: [usize; 3], kind: ScoreKind, with_context: bool, exact: bool) -> Result<Inputs> {
+        let size = (d as f64).powf(-0.25);
+        let noise = |lane, n| {
+            let mut x = case::noise(lane, n);
+            x.iter_mut().for_each(|x| *x = if exact { (*x * 8.0).round() / 8.0 } else { *x * size });
+            device.reals(&x)
+        };
+        let context = with_context.then(|| noise(1, r * d)).transpose()?;
+        Ok(Inputs { query: noise(0, r * d)?, context, table: noise(2, v * d)?, dim: d, items: v, kind })
+    }
+    pub fn scoring(&self) -> Scoring<'_> {
+        Scoring {
+            kind: self.kind,
+            dim: self.dim,
+            items: self.items,
+            query: &self.query,
+            context: self.context.as_ref(),
+            table: &self.table,
+        }
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    /// (R, V, D)
+    const SHAPES: [[usize; 3]; 6] = [[1, 1, 1], [3, 63, 16], [33, 5, 31], [65, 131, 64], [63, 65, 128], [5, 33, 512]];
+    /// (R, V, D) and M
+    const LISTS: [([usize; 3], usize); 5] =
+        [([1, 1, 1], 1), ([3, 40, 31], 65), ([5, 17, 64], 1), ([2, 9, 200], 63), ([3, 9, 512], 7)];
+    let mut cases = Vec::new();
+    for (turn, shape) in SHAPES.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            cases.push(Case::new("score", format!("all, {form}, R {r}, V {v}, D {d}"), move |device| {
+                let inputs = Inputs::new(device, shape, kind, with_context, false)?;
+                let mut s = Buffer::empty(device);
+                all(device, &mut s, &inputs.scoring())?;
+                Ok(vec![Output::reals("s", device, &s)?])
+            }));
+        }
+    }
+    for (turn, (shape, m)) in LISTS.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            cases.push(Case::new("score", format!("lists of {m}, {form}, R {r}, V {v}, D {d}"), move |device| {
+                let inputs = Inputs::new(device, shape, kind, with_context, false)?;
+                let mut ids = case::ids(3, r * m, v);
+                ids.iter_mut().step_by(7).for_each(|i| *i = ids::NONE);
+                let mut s = Buffer::empty(device);
+                gather(device, &mut s, &inputs.scoring(), &ids)?;
+                Ok(vec![Output::reals("s", device, &s)?])
+            }));
+        }
+    }
+    cases
 }
 
 impl<'a> Scoring<'a> {
@@ -82,8 +207,8 @@ impl<'a> Scoring<'a> {
     pub fn rows(&self) -> usize {
         self.query.len().checked_div(self.dim).unwrap_or(0)
     }
-    /// The same as slices of the plain path; fails when a shape does not fit.
-    pub fn view<T: Real>(&self) -> Result<View<'a, T>> {
+    /// Fails when a shape does not fit.
+    pub(crate) fn check(&self) -> Result<()> {
         let rows = self.rows();
         let fits = self.dim > 0
             && self.query.len() == rows * self.dim
@@ -92,6 +217,11 @@ impl<'a> Scoring<'a> {
         if !fits {
             return Err(Error::internal("score: query, context or table has the wrong length"));
         }
+        Ok(())
+    }
+    /// The same as slices of the plain path; fails when a shape does not fit.
+    pub fn view<T: Real>(&self) -> Result<View<'a, T>> {
+        self.check()?;
         let context = self.context.map(T::of).transpose()?;
         Ok(View {
             kind: self.kind,

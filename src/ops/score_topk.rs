@@ -12,13 +12,16 @@
 
 use std::cmp::Ordering;
 
-use crate::device::{Device, Real, no_kernel};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::dispatch;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::{self, Hidden};
+use crate::ops::case::{self, Case, Output};
+use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::Scoring;
+use crate::ops::scan::{self, Tiles, Veil};
+use crate::ops::score::{self, Inputs, ScoreKind, Scoring, forms};
 
 /// (R,k) best of the lists of each row's group.
 pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Vec<u32>> {
@@ -31,7 +34,11 @@ pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, k: usize)
             ids.iter().zip(&*s).for_each(|(&i, &s)| kept.offer(s, i));
             kept.write(out);
         })?;
-    }, _ => return Err(no_kernel("score_topk")));
+    }, runtime => {
+        if !best.is_empty() {
+            lists_on(device, &**runtime, &mut best, scoring, lists, k)?;
+        }
+    });
     Ok(best)
 }
 
@@ -45,8 +52,142 @@ pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, k: usiz
         };
         let finish = |_, mut kept: Best<T>, out: &mut [u32]| kept.write(out);
         candidates::scanned(&scoring.view::<T>()?, hidden, T::ONE, out, || Best::new(k), take, finish)?;
-    }, _ => return Err(no_kernel("score_topk")));
+    }, runtime => {
+        if !best.is_empty() {
+            let veil = Veil::of_batch(&**runtime, hidden, scoring.items)?;
+            let (ids, _) = catalogue_on(device, &**runtime, scoring, &veil, k, false)?;
+            best = download(&**runtime, &ids, best.len())?;
+        }
+    });
     Ok(best)
+}
+
+/// Longest list the kernels select in the shared memory of a block.
+const LONGEST: usize = 1024;
+
+/// SORT of `best.cuh`: a power of two with room for twice k and what arrives between two looks.
+fn room(k: usize, arriving: usize) -> Result<usize> {
+    if k > LONGEST {
+        let what = format!("the kernels select at most {LONGEST} items per row, {k} were asked for");
+        return Err(Error::new(Code::G0502, what).help("use `--device host`, or ask for fewer"));
+    }
+    Ok((2 * k + arriving).next_power_of_two())
+}
+
+fn lists_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    best: &mut [u32],
+    scoring: &Scoring,
+    lists: &Negatives,
+    k: usize,
+) -> Result<()> {
+    let (rows, m) = (scoring.rows(), lists.n);
+    let candidates = scan::lists_of_rows(lists);
+    if candidates.len() != rows * m
+        || best.len() != rows * k
+        || candidates.iter().any(|&i| i != NONE && i as usize >= scoring.items)
+    {
+        return Err(Error::internal("the candidates do not fit the rows or the table"));
+    }
+    if m == 0 {
+        return Ok(());
+    }
+    let candidates = upload(runtime, &candidates)?;
+    let (mut s, mut ids) = (Buffer::empty(device), Buffer::empty(device));
+    s.resize(device, rows * m)?;
+    ids.resize(device, rows * k)?;
+    score::gather_on(runtime, &mut s, scoring, &candidates, m)?;
+    let sort = room(k, 128)?;
+    let kernel = Kernel::new("score_topk", "topk_lists", &[("SORT", sort as i64)]);
+    let args = &mut [Arg::Out(&mut ids), Arg::In(&s), Arg::In(&candidates), Arg::U32(m as u32), Arg::U32(k as u32)];
+    runtime.launch(&kernel, Grid { shared_bytes: 8 * sort as u32, ..Grid::row(rows, 128) }, args)?;
+    best.copy_from_slice(&download::<u32>(runtime, &ids, rows * k)?);
+    Ok(())
+}
+
+/// ids (R,k) and, if asked for, scores (R,k) of the best items the rows may see; left on the machine.
+pub(crate) fn catalogue_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    scoring: &Scoring,
+    veil: &Veil,
+    k: usize,
+    with_scores: bool,
+) -> Result<(Buffer, Buffer)> {
+    /// Fewest tiles worth a share of the catalogue: a share hands over k items whatever its length.
+    const SHARE: usize = 8;
+    scoring.check()?;
+    let (rows, items) = (scoring.rows(), scoring.items);
+    // The most a tile can bring is 64 items a row.
+    let sort = room(k, 64)?;
+    let tiles = Tiles::scores(scoring, 8 * sort)?;
+    let (blocks, splits) = (rows.div_ceil(tiles.own), tiles.splits(rows, items, SHARE));
+    let sized = |len: usize| -> Result<Buffer> {
+        let mut buffer = Buffer::empty(device);
+        buffer.resize(device, len)?;
+        Ok(buffer)
+    };
+    let mut kept = sized(2 * blocks * splits * tiles.own * sort)?;
+    let mut best = sized(2 * rows * splits * k)?;
+    let mut args = vec![Arg::Out(&mut best), Arg::Out(&mut kept), Arg::In(scoring.query), scan::context(scoring)];
+    args.push(Arg::In(scoring.table));
+    args.extend(veil.args());
+    args.extend([rows, items, k].map(|size| Arg::U32(size as u32)));
+    args.push(Arg::F32(scan::heat(scoring)));
+    let mut defines = tiles.defines.clone();
+    defines.push(("SORT", sort as i64));
+    let grid = Grid { blocks: [blocks as u32, splits as u32, 1], threads: 128, shared_bytes: tiles.shared_bytes };
+    runtime.launch(&Kernel::new("score_topk", "topk_scan", &defines), grid, &mut args)?;
+
+    let sort = room(k, 128)?;
+    let (mut ids, mut scores) = (sized(rows * k)?, sized(if with_scores { rows * k } else { 0 })?);
+    let of_scores = if with_scores { Arg::Out(&mut scores) } else { Arg::None };
+    let args = &mut [Arg::Out(&mut ids), of_scores, Arg::In(&best), Arg::U32((splits * k) as u32), Arg::U32(k as u32)];
+    let kernel = Kernel::new("score_topk", "topk_merge", &[("SORT", sort as i64)]);
+    runtime.launch(&kernel, Grid { shared_bytes: 8 * sort as u32, ..Grid::row(rows, 128) }, args)?;
+    Ok((ids, scores))
+}
+
+pub fn cases() -> Vec<Case> {
+    /// (R, V, D), M and k
+    const LISTS: [([usize; 3], usize, usize); 4] =
+        [([1, 1, 1], 1, 1), ([3, 40, 31], 65, 3), ([9, 17, 64], 64, 40), ([2, 700, 5], 1500, 100)];
+    /// (R, V, D) and k
+    const SCANS: [([usize; 3], usize); 5] =
+        [([1, 1, 1], 3), ([33, 63, 16], 1), ([65, 131, 31], 70), ([7, 1300, 8], 10), ([3, 33, 512], 5)];
+    // Eighths make dot products exact; the cosine's rounding cannot tie two different items by chance.
+    let inputs =
+        |device: &Device, shape, kind, with_context| Inputs::new(device, shape, kind, with_context, kind == ScoreKind::Dot);
+    let mut cases = Vec::new();
+    for (turn, (shape, m, k)) in LISTS.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            cases.push(Case::new("score_topk", format!("lists of {m}, {form}, R {r}, V {v}, D {d}, k {k}"), move |device| {
+                let inputs = inputs(device, shape, kind, with_context)?;
+                let mut lists = case::lists(r, m, v, 2);
+                lists.drop = case::ids(6, r * m, 4).iter().map(|&x| x == 0).collect();
+                Ok(vec![Output::ids("ids", of_lists(device, &inputs.scoring(), &lists, k)?)])
+            }));
+        }
+    }
+    for (turn, (shape, k)) in SCANS.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            for exclude in [Exclude::None, Exclude::Target, Exclude::History] {
+                let name = format!("catalogue, {form}, {exclude:?} excluded, R {r}, V {v}, D {d}, k {k}");
+                cases.push(Case::new("score_topk", name, move |device| {
+                    let inputs = inputs(device, shape, kind, with_context)?;
+                    let batch = case::batch(r, v);
+                    let sequences = batch.sequence_of_rows();
+                    let untrained: Vec<u32> = (0..v as u32).filter(|i| i % 5 == 3).collect();
+                    let hidden = Hidden { untrained: &untrained, exclude, batch: &batch, sequences: &sequences };
+                    Ok(vec![Output::ids("ids", of_catalogue(device, &inputs.scoring(), &hidden, k)?)])
+                }));
+            }
+        }
+    }
+    cases
 }
 
 /// The best k of a stream.

@@ -18,15 +18,19 @@
 
 use std::ops::Range;
 
-use crate::device::{Device, Real, no_kernel};
+use crate::data::batch::Batch;
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::dispatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::{self, Hidden, ITEMS};
+use crate::ops::case::{self, Case, Output, Values};
+use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::{Scoring, View};
+use crate::ops::scan::{self, Tiles, Veil};
+use crate::ops::score::{self, Inputs, ScoreKind, Scoring, View, forms};
 use crate::ops::vector;
-use crate::rng::{Draws, open01, slot_index};
+use crate::rng::{Draws, Stream, open01, slot_index};
 
 /// How to draw.
 pub struct Rule<'a> {
@@ -75,7 +79,7 @@ pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, rule: &Ru
                 }
             }
         })?;
-    }, _ => return Err(no_kernel("softmax_draw")));
+    }, runtime => lists_on(device, &**runtime, &mut drawn, scoring, lists, rule)?);
     Ok(drawn)
 }
 
@@ -87,8 +91,178 @@ pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, rule: &
         let take = |tiles: &mut Vec<f64>, _: usize, s: &mut [T]| tiles.push(log_sum_exp(s));
         let finish = |r, tiles: Vec<f64>, (to, log_q): (&mut [u32], &mut [f32])| two_steps(&view, hidden, rule, r, tiles, to, log_q);
         candidates::scanned(&view, hidden, T::from_f64(rule.beta), drawn.rows(rule.n), Vec::new, take, finish)?;
-    }, _ => return Err(no_kernel("softmax_draw")));
+    }, runtime => catalogue_on(device, &**runtime, &mut drawn, scoring, hidden, rule)?);
     Ok(drawn)
+}
+
+/// Buffers of a draw on a machine.
+struct There {
+    ids: Buffer,
+    log_q: Buffer,
+    keys: Buffer,
+}
+
+impl There {
+    fn new(device: &Device, runtime: &dyn Runtime, rule: &Rule) -> Result<There> {
+        let n = rule.row_keys.len() * rule.n;
+        let (mut ids, mut log_q) = (Buffer::empty(device), Buffer::empty(device));
+        ids.resize(device, n)?;
+        log_q.resize(device, n)?;
+        Ok(There { ids, log_q, keys: upload(runtime, rule.row_keys)? })
+    }
+    fn read(&self, runtime: &dyn Runtime, drawn: &mut Drawn) -> Result<()> {
+        drawn.ids = download(runtime, &self.ids, self.ids.len())?;
+        drawn.log_q = download(runtime, &self.log_q, self.log_q.len())?;
+        Ok(())
+    }
+}
+
+/// A list's weights live in global memory: 16 bytes per candidate.
+fn lists_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    drawn: &mut Drawn,
+    scoring: &Scoring,
+    lists: &Negatives,
+    rule: &Rule,
+) -> Result<()> {
+    let (rows, m) = (rule.row_keys.len(), lists.n);
+    let candidates = scan::lists_of_rows(lists);
+    let outside = candidates.iter().any(|&i| i != NONE && i as usize >= scoring.items);
+    if scoring.rows() != rows || candidates.len() != rows * m || outside {
+        return Err(Error::internal("the candidates do not fit the rows or the table"));
+    }
+    if drawn.ids.is_empty() || m == 0 {
+        return Ok(());
+    }
+    let candidates = upload(runtime, &candidates)?;
+    let rows_of = |g: usize| lists.range(g).map(move |_| &lists.log_q[g * m..(g + 1) * m]);
+    let proposed: Vec<f32> = match lists.log_q.is_empty() {
+        true => Vec::new(),
+        false => (0..lists.groups()).flat_map(rows_of).flatten().copied().collect(),
+    };
+    let proposed = (!proposed.is_empty()).then(|| upload(runtime, &proposed)).transpose()?;
+    let [mut s, mut weights, mut sums] = [(); 3].map(|()| Buffer::empty(device));
+    s.resize(device, rows * m)?;
+    weights.resize(device, 2 * rows * m)?;
+    sums.resize(device, 2 * rows * m)?;
+    score::gather_on(runtime, &mut s, scoring, &candidates, m)?;
+    let mut there = There::new(device, runtime, rule)?;
+    // beta in two parts, because a kernel takes f32 and its weights are f64.
+    let high = rule.beta as f32;
+    let mut args = vec![Arg::Out(&mut there.ids), Arg::Out(&mut there.log_q), Arg::Out(&mut weights), Arg::Out(&mut sums)];
+    args.extend([Arg::In(&s), Arg::In(&candidates), scan::maybe(&proposed), Arg::In(&there.keys)]);
+    args.extend([m, rule.n].map(|size| Arg::U32(size as u32)));
+    args.extend([high, (rule.beta - f64::from(high)) as f32].map(Arg::F32));
+    args.extend(rule.draws.parts().map(Arg::U32));
+    let kernel = Kernel::new("softmax_draw", "softmax_draw_lists", &[("REPLACE", i64::from(rule.replace))]);
+    runtime.launch(&kernel, Grid::row(rows, 128), &mut args)?;
+    there.read(runtime, drawn)
+}
+
+fn catalogue_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    drawn: &mut Drawn,
+    scoring: &Scoring,
+    hidden: &Hidden,
+    rule: &Rule,
+) -> Result<()> {
+    scoring.check()?;
+    let (rows, items) = (rule.row_keys.len(), scoring.items);
+    if scoring.rows() != rows || hidden.batch.rows() != rows {
+        return Err(Error::internal("the scan does not fit the rows"));
+    }
+    if drawn.ids.is_empty() || items == 0 {
+        return Ok(());
+    }
+    let veil = Veil::of_batch(runtime, hidden, items)?;
+    let tiles = items.div_ceil(ITEMS);
+    let [mut sums, mut reached, mut choice] = [(); 3].map(|()| Buffer::empty(device));
+    sums.resize(device, 2 * rows * tiles)?;
+    reached.resize(device, 2 * rows * tiles)?;
+    choice.resize(device, if rule.replace { rows * rule.n } else { 0 })?;
+    let beta = rule.beta as f32;
+
+    let scan = Tiles::scores(scoring, 0)?;
+    let mut args = vec![Arg::Out(&mut sums), Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table)];
+    args.extend(veil.args());
+    args.extend([rows, items].map(|size| Arg::U32(size as u32)));
+    args.extend([scan::heat(scoring), beta].map(Arg::F32));
+    let mut defines = scan.defines.clone();
+    defines.push(("ITEMS", ITEMS as i64));
+    let blocks = [tiles as u32, rows.div_ceil(scan.own) as u32, 1];
+    let grid = Grid { blocks, threads: 128, shared_bytes: scan.shared_bytes };
+    runtime.launch(&Kernel::new("softmax_draw", "softmax_draw_scan", &defines), grid, &mut args)?;
+
+    let mut there = There::new(device, runtime, rule)?;
+    let mut args = vec![Arg::Out(&mut there.ids), Arg::Out(&mut there.log_q), Arg::Out(&mut sums), Arg::Out(&mut reached)];
+    args.push(if rule.replace { Arg::Out(&mut choice) } else { Arg::None });
+    args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table)]);
+    args.extend(veil.args());
+    args.push(Arg::In(&there.keys));
+    args.extend([items, tiles, rule.n].map(|size| Arg::U32(size as u32)));
+    args.extend([scan::heat(scoring), beta].map(Arg::F32));
+    args.extend(rule.draws.parts().map(Arg::U32));
+    let mut defines = scan::gathered(scoring)?;
+    defines.extend([("ITEMS", ITEMS as i64), ("REPLACE", i64::from(rule.replace))]);
+    runtime.launch(&Kernel::new("softmax_draw", "softmax_draw_catalogue", &defines), Grid::row(rows, 128), &mut args)?;
+    there.read(runtime, drawn)
+}
+
+fn rule_of(batch: &Batch, n: usize, replace: bool) -> Rule<'_> {
+    Rule { beta: 0.7, n, replace, draws: Draws::new(5, Stream::Select, 2, 3), row_keys: &batch.row_keys }
+}
+
+pub fn cases() -> Vec<Case> {
+    /// (R, V, D), M, n and whether with replacement
+    const LISTS: [([usize; 3], usize, usize, bool); 4] =
+        [([1, 1, 1], 1, 2, true), ([7, 40, 31], 65, 9, true), ([5, 17, 64], 64, 30, false), ([2, 70, 5], 333, 130, true)];
+    /// (R, V, D), n and whether with replacement
+    const SCANS: [([usize; 3], usize, bool); 5] = [
+        ([1, 1, 1], 2, true),
+        ([17, 63, 16], 5, true),
+        ([65, 131, 31], 7, false),
+        ([3, 4099, 8], 130, true),
+        ([2, 2049, 3], 9, false),
+    ];
+    let output = |drawn: Drawn| {
+        let log_q = Values::Reals(drawn.log_q.iter().map(|&x| f64::from(x)).collect());
+        Ok(vec![Output::ids("ids", drawn.ids), Output { name: "log_q", values: log_q }])
+    };
+    let mut cases = Vec::new();
+    for (turn, (shape, m, n, replace)) in LISTS.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            let exact = kind == ScoreKind::Dot;
+            let name = format!("lists of {m}, {form}, R {r}, V {v}, D {d}, n {n}, replace {replace}");
+            cases.push(Case::new("softmax_draw", name, move |device| {
+                let inputs = Inputs::new(device, shape, kind, with_context, exact)?;
+                let mut lists = case::lists(r, m, v, 2);
+                lists.log_q = case::noise(5, lists.ids.len()).iter().map(|&x| x as f32 - 3.0).collect();
+                lists.drop = case::ids(6, r * m, 4).iter().map(|&x| x == 0).collect();
+                output(of_lists(device, &inputs.scoring(), &lists, &rule_of(&case::batch(r, v), n, replace))?)
+            }));
+        }
+    }
+    for (turn, (shape, n, replace)) in SCANS.into_iter().enumerate() {
+        let [r, v, d] = shape;
+        for (form, kind, with_context) in forms(turn) {
+            let exact = kind == ScoreKind::Dot;
+            for exclude in [Exclude::None, Exclude::History] {
+                let name = format!("catalogue, {form}, {exclude:?} excluded, R {r}, V {v}, D {d}, n {n}, replace {replace}");
+                cases.push(Case::new("softmax_draw", name, move |device| {
+                    let inputs = Inputs::new(device, shape, kind, with_context, exact)?;
+                    let batch = case::batch(r, v);
+                    let sequences = batch.sequence_of_rows();
+                    let untrained: Vec<u32> = (0..v as u32).filter(|i| i % 5 == 3).collect();
+                    let hidden = Hidden { untrained: &untrained, exclude, batch: &batch, sequences: &sequences };
+                    output(of_catalogue(device, &inputs.scoring(), &hidden, &rule_of(&batch, n, replace))?)
+                }));
+            }
+        }
+    }
+    cases
 }
 
 /// `tiles` holds ln sum exp of each tile of row `r`.

@@ -1,0 +1,206 @@
+// A loss over one positive and N negatives per row, forward and backward, in one pass over the gathered item rows.
+//
+//   s_j = score of e_j, e_j = a[id_j] + g; wrong contexts: e = a[target] + g~      x_j = s_j; BPR: s_j - s+
+//   pointwise (BCE, gBCE, BPR)   loss = (beta softplus(-s+) + sum w_j softplus(x_j)) / norm,  u_j = w_j sigmoid(x_j)
+//   softmax                      l_j = s_j cold - c_j + ln w_j,  Z = sum exp l_j,  u_j = exp(l_j - max)
+//   ds_j = u_j times one factor of the row, so that sum_j u_j e_j can run along while the scores come in: the softmax as the
+//   online recurrence of attention. alpha = ds heat / (|p| |e|), beta = -ds s / |e|^2 (dot: ds, 0) as in src/ops/score.rs
+//   dp = sum alpha e - (sum ds s / |p|^2) p      dg = sum beta e + (sum alpha) p      dg~ = alpha p + beta e
+//
+// Shapes   p, g, dp, dg (R,D)  a (V,D)  wrong, dwrong (R,W,D)  targets, groups (R)  ids, log_q (G,N)  drop (R,N) bytes
+//          weight (R,N)  losses (R)  alpha, beta (R,1+N+W): slot 0 the positive, then negatives, then wrong contexts
+// Defines  those of gathered.cuh; LOSS 0 BCE, 1 gBCE, 2 BPR, 3 softmax; CORRECTION of the softmax 0 none, 1 classic, 2 revised
+// Launch   a warp per row, four to a block
+// Traffic  R (1+N) rows of a once; 8 R (1+N+W) bytes of records, written, read and written again from L1
+// Numerics f32; exp and log to a few units in the last place
+// Determinism  a list of a warp takes every LISTS-th slot in order, lists are added in a fixed tree
+// Source   see src/loss/: Kang and McAuley 2018, Petrov and Macdonald 2023, Rendle et al. 2009, Khrylchenko et al. 2025
+#include "gathered.cuh"
+
+enum { BCE, GBCE, BPR, SOFTMAX };
+enum { UNCORRECTED, CLASSIC, REVISED };
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ inline float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+
+// What a list has summed so far.
+struct Sums {
+  float most;                    // largest l
+  float loss, weight, u;         // sums of w softplus, of w, of u
+  float us, alpha, beta;         // of u s, and without wrong contexts of u / |e| and u s / |e|^2
+  Part query, context;           // of u e / |e| and, without wrong contexts, of u s e / |e|^2
+
+  __device__ void fade(float by) {
+    u *= by, us *= by, alpha *= by, beta *= by;
+    query.scale(by);
+    if (COSINE && CONTEXT) context.scale(by);
+  }
+};
+
+// A row's facts of one slot, and its share of the sums before the factor of the row.
+struct Row {
+  const float *log_q, *weight;   // of the row's slots, or null
+  float positive, cold, log_drawn;
+
+  // ln of w and of the correction, added to s cold
+  __device__ float logit(float s, u32 slot, bool wrong) const {
+    float l = s * cold;
+    if (CORRECTION != UNCORRECTED && !wrong) l -= log_q[slot] + log_drawn;
+    if (weight && !wrong) l += logf(weight[slot]);
+    return l;
+  }
+  __device__ float unit(float s, u32 slot, bool wrong, float most) const {
+    if (LOSS == SOFTMAX) {
+      float l = logit(s, slot, wrong);
+      return l == -INF ? 0.0f : expf(l - most);
+    }
+    float w = weight && !wrong ? weight[slot] : 1.0f;
+    return w * sigmoid(LOSS == BPR ? s - positive : s);
+  }
+  __device__ void add(Sums& sums, const Part& e, Scored scored, u32 slot, bool wrong) const {
+    float s = scored.score, w = weight && !wrong ? weight[slot] : 1.0f;
+    if (LOSS == SOFTMAX) {
+      float l = logit(s, slot, wrong);
+      // The first number of a list finds the maximum at minus infinity and sums of zero.
+      if (l > sums.most) {
+        sums.fade(sums.most == -INF ? 0.0f : expf(sums.most - l));
+        sums.most = l;
+      }
+    } else {
+      sums.loss = fmaf(w, softplus(LOSS == BPR ? s - positive : s), sums.loss);
+    }
+    sums.weight += w;
+    float u = unit(s, slot, wrong, sums.most), pull = u * s * scored.inverse * scored.inverse;
+    sums.u += u;
+    sums.us = fmaf(u, s, sums.us);
+    sums.query.add(u * scored.inverse, e);
+    if (wrong) return;
+    sums.alpha = fmaf(u, scored.inverse, sums.alpha);
+    sums.beta += pull;
+    if (COSINE && CONTEXT) sums.context.add(pull, e);
+  }
+};
+
+KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, float* alpha, float* beta, const float* p,
+                          const float* g, const float* a, const float* wrong, const u32* targets, const u32* groups,
+                          const u32* ids, const float* log_q, const u8* drop, const float* weight, u32 R, u32 N, u32 W,
+                          float heat, float scale, float gain, float cold) {
+  u32 r = blockIdx.x * 4 + threadIdx.x / 32;
+  if (r >= R) return;  // whole warps
+  Query query(p, g, r, heat);
+  int lane = threadIdx.x % 32;
+  u64 at = (u64)r * (1 + N + W), first = (u64)groups[r] * N, of_row = (u64)r * N;
+  const u32* slots = ids + first;
+  const u8* dropped = drop ? drop + of_row : nullptr;
+  auto keeps = [&](u32 j) { return slots[j] != NONE && !(dropped && dropped[j]); };
+
+  Part target = Part::load(a + (u64)targets[r] * D, query.lane);
+  Part own = query.encode(target);
+  Scored positive = query.of_encoded(own);
+  Row row{log_q ? log_q + first : nullptr, weight ? weight + of_row : nullptr, positive.score, cold, 0.0f};
+  u32 kept = 0;
+  for (u32 j = lane; j < N; j += 32) kept += keeps(j);
+  kept = __reduce_add_sync(~0u, kept);
+  if (CORRECTION != UNCORRECTED) row.log_drawn = logf((float)kept);
+
+  Sums sums{-INF, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, Part::zero(), Part::zero()};
+  // A row of items is under way while the one before it is scored.
+  u32 j = query.list;
+  bool keep = j < N && keeps(j);
+  Part next = Part::load(keep ? a + (u64)slots[j] * D : nullptr, query.lane);
+  for (u32 base = 0; base < N; base += LISTS) {
+    Part e = query.encode(next);
+    u32 slot = j;
+    bool counts = keep;
+    j += LISTS;
+    keep = j < N && keeps(j);
+    next = Part::load(keep ? a + (u64)slots[j] * D : nullptr, query.lane);
+    Scored scored = query.of_encoded(e);
+    if (counts) row.add(sums, e, scored, slot, false);
+    if (query.lane == 0 && slot < N) {
+      // Kept until the factor of the row is known.
+      alpha[at + 1 + slot] = counts ? scored.score : -INF;
+      if (COSINE) beta[at + 1 + slot] = scored.inverse;
+    }
+  }
+  for (u32 base = 0; base < W; base += LISTS) {
+    u32 slot = base + query.list;
+    Part e = Part::load(slot < W ? wrong + ((u64)r * W + slot) * D : nullptr, query.lane);
+    e.add(1.0f, target);
+    Scored scored = query.of_encoded(e);
+    if (slot >= W) continue;  // a list has no next round
+    row.add(sums, e, scored, slot, true);
+    if (query.lane == 0) {
+      alpha[at + 1 + N + slot] = scored.score;
+      if (COSINE) beta[at + 1 + N + slot] = scored.inverse;
+    }
+  }
+  __syncwarp();
+
+  // The lists together.
+  float most = sums.most;
+  for (int step = LANES; step < 32; step *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+  if (LOSS == SOFTMAX) sums.fade(sums.most == -INF ? 0.0f : expf(sums.most - most));
+  sums.query.sum_lists();
+  if (COSINE && CONTEXT) sums.context.sum_lists();
+  float loss = sum_lists(sums.loss), total = sum_lists(sums.weight), u = sum_lists(sums.u);
+  float us = sum_lists(sums.us), u_alpha = sum_lists(sums.alpha), u_beta = sum_lists(sums.beta);
+
+  // ds_j = factor u_j, and the gradient of the positive's score
+  float s = positive.score, factor, ds;
+  if (LOSS == SOFTMAX) {
+    factor = ds = loss = 0.0f;
+    if (kept + W > 0 && u > 0.0f) {
+      float excess = most + logf(u) - s * cold, share = sigmoid(excess);
+      loss = CORRECTION == REVISED ? share * excess : softplus(excess);
+      factor = scale * share * cold / u;
+      ds = -scale * share * cold;
+    }
+  } else {
+    float norm = LOSS == GBCE ? 1.0f / (1.0f + total) : total > 0.0f ? 1.0f / total : 0.0f;
+    factor = scale * norm;
+    loss *= norm;
+    ds = LOSS == BPR ? -factor * u : -scale * gain * (LOSS == GBCE ? norm : 1.0f) * sigmoid(-s);
+    if (LOSS != BPR) loss = fmaf(gain * (LOSS == GBCE ? norm : 1.0f), softplus(-s), loss);
+  }
+
+  float of_score = query.factor, own_alpha = ds * of_score * positive.inverse;
+  float own_beta = COSINE ? -ds * s * positive.inverse * positive.inverse : 0.0f;
+  float gamma = COSINE ? -fmaf(factor, us, ds * s) * query.norm * query.norm : 0.0f;
+  sums.query.scale(factor * of_score);
+  sums.query.add(own_alpha, own);
+  if (COSINE) sums.query.add(gamma, query.p);
+  if (query.list == 0) sums.query.store(dp + (u64)r * D, query.lane);
+  if (CONTEXT && dg) {
+    Part out = Part::zero();
+    if (COSINE) {
+      out = sums.context;
+      out.scale(-factor);
+      out.add(own_beta, own);
+    }
+    out.add(fmaf(factor * of_score, u_alpha, own_alpha), query.p);
+    if (query.list == 0) out.store(dg + (u64)r * D, query.lane);
+  }
+  if (lane == 0) {
+    losses[r] = loss;
+    alpha[at] = own_alpha;
+    if (COSINE) beta[at] = own_beta;
+  }
+  for (u32 x = lane; x < N + W; x += 32) {
+    bool is_wrong = x >= N;
+    float score = alpha[at + 1 + x], inverse = COSINE ? beta[at + 1 + x] : 1.0f;
+    float d = score == -INF ? 0.0f : factor * row.unit(score, is_wrong ? x - N : x, is_wrong, most);
+    alpha[at + 1 + x] = d * of_score * inverse;
+    if (COSINE) beta[at + 1 + x] = score == -INF ? 0.0f : -d * score * inverse * inverse;
+  }
+  if (!dwrong) return;
+  __syncwarp();
+  for (u32 slot = query.list; slot < W; slot += LISTS) {
+    u64 x = ((u64)r * W + slot) * D;
+    Part e = Part::load(wrong + x, query.lane), out = Part::zero();
+    e.add(1.0f, target);
+    out.add(alpha[at + 1 + N + slot], query.p);
+    if (COSINE) out.add(beta[at + 1 + N + slot], e);
+    out.store(dwrong + x, query.lane);
+  }
+}

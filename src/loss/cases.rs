@@ -1,0 +1,124 @@
+//! Every sampled loss as cases: each form of the score, each scope, empty and dropped slots, weights, wrong contexts.
+
+use super::{Loss, build};
+use crate::config::{Kind, Value};
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use crate::ids::NONE;
+use crate::ops::case::{self, Case, Output, Values};
+use crate::ops::negatives::Negatives;
+use crate::ops::sampled_loss::{Gradients, RowLoss, forward_backward};
+use crate::ops::score::{Inputs, forms};
+
+/// One shape, and how much of the contract it uses.
+#[derive(Clone, Copy)]
+struct Shape {
+    r: usize,
+    v: usize,
+    d: usize,
+    n: usize,
+    /// Rows of a group.
+    group: usize,
+    /// Wrong contexts, where there are contexts.
+    w: usize,
+    /// Empty and dropped slots, weights with zeros among them.
+    holes: bool,
+}
+
+const SHAPES: [Shape; 7] = [
+    Shape { r: 1, v: 3, d: 5, n: 3, group: 1, w: 0, holes: false },
+    Shape { r: 7, v: 17, d: 16, n: 5, group: 1, w: 2, holes: true },
+    Shape { r: 33, v: 5, d: 31, n: 0, group: 4, w: 1, holes: false },
+    Shape { r: 5, v: 131, d: 64, n: 33, group: 5, w: 0, holes: true },
+    // One item with more records than a piece of the table gradient holds.
+    Shape { r: 67, v: 1, d: 65, n: 9, group: 1, w: 3, holes: false },
+    Shape { r: 23, v: 33, d: 200, n: 7, group: 2, w: 1, holes: true },
+    Shape { r: 19, v: 9, d: 512, n: 4, group: 3, w: 2, holes: true },
+];
+
+const LOSSES: [(&str, &str, f64); 6] = [
+    ("bce", "", 0.0),
+    ("gbce", "", 0.6),
+    ("bpr", "", 0.0),
+    ("sampled_softmax", "none", 0.7),
+    ("sampled_softmax", "classic", 1.0),
+    ("sampled_softmax", "revised", 1.0),
+];
+
+fn row_loss((name, log_q, number): (&str, &str, f64), items: usize, negatives: usize) -> Result<Box<dyn RowLoss>> {
+    let params: &[(&str, Value)] = match name {
+        "gbce" => &[("t", Value::Number(number))],
+        "sampled_softmax" => &[("temperature", Value::Number(number)), ("log_q", Value::Word(log_q.into()))],
+        _ => &[],
+    };
+    let kind = Kind { kind: name.into(), params: params.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() };
+    match build(&kind, items, negatives)? {
+        Loss::Sampled(loss) => Ok(loss),
+        Loss::Full => Err(Error::internal(format!("{name} is not sampled"))),
+    }
+}
+
+fn negatives(shape: &Shape) -> Negatives {
+    let Shape { r, v, n, group, .. } = *shape;
+    let groups = r.div_ceil(group);
+    let mut ids = case::ids(4, groups * n, v);
+    let log_q: Vec<f32> = case::noise(5, ids.len()).iter().map(|&x| x as f32 - 3.0).collect();
+    let mut negatives =
+        Negatives { n, group_offsets: (0..=groups).map(|g| (g * group).min(r) as u32).collect(), log_q, ..Negatives::default() };
+    if shape.holes {
+        ids.iter_mut().step_by(5).for_each(|i| *i = NONE);
+        negatives.drop = case::ids(6, r * n, 4).iter().map(|&x| x == 0).collect();
+        negatives.weight = case::ids(7, r * n, 5).iter().map(|&x| x as f32 / 4.0).collect();
+        // A row without a single negative.
+        negatives.drop[..n].fill(true);
+    }
+    negatives.ids = ids;
+    negatives
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (turn, shape) in SHAPES.into_iter().enumerate() {
+        let Shape { r, v, d, n, .. } = shape;
+        for (form, kind, with_context) in forms(turn) {
+            let w = if with_context { shape.w } else { 0 };
+            // All losses at one shape, two at each of the others.
+            let losses = LOSSES.into_iter().enumerate().filter(|(l, _)| d == 16 || l % 3 == turn % 3);
+            for (_, loss) in losses {
+                let name = format!("{} {}, {form}, R {r}, V {v}, D {d}, N {n}, W {w}", loss.0, loss.1);
+                cases.push(Case::new("sampled_loss", name, move |device: &Device| {
+                    let inputs = Inputs::new(device, [r, v, d], kind, with_context, false)?;
+                    let noise: Vec<f64> = case::noise(8, r * w * d).iter().map(|x| x * (d as f64).powf(-0.25)).collect();
+                    let wrong = (w > 0).then(|| device.reals(&noise)).transpose()?;
+                    let empty = || Buffer::empty(device);
+                    let (mut dp, mut dg, mut dw, mut da) = (empty(), empty(), empty(), device.zeros(v * d)?);
+                    let grads = Gradients {
+                        query: &mut dp,
+                        context: with_context.then_some(&mut dg),
+                        wrong: (w > 0).then_some(&mut dw),
+                        table: &mut da,
+                    };
+                    let value = forward_backward(
+                        device,
+                        grads,
+                        &inputs.scoring(),
+                        &case::ids(3, r, v),
+                        &negatives(&shape),
+                        wrong.as_ref(),
+                        &*row_loss(loss, v, n)?,
+                        1.0 / r as f64,
+                    )?;
+                    let reals = |name, buffer| Output::reals(name, device, buffer);
+                    Ok(vec![
+                        Output { name: "loss", values: Values::Reals(vec![value]) },
+                        reals("dp", &dp)?,
+                        reals("dg", &dg)?,
+                        reals("dg~", &dw)?,
+                        reals("da", &da)?,
+                    ])
+                }));
+            }
+        }
+    }
+    cases
+}

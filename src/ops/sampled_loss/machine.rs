@@ -1,0 +1,108 @@
+//! A sampled loss on a machine: one pass over the rows, then the table gradient from their records.
+
+use super::{Correction, Gradients, Twin};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
+use crate::error::Result;
+use crate::ids::NONE;
+use crate::ops::loss_total;
+use crate::ops::negatives::Negatives;
+use crate::ops::scan;
+use crate::ops::score::{ScoreKind, Scoring};
+use crate::ops::table_gradient::{self, Records};
+
+pub struct Job<'a> {
+    pub scoring: &'a Scoring<'a>,
+    pub targets: &'a [u32],
+    pub negatives: &'a Negatives,
+    /// g~ (R,W,D)
+    pub wrong: Option<&'a Buffer>,
+    pub w: usize,
+    pub twin: Twin,
+    pub scale: f32,
+}
+
+impl Twin {
+    /// LOSS, CORRECTION, and the two scalars of the kernel: weight of the positive, 1 / temperature.
+    fn define(self) -> (i64, i64, f32, f32) {
+        match self {
+            Twin::Bce => (0, 0, 1.0, 1.0),
+            Twin::Gbce { beta } => (1, 0, beta as f32, 1.0),
+            Twin::Bpr => (2, 0, 1.0, 1.0),
+            Twin::SampledSoftmax { temperature, correction } => {
+                let correction = match correction {
+                    Correction::None => 0,
+                    Correction::Classic => 1,
+                    Correction::Revised => 2,
+                };
+                (3, correction, 1.0, (1.0 / temperature) as f32)
+            }
+        }
+    }
+}
+
+impl Job<'_> {
+    /// The unscaled loss.
+    pub fn run(&self, device: &Device, runtime: &dyn Runtime, mut grads: Gradients) -> Result<f64> {
+        let (scoring, n) = (self.scoring, self.negatives);
+        scoring.check()?;
+        let (rows, slots) = (self.targets.len(), 1 + n.n + self.w);
+        let sized = |len: usize| -> Result<Buffer> {
+            let mut buffer = Buffer::empty(device);
+            buffer.resize(device, len)?;
+            Ok(buffer)
+        };
+        let cosine = scoring.kind != ScoreKind::Dot;
+        let (mut losses, mut alpha) = (sized(rows)?, sized(rows * slots)?);
+        let mut beta = if cosine { Some(sized(rows * slots)?) } else { None };
+        let groups: Vec<u32> = (0..n.groups()).flat_map(|g| n.range(g).map(move |_| g as u32)).collect();
+        let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
+        let targets = upload(runtime, self.targets)?;
+        let groups_there = upload(runtime, &groups)?;
+        let ids = upload(runtime, &n.ids)?;
+        let (log_q, weight) = (optional(&n.log_q)?, optional(&n.weight)?);
+        let mut drop: Vec<u8> = n.drop.iter().map(|&d| u8::from(d)).collect();
+        // A buffer counts in numbers of four bytes.
+        drop.resize(drop.len().next_multiple_of(4), 0);
+        let drop = (!drop.is_empty()).then(|| upload(runtime, &drop)).transpose()?;
+
+        let (loss, correction, gain, cold) = self.twin.define();
+        let mut defines = scan::gathered(scoring)?;
+        defines.extend([("LOSS", loss), ("CORRECTION", correction)]);
+        let wrong = || self.wrong.filter(|_| self.w > 0).map_or(Arg::None, Arg::In);
+        let mut args = vec![
+            Arg::Out(&mut *grads.query),
+            grads.context.as_deref_mut().map_or(Arg::None, Arg::Out),
+            grads.wrong.as_deref_mut().filter(|_| self.w > 0).map_or(Arg::None, Arg::Out),
+            Arg::Out(&mut losses),
+            Arg::Out(&mut alpha),
+            beta.as_mut().map_or(Arg::None, Arg::Out),
+        ];
+        args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
+        args.extend([Arg::In(&groups_there), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop), scan::maybe(&weight)]);
+        args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
+        args.extend([scan::heat(scoring), self.scale, gain, cold].map(Arg::F32));
+        let kernel = Kernel::new("sampled_loss", "sampled_loss", &defines);
+        runtime.launch(&kernel, Grid::row(rows.div_ceil(4), 128), &mut args)?;
+
+        let records = Records { alpha: &alpha, beta: beta.as_ref(), slots, wrong: self.wrong.filter(|_| self.w > 0), w: self.w };
+        table_gradient::of_records(device, runtime, grads.table, scoring, &records, &self.items(&groups))?;
+        loss_total::read(runtime, &losses, rows)
+    }
+
+    /// (R,1+N+W) the item of every record; `NONE` for an empty slot, and for a dropped one, which pulls at nothing.
+    fn items(&self, groups: &[u32]) -> Vec<u32> {
+        let n = self.negatives;
+        let mut items = Vec::with_capacity(groups.len() * (1 + n.n + self.w));
+        for (r, (&target, &group)) in self.targets.iter().zip(groups).enumerate() {
+            items.push(target);
+            let ids = n.ids_of(group as usize);
+            if n.drop.is_empty() {
+                items.extend_from_slice(ids);
+            } else {
+                items.extend(ids.iter().zip(&n.drop[r * n.n..]).map(|(&id, &drop)| if drop { NONE } else { id }));
+            }
+            items.extend(std::iter::repeat_n(target, self.w));
+        }
+        items
+    }
+}

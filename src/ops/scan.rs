@@ -1,0 +1,181 @@
+//! How a machine scores items for rows: the host's side of `kernels/tile.cuh`, `scan.cuh` and `gathered.cuh`.
+//!
+//! Sizes that are fixed for a model (D, the form of the score) become defines, so that every kernel is compiled for them; tiles
+//! are chosen so that shared memory and registers suffice on every GPU the crate runs on.
+
+use crate::device::{Arg, Buffer, Runtime, upload};
+use crate::error::{Code, Error, Result};
+use crate::ids::NONE;
+use crate::ops::candidates::Hidden;
+use crate::ops::exclusion::Exclude;
+use crate::ops::negatives::Negatives;
+use crate::ops::rank::Mask;
+use crate::ops::score::{ScoreKind, Scoring};
+
+/// Shared memory a block may use without asking for a particular GPU, less what the kernels declare statically.
+const SHARED_BYTES: usize = 94 << 10;
+/// Widest vector the kernels hold in the registers of a block.
+const WIDEST: usize = 512;
+/// Blocks that fill the largest GPU twice. A constant, so that the shape of every sum is the same on every machine.
+const BLOCKS: usize = 264;
+
+pub type Defines = Vec<(&'static str, i64)>;
+
+/// 1 / temperature, and 1 for the dot product.
+pub fn heat(scoring: &Scoring) -> f32 {
+    match scoring.kind {
+        ScoreKind::Dot => 1.0,
+        ScoreKind::Cosine { temperature } => (1.0 / temperature) as f32,
+    }
+}
+
+pub fn context<'a>(scoring: &Scoring<'a>) -> Arg<'a> {
+    scoring.context.map_or(Arg::None, Arg::In)
+}
+
+/// An optional input.
+pub fn maybe(buffer: &Option<Buffer>) -> Arg<'_> {
+    buffer.as_ref().map_or(Arg::None, Arg::In)
+}
+
+fn form(scoring: &Scoring) -> Result<Defines> {
+    if scoring.dim > WIDEST {
+        let what = format!("the kernels score vectors of at most {WIDEST} numbers, the model's have {}", scoring.dim);
+        return Err(Error::new(Code::G0502, what).help("use `--device host`, or a smaller `model.dim`"));
+    }
+    let cosine = scoring.kind != ScoreKind::Dot;
+    Ok(vec![("D", scoring.dim as i64), ("COSINE", i64::from(cosine)), ("CONTEXT", i64::from(scoring.context.is_some()))])
+}
+
+/// Defines of `gathered.cuh`: a lane holds at most four float4 of a row.
+pub fn gathered(scoring: &Scoring) -> Result<Defines> {
+    let lanes = match scoring.dim {
+        0..=128 => 8,
+        129..=256 => 16,
+        _ => 32,
+    };
+    let mut defines = form(scoring)?;
+    defines.push(("LANES", lanes));
+    Ok(defines)
+}
+
+/// A block of owned vectors and the tiles streamed past it (`tile.cuh`).
+pub struct Tiles {
+    pub own: usize,
+    pub stream: usize,
+    pub defines: Defines,
+    pub shared_bytes: u32,
+}
+
+impl Tiles {
+    /// For scores alone, rows owned and items streamed; `extra` bytes of shared memory are the kernel's own.
+    pub fn scores(scoring: &Scoring, extra: usize) -> Result<Tiles> {
+        let paired = scoring.kind != ScoreKind::Dot && scoring.context.is_some();
+        Tiles::new(form(scoring)?, scoring.dim, extra, |own, stream, stride| {
+            Some((own * (1 + usize::from(paired)) + stream) * stride)
+        })
+    }
+
+    /// For scores multiplied back into sums per owned vector. Under the cosine the context is beside the owned vectors or the
+    /// streamed ones, with a second set of weights; the dot product's softmax does not see a context.
+    pub fn weighted(scoring: &Scoring) -> Result<Tiles> {
+        let cosine = scoring.kind != ScoreKind::Dot;
+        let sets = 1 + usize::from(cosine && scoring.context.is_some());
+        let scoring = Scoring { context: scoring.context.filter(|_| cosine), ..*scoring };
+        Tiles::new(form(&scoring)?, scoring.dim, 0, |own, stream, stride| {
+            // Sums of a thread stay within 64 registers.
+            let fits = own * scoring.dim * sets <= 64 * 128;
+            fits.then_some((own + stream + (sets - 1) * own.max(stream)) * stride + sets * own * (stream + 4))
+        })
+    }
+
+    /// The largest tiles whose floats of shared memory, by `floats`, fit beside `extra` bytes.
+    fn new(
+        mut defines: Defines,
+        dim: usize,
+        extra: usize,
+        floats: impl Fn(usize, usize, usize) -> Option<usize>,
+    ) -> Result<Tiles> {
+        let stride = 4 * (dim.div_ceil(4) | 1);
+        for (own, stream) in [(64, 64), (32, 64), (32, 32), (16, 32), (16, 16), (8, 16)] {
+            let Some(bytes) = floats(own, stream, stride).map(|floats| 4 * floats + extra).filter(|&b| b <= SHARED_BYTES) else {
+                continue;
+            };
+            defines.extend([("OWN", own as i64), ("STREAM", stream as i64), ("STRIDE", stride as i64)]);
+            return Ok(Tiles { own, stream, defines, shared_bytes: bytes as u32 });
+        }
+        Err(Error::new(Code::G0502, "no tile of this width fits a GPU's shared memory").help("use `--device host`"))
+    }
+
+    /// Into how many parts the streamed vectors are cut, so that few owned blocks fill a GPU all the same; a part has at least
+    /// `least` tiles.
+    pub fn splits(&self, owned: usize, streamed: usize, least: usize) -> usize {
+        let blocks = owned.div_ceil(self.own).max(1);
+        (BLOCKS / blocks).min(streamed.div_ceil(self.stream) / least).max(1)
+    }
+}
+
+/// (R,M) the lists of the rows' groups, with `NONE` where a slot is dropped for the row.
+pub fn lists_of_rows(lists: &Negatives) -> Vec<u32> {
+    let m = lists.n;
+    let rows = lists.group_offsets.last().map_or(0, |&r| r as usize);
+    let mut ids = Vec::with_capacity(rows * m);
+    for g in 0..lists.groups() {
+        lists.range(g).for_each(|_| ids.extend_from_slice(lists.ids_of(g)));
+    }
+    ids.iter_mut().zip(&lists.drop).filter(|(_, drop)| **drop).for_each(|(id, _)| *id = NONE);
+    ids
+}
+
+/// What the rows must not see, in a machine's memory (struct Hidden of `scan.cuh`).
+pub struct Veil {
+    barred: Option<Buffer>,
+    extents: Option<Buffer>,
+    seen: Option<Buffer>,
+    targets: Option<Buffer>,
+}
+
+impl Veil {
+    pub fn of_batch(runtime: &dyn Runtime, hidden: &Hidden, items: usize) -> Result<Veil> {
+        let batch = hidden.batch;
+        let barred = bits(runtime, hidden.untrained.iter().copied(), items)?;
+        let targets = match hidden.exclude {
+            Exclude::None => None,
+            Exclude::Target | Exclude::History => Some(upload(runtime, &batch.targets)?),
+        };
+        let mut veil = Veil { barred, extents: None, seen: None, targets };
+        if hidden.exclude == Exclude::History {
+            let sequences = hidden.sequences.iter().map(|&b| b as usize);
+            veil.hide(runtime, sequences.map(|b| [batch.seen_offsets[b], batch.seen_offsets[b + 1]]), &batch.seen)?;
+        }
+        Ok(veil)
+    }
+
+    pub fn of_mask(runtime: &dyn Runtime, mask: &Mask, items: usize) -> Result<Veil> {
+        let barred = bits(runtime, (0..items as u32).filter(|&i| mask.excluded.contains(i)), items)?;
+        let mut veil = Veil { barred, extents: None, seen: None, targets: None };
+        if let Some((offsets, seen)) = mask.seen {
+            veil.hide(runtime, offsets.windows(2).map(|w| [w[0], w[1]]), seen)?;
+        }
+        Ok(veil)
+    }
+
+    fn hide(&mut self, runtime: &dyn Runtime, extents: impl Iterator<Item = [u32; 2]>, seen: &[u32]) -> Result<()> {
+        let extents: Vec<u32> = extents.flatten().collect();
+        self.extents = Some(upload(runtime, &extents)?);
+        self.seen = Some(upload(runtime, seen)?);
+        Ok(())
+    }
+
+    /// barred, extents, seen, targets
+    pub fn args(&self) -> [Arg<'_>; 4] {
+        [&self.barred, &self.extents, &self.seen, &self.targets].map(maybe)
+    }
+}
+
+/// One bit per item, absent when none is set; a tile may read to the end of the word after its last item.
+fn bits(runtime: &dyn Runtime, set: impl Iterator<Item = u32>, items: usize) -> Result<Option<Buffer>> {
+    let mut words = vec![0u32; items.div_ceil(32)];
+    set.for_each(|i| words[i as usize / 32] |= 1 << (i % 32));
+    words.iter().any(|&w| w != 0).then(|| upload(runtime, &words)).transpose()
+}
