@@ -298,7 +298,7 @@ fn launch_forward(
     }
     let (kernel, grid) = match launch.width {
         _ if launch.tensor_cores => launch.rounded("attention_mma_fwd"),
-        ..=64 => launch.exact("attention_fwd", [64, 64], [1, 2, 1]),
+        0..=64 => launch.exact("attention_fwd", [64, 64], [1, 2, 1]),
         _ => launch.exact("attention_fwd", [64, 32], [1, 2, 1]),
     };
     let mut args = vec![Arg::Out(out), Arg::Out(lse), Arg::In(qkv)];
@@ -324,8 +324,8 @@ fn launch_backward(
     }
     let (kernel, grid) = match launch.width {
         _ if launch.tensor_cores => launch.rounded("attention_mma_bwd"),
-        ..=32 => launch.exact("attention_bwd", [64, 64], [2, 2, 2]),
-        ..=64 => launch.exact("attention_bwd", [32, 64], [2, 2, 2]),
+        0..=32 => launch.exact("attention_bwd", [64, 64], [2, 2, 2]),
+        33..=64 => launch.exact("attention_bwd", [32, 64], [2, 2, 2]),
         _ => launch.exact("attention_bwd", [32, 32], [2, 2, 2]),
     };
     let mut delta = Buffer::machine(runtime.alloc(lse.len() * 4)?, lse.len());

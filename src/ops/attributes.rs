@@ -118,9 +118,8 @@ pub fn cases() -> Vec<Case> {
     let case = |(v, t, most, d): (usize, usize, usize, usize)| {
         Case::new("attributes", format!("V {v}, T {t}, D {d}"), move |device| {
             // Item i carries i % (most + 1) attributes: some items none.
-            let counts = (0..v).map(|i| i % (most + 1));
-            let offsets: Vec<u64> =
-                std::iter::once(0).chain(counts.scan(0, |sum, n| Some(*sum += n).map(|()| *sum as u64))).collect();
+            let mut offsets = vec![0u64];
+            (0..v).for_each(|i| offsets.push(offsets[i] + (i % (most + 1)) as u64));
             let lists = AttributeLists::new(&offsets, &case::ids(1, offsets[v] as usize, t), t);
             let [e, u, da] = [(2, v * d), (3, t * d), (4, v * d)].map(|(lane, n)| device.reals(&case::noise(lane, n)));
             let (e, u, da) = (e?, u?, da?);
