@@ -295,8 +295,3 @@ fn open_emulator(places: &Places) -> Result<Device> {
 fn open_emulator(_: &Places) -> Result<Device> {
     Err(Error::new(Code::G0501, "this build has no emulator").help("build with the feature `emulator`, or use `--device host`"))
 }
-
-/// The answer of an operation that has no kernel for a machine yet.
-pub fn no_kernel(operation: &str) -> Error {
-    Error::new(Code::G0502, format!("`{operation}` has no kernel")).help("use `--device host`")
-}

@@ -1,9 +1,9 @@
 //! Operations: one per file, each the twin of a kernel of the same name in `kernels/`.
 //!
 //! A file holds, in this order: the formula with shapes and source; `forward` / `backward`, which match on the device;
-//! the plain reference, generic over f32 and f64; `cost`; the tests with odd sizes. Parameter gradients accumulate (`+=`),
-//! activation gradients overwrite (`=`). Parallel loops split by fixed sizes, never by thread count, so results do not
-//! depend on the number of threads.
+//! the plain reference, generic over f32 and f64; the launcher of its kernel; its cases, odd sizes first (`case.rs`).
+//! Parameter gradients accumulate (`+=`), activation gradients overwrite (`=`). Parallel loops split by fixed sizes, never
+//! by thread count, so results do not depend on the number of threads.
 
 pub mod activation;
 pub mod attention;
