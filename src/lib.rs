@@ -23,7 +23,9 @@
 //! | where does randomness come from | [`rng`]: `philox(seed, stream, step, index)`, a function and not a state |
 //! | what is an item | [`ids`]: dense from 0; nothing is padded, so no id is reserved |
 //! | how does a file become batches | [`data`]: read, prepare (one memory-mapped file), split, gather |
-//! | what is an operation | [`ops`]: formula, reference, gradient; `kernels/` holds the twins |
+//! | what is an operation | [`ops`]: formula, reference, gradient, cases; its twin in `kernels/` runs on machines |
+//! | where does it run | [`device`]: the plain path, CUDA (`device/cuda`), or the emulator of `kernels/emulator` |
+//! | does a kernel do what it should | [`ops::case`]: every case on a machine and on the plain path, as `hardneg check` does |
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |
@@ -34,6 +36,11 @@
 //!   short and skewed; padding to the longest wastes most of the work.
 //! - **The plain path defines every operation.** `Host(F64)` is the oracle of all gradients, `Host(F32)` the product where there is
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
+//! - **Work on a machine is enqueued call by call**; ids of a batch are copied to it, and the host waits for the loss. Recording
+//!   the whole step as one graph needs the batch and its negatives made on the machine and is not done yet; the seam
+//!   (`capture`, `replay`) is.
+//! - **Sums over rows that share an id** (item tables, categories) are grouped on the host ([`ops::segments`]) and added in the
+//!   order of the rows: the same bits every time, without atomics.
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
 //! - **Large tables are updated by row.** A step lists the rows it touches once; only the optimizer knows that the others were

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Times one training epoch of hardneg and of the PyTorch baseline in turn, and prints their ratio.
 
-  benches/peers/compare.py LOG [--loss softmax|sampled] [--rounds 3] [--steps 0]
+  benches/peers/compare.py LOG [--loss softmax|sampled] [--rounds 3] [--steps 0] [--device cuda --epochs 2]
 
 Both train SASRec (dim 64, 2 blocks, 1 head, dropout 0.1, length 200, batch 128) on the same log with the same order and
 number of negatives (256 uniform per position for `sampled`). The runs alternate because machines are noisy; the ratio is
 that of the medians. With --steps only the first steps of an epoch are timed on both sides. The baseline runs in every
-layout given with --variants and the fastest counts.
+layout given with --variants and the fastest counts. Of several --epochs the last is timed: on a GPU the first compiles.
 
 Needs a built `target/release/hardneg`, and a Python with torch and numpy (PYTHON, default this one).
 """
@@ -27,7 +27,7 @@ def ours(a):
     settings += ["loss.kind=softmax"] if a.loss == "softmax" else [
         "loss.kind=sampled_softmax", "sampler.preset=uniform", "sampler.negatives=256", "sampler.exclude=target"]
     with tempfile.TemporaryDirectory() as run:
-        command = [a.hardneg, "train", a.log, "--out", run, "--epochs", "1", "--progress", "none"]
+        command = [a.hardneg, "train", a.log, "--out", run, "--epochs", str(a.epochs), "--device", a.device, "--progress", "none"]
         command += ["--threads", str(a.threads)] if a.threads else []
         for s in settings:
             command += ["--set", s]
@@ -39,7 +39,8 @@ def ours(a):
 
 
 def theirs(a, variant):
-    command = [a.python, str(HERE / "sasrec_torch.py"), a.log, "--loss", a.loss, "--epochs", "1", *variant.split()]
+    command = [a.python, str(HERE / "sasrec_torch.py"), a.log, "--loss", a.loss, "--epochs", str(a.epochs), *variant.split()]
+    command += ["--device", "cuda"] if a.device != "host" else []
     command += ["--threads", str(a.threads)] if a.threads else []
     command += ["--steps", str(a.steps)] if a.steps else []
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -53,6 +54,8 @@ def main():
     p.add_argument("--loss", choices=["softmax", "sampled"], default="softmax")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--steps", type=int, default=0)
+    p.add_argument("--epochs", type=int, default=1)
+    p.add_argument("--device", default="host", help="host or cuda")
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--variants", default="--layout packed;--layout padded")
     p.add_argument("--hardneg", default=str(HERE.parent.parent / "target/release/hardneg"))

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""SASRec in PyTorch, the baseline that hardneg's plain path is timed and checked against.
+"""SASRec in PyTorch, the baseline that hardneg is timed and checked against, on a CPU or a GPU.
 
-Same model, data order, loss and number of negatives as `hardneg train`; every choice that makes PyTorch faster on a CPU
-was taken and can be switched, so that the best of them is the baseline:
+Same model, data order, loss and number of negatives as `hardneg train`; every choice that makes PyTorch faster was taken
+and can be switched, so that the best of them is the baseline:
 
   --layout packed   linear layers and norms on the packed rows, padding only around attention  (or: padded)
   --sampled gather  gathers (rows, N, D) of negatives; dense: scores all items and picks        (both exact)
-  --compile         torch.compile
+  --compile         torch.compile (on a GPU also with CUDA graphs where shapes repeat)
+  --device cuda     batches prepared ahead and sent from pinned memory, no synchronisation within the timed steps
+  --precision       f32, tf32 (products on tensor cores) or bf16 (autocast)
 
 Needs: pip install torch numpy.   Reads "user item" text in time order, plain or gzip.
 Prints one JSON line per epoch: seconds, rows, mean loss.
@@ -147,22 +149,22 @@ def load(model, path):
     norm(model.norm, prefix + "norm")
 
 
-def sampled_loss(h, targets, table, n, how, chunk=4096):
-    """Softmax over the target and n uniform negatives per row, summed over rows; in chunks so that memory stays in cache."""
+def sampled_loss(h, targets, table, n, how, chunk):
+    """Softmax over the target and n uniform negatives per row, summed over rows; in chunks so that a CPU's cache holds them."""
     items, total = table.shape[0], 0.0
     for h, y in zip(h.split(chunk), targets.split(chunk)):
-        negatives = torch.randint(items - 1, (len(y), n))
+        negatives = torch.randint(items - 1, (len(y), n), device=y.device)
         negatives += negatives >= y[:, None]  # uniform over all items but the target
         if how == "dense":
             scores = (h @ table.T).gather(1, torch.cat([y[:, None], negatives], 1))
         else:
             candidates = F.embedding(torch.cat([y[:, None], negatives], 1), table)  # (chunk, 1+n, D)
             scores = torch.bmm(candidates, h[:, :, None]).squeeze(2)
-        total = total + F.cross_entropy(scores, torch.zeros(len(y), dtype=torch.long), reduction="sum")
+        total = total + F.cross_entropy(scores, torch.zeros_like(y), reduction="sum")
     return total
 
 
-def full_loss(h, targets, table, chunk=2048):
+def full_loss(h, targets, table, chunk):
     total = 0.0
     for h, y in zip(h.split(chunk), targets.split(chunk)):
         total = total + F.cross_entropy(h @ table.T, y, reduction="sum")
@@ -189,11 +191,18 @@ def main():
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32")
+    p.add_argument("--warmup", type=int, default=0, help="steps before the clock starts")
     p.add_argument("--init", help="weights of a hardneg checkpoint (model.safetensors)")
     a = p.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
+    device = torch.device(a.device)
+    gpu = device.type == "cuda"
+    if a.precision != "f32":
+        torch.backends.cuda.matmul.allow_tf32 = True
     sequences, items = read(a.log)
     # Leave-one-out: the last two events of everybody are held out; a sequence needs two training events.
     sequences = [s[:-2] if len(s) >= 3 else s for s in sequences]
@@ -201,6 +210,7 @@ def main():
     model = SASRec(items, a.dim, a.layers, a.heads, a.length, a.dropout)
     if a.init:
         load(model, a.init)
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=True)
     run = torch.compile(model, dynamic=True) if a.compile else model
 
@@ -218,34 +228,53 @@ def main():
                 out = t.new_zeros(len(chosen), length, t.shape[-1])
                 out[valid] = t
                 return out
+            x, y, ages, valid = send(x), send(y), send(ages), send(valid)
             return x, y, ages, pad, lambda t: t[valid], lambda t: t
         xs, age = torch.zeros(len(chosen), length, dtype=torch.long), torch.zeros(len(chosen), length, dtype=torch.long)
         xs[valid], age[valid] = x, ages
-        return xs, y, age, lambda t: t, lambda t: t, lambda t: t[valid]
+        valid = send(valid)
+        return send(xs), send(y), send(age), lambda t: t, lambda t: t, lambda t: t[valid]
+
+    def send(t):
+        return t.pin_memory().to(device, non_blocking=True) if gpu else t
+
+    def wait():
+        if gpu:
+            torch.cuda.synchronize()
 
     step = 0
+    chunk = 1 << 30 if gpu else 4096 if a.loss == "sampled" else 2048
     for epoch in range(a.epochs):
         order = epoch_order(a.seed, epoch, len(sequences))
-        started, rows, total = time.perf_counter(), 0, 0.0
-        for first in range(0, len(order), a.batch):
-            x, y, ages, pad, unpad, valid = batch(order[first:first + a.batch])
+        firsts = list(range(0, len(order), a.batch))[: a.warmup + a.steps if a.steps else None]
+        # A GPU must not wait for Python to gather: its batches are ready before the clock starts.
+        ready = [batch(order[first:first + a.batch]) for first in firsts] if gpu else None
+        started, rows, total = time.perf_counter(), 0, torch.zeros((), device=device)
+        for number, first in enumerate(firsts):
+            if number == a.warmup:
+                wait()
+                started, rows, total = time.perf_counter(), 0, torch.zeros((), device=device)
+            x, y, ages, pad, unpad, valid = ready[number] if gpu else batch(order[first:first + a.batch])
             optimizer.zero_grad(set_to_none=True)
-            h = valid(run(x, ages, pad, unpad))
-            table = model.items.weight
-            loss = full_loss(h, y, table) if a.loss == "softmax" else sampled_loss(h, y, table, a.negatives, a.sampled)
+            with torch.autocast(device.type, torch.bfloat16, enabled=a.precision == "bf16"):
+                h = valid(run(x, ages, pad, unpad))
+                table = model.items.weight
+                loss = (full_loss(h, y, table, chunk) if a.loss == "softmax"
+                        else sampled_loss(h, y, table, a.negatives, a.sampled, chunk))
             loss = loss / len(y)
             loss.backward()
             optimizer.step()
             rows += len(y)
-            total += loss.item() * len(y)
+            total += loss.detach() * len(y)
             if a.losses:
                 print(json.dumps({"step": step, "loss": loss.item(), "rows": len(y)}))
             step += 1
-            if step == a.steps:
-                break
+        wait()
         seconds = time.perf_counter() - started
-        print(json.dumps({"epoch": epoch, "seconds": round(seconds, 3), "rows": rows, "loss": total / rows}), flush=True)
-        if step == a.steps:
+        peak = torch.cuda.max_memory_allocated() if gpu else None
+        print(json.dumps({"epoch": epoch, "steps": len(firsts) - a.warmup, "seconds": round(seconds, 4), "rows": rows,
+                          "loss": total.item() / rows, "peak_bytes": peak}), flush=True)
+        if a.steps:
             break
 
 

@@ -1,10 +1,11 @@
 //! The trained encoder as a ranker: queries of the last rows against the whole item table.
 
 use crate::data::batch::Batch;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, download};
 use crate::error::Result;
-use crate::eval::Ranker;
+use crate::eval::{Ranked, Ranker};
 use crate::model::{Masks, Model, Queries};
+use crate::ops::rank::{self, Mask};
 use crate::ops::score;
 
 pub struct Encoder<'a> {
@@ -28,9 +29,19 @@ impl Ranker for Encoder<'_> {
     fn score(&mut self, requests: &Batch, out: &mut Vec<f32>) -> Result<()> {
         self.model.forward(requests, Queries::Last, &Masks::none())?;
         score::all(&self.device, &mut self.scores, &self.model.scoring())?;
-        // Lends the caller's memory to the score buffer for the next tile.
-        std::mem::swap(out, crate::device::Real::vec_mut(&mut self.scores)?);
+        match &self.device {
+            Device::Machine(runtime) => *out = download(&**runtime, &self.scores, self.scores.len())?,
+            // Lends the caller's memory to the score buffer for the next tile.
+            Device::Host(_) => std::mem::swap(out, crate::device::Real::vec_mut(&mut self.scores)?),
+        }
         Ok(())
+    }
+    fn rank(&mut self, requests: &Batch, mask: &Mask<'_>, wanted: Option<&[u32]>, k: usize, to: &mut Ranked) -> Result<()> {
+        if matches!(self.device, Device::Host(_)) {
+            return self.rank_by_scores(requests, mask, wanted, k, to);
+        }
+        self.model.forward(requests, Queries::Last, &Masks::none())?;
+        rank::of_catalogue(&self.device, &mut to.standings, &mut to.lists, &self.model.scoring(), mask, wanted, k)
     }
     fn name(&self) -> &str {
         &self.name

@@ -55,7 +55,40 @@ pub trait Ranker {
     fn items(&self) -> usize;
     /// `out` becomes (B,V).
     fn score(&mut self, requests: &Batch, out: &mut Vec<f32>) -> Result<()>;
+    /// Standings of the `wanted` items, one per request, and lists of `k`. A machine ranks without writing its scores.
+    fn rank(&mut self, requests: &Batch, mask: &Mask<'_>, wanted: Option<&[u32]>, k: usize, to: &mut Ranked) -> Result<()> {
+        self.rank_by_scores(requests, mask, wanted, k, to)
+    }
+    /// The plain form of [`Ranker::rank`].
+    fn rank_by_scores(
+        &mut self,
+        requests: &Batch,
+        mask: &Mask<'_>,
+        wanted: Option<&[u32]>,
+        k: usize,
+        to: &mut Ranked,
+    ) -> Result<()> {
+        let mut scores = std::mem::take(&mut to.scores);
+        self.score(requests, &mut scores)?;
+        let (expected, name) = (requests.sequences() * self.items(), self.name());
+        if scores.len() != expected {
+            return Err(Error::internal(format!("{name} gave {} scores for {} requests", scores.len(), requests.sequences())));
+        }
+        rank::forward(&mut to.standings, &mut to.lists, &mut scores, mask, wanted, k)?;
+        to.scores = scores;
+        Ok(())
+    }
     fn name(&self) -> &str;
+}
+
+/// What ranking a batch of requests gives; kept from tile to tile for its memory.
+#[derive(Default)]
+pub struct Ranked {
+    /// (B): none where the wanted item is masked; empty where none is wanted.
+    pub standings: Vec<Option<Standing>>,
+    /// (B,k)
+    pub lists: Vec<Entry>,
+    scores: Vec<f32>,
 }
 
 /// What evaluation needs to know about the data besides the requests.
@@ -163,18 +196,14 @@ fn evaluate_in_tiles(
     let excluded = Excluded::new(items, |i| rules.trained_only && facts.train_counts[i as usize] == 0);
     let mut tally = Tally::new(&rules, items, facts);
     let mut ranking = Ranking::new(&rules, items, facts);
-    let (mut scores, mut done) = (Vec::new(), 0);
+    let mut done = 0;
     for tile in targets.chunks(rows.max(1)) {
         let batch = requests(tile)?;
         let wanted = targets_of(&batch)?;
         if wanted.len() != tile.len() {
             return Err(Error::internal(format!("{} requests became a batch of {}", tile.len(), wanted.len())));
         }
-        ranker.score(&batch, &mut scores)?;
-        if scores.len() != tile.len() * items {
-            return Err(Error::internal(format!("{} gave {} scores for {} requests", ranker.name(), scores.len(), tile.len())));
-        }
-        ranking.tile(&mut scores, &batch, tile, &wanted, &excluded)?;
+        ranking.tile(ranker, &batch, tile, &wanted, &excluded)?;
         tally.add(&batch, tile, &wanted, &ranking);
         done += tile.len();
         progress(done, targets.len());
@@ -196,10 +225,7 @@ struct Ranking<'a> {
     candidates: protocol::Drawer<'a>,
     /// Longest list.
     k: usize,
-    /// (B)
-    standings: Vec<Option<Standing>>,
-    /// (B,k)
-    lists: Vec<Entry>,
+    ranked: Ranked,
     /// Requests with fewer candidates than the protocol asks for.
     short: u64,
 }
@@ -210,19 +236,29 @@ impl<'a> Ranking<'a> {
             rules,
             candidates: protocol::Drawer::new(rules.candidates, facts, items),
             k: rules.longest(),
-            standings: vec![],
-            lists: vec![],
+            ranked: Ranked::default(),
             short: 0,
         }
     }
 
-    fn tile(&mut self, scores: &mut [f32], batch: &Batch, tile: &[Target], wanted: &[u32], excluded: &Excluded) -> Result<()> {
+    fn tile(
+        &mut self,
+        ranker: &mut dyn Ranker,
+        batch: &Batch,
+        tile: &[Target],
+        wanted: &[u32],
+        excluded: &Excluded,
+    ) -> Result<()> {
         if self.rules.candidates == Candidates::Full {
             let seen = self.rules.exclude_seen.then_some((&batch.seen_offsets[..], &batch.seen[..]));
-            let mask = Mask { excluded, seen };
-            return rank::forward(&mut self.standings, &mut self.lists, scores, &mask, Some(wanted), self.k);
+            return ranker.rank(batch, &Mask { excluded, seen }, Some(wanted), self.k, &mut self.ranked);
         }
-        let items = scores.len() / tile.len();
+        let items = ranker.items();
+        let scores = &mut self.ranked.scores;
+        ranker.score(batch, scores)?;
+        if scores.len() != tile.len() * items {
+            return Err(Error::internal(format!("{} gave {} scores for {} requests", ranker.name(), scores.len(), tile.len())));
+        }
         let (mut standings, mut lists) = (vec![], vec![Entry::EMPTY; tile.len() * self.k]);
         let (mut few, mut scratch) = (Vec::new(), rank::Scratch::default());
         for (b, row) in scores.chunks_exact(items).enumerate() {
@@ -235,7 +271,7 @@ impl<'a> Ranking<'a> {
             rank::best(list, &mut scratch, &few);
             list.iter_mut().filter(|e| **e != Entry::EMPTY).for_each(|e| e.item = among.items[e.item as usize]);
         }
-        (self.standings, self.lists) = (standings, lists);
+        (self.ranked.standings, self.ranked.lists) = (standings, lists);
         Ok(())
     }
 }
@@ -271,7 +307,7 @@ impl<'a> Tally<'a> {
     fn add(&mut self, batch: &Batch, tile: &[Target], wanted: &[u32], ranking: &Ranking<'_>) {
         let ties = Draws::new(protocol::SEED, Stream::Ties, 0, 0);
         for (b, (target, &item)) in tile.iter().zip(wanted).enumerate() {
-            let standing = ranking.standings[b];
+            let standing = ranking.ranked.standings[b];
             let rank = match standing {
                 Some(s) => s.rank(self.rules.ties, ties.words64(target.at)[0]),
                 // A masked target is behind everything that can be ranked.
@@ -286,13 +322,14 @@ impl<'a> Tally<'a> {
             });
         }
         for (n, &k) in self.rules.at.iter().enumerate() {
-            for list in ranking.lists.chunks_exact(ranking.k) {
+            for list in ranking.ranked.lists.chunks_exact(ranking.k) {
                 for entry in list[..k as usize].iter().take_while(|e| **e != Entry::EMPTY) {
                     self.exposure[n][entry.item as usize] += 1;
                 }
             }
             if let Some(attributes) = self.facts.attributes {
                 let distances: Vec<Option<f64>> = ranking
+                    .ranked
                     .lists
                     .par_chunks_exact(ranking.k)
                     .map(|list| {

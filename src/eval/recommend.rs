@@ -2,10 +2,10 @@
 
 use crate::data::batch::Batch;
 use crate::error::{Code, Error, Result};
-use crate::eval::Ranker;
 use crate::eval::lists::ListWriter;
+use crate::eval::{Ranked, Ranker};
 use crate::ids::NONE;
-use crate::ops::rank::{self, Excluded, Mask};
+use crate::ops::rank::{Excluded, Mask};
 
 /// What may be in a list.
 pub struct Limits {
@@ -52,14 +52,13 @@ pub fn recommend<'n>(
     item_id: &dyn Fn(u32) -> &'n [u8],
     writer: &mut dyn ListWriter,
 ) -> Result<u64> {
-    let (mut scores, mut standings, mut entries, mut written) = (vec![], vec![], vec![], 0u64);
+    let (mut ranked, mut written) = (Ranked::default(), 0u64);
     for batch in batches {
         let batch = batch?;
-        ranker.score(&batch, &mut scores)?;
         let seen = limits.exclude_seen.then_some((&batch.seen_offsets[..], &batch.seen[..]));
         let mask = Mask { excluded: &limits.excluded, seen };
-        rank::forward(&mut standings, &mut entries, &mut scores, &mask, None, limits.k)?;
-        for (&user, list) in batch.users.iter().zip(entries.chunks_exact(limits.k)) {
+        ranker.rank(&batch, &mask, None, limits.k, &mut ranked)?;
+        for (&user, list) in batch.users.iter().zip(ranked.lists.chunks_exact(limits.k)) {
             let listed = list.iter().take_while(|e| e.item != NONE);
             for (place, entry) in (1..).zip(listed) {
                 writer.entry(user_id(written, user), item_id(entry.item), entry.score, place)?;

@@ -1,6 +1,10 @@
 //! All integration tests, one binary.
 
 mod cli;
+#[cfg(feature = "cuda")]
+mod compiled;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod cuda;
 mod evaluate;
 mod floors;
 mod prepare;

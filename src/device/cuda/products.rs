@@ -46,6 +46,7 @@ unsafe impl Send for Products {}
 
 fn failed(what: &str, error: CublasError) -> Error {
     Error::new(Code::G0505, format!("cuBLASLt: {what}: {error}"))
+        .help("another version of cuBLASLt may do (`pip install nvidia-cublas`); use `--device host` meanwhile")
 }
 
 impl Products {

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one command of under nine minutes.
+#
+#   benches/gpu.sh OUT [DATA]
+#
+# OUT      folder of results: results.jsonl (one line per part: name, seconds, exit status, what it printed) and log.txt
+# DATA     folder with ml-1m/ml-1m_sas.txt.gz for the comparison with PyTorch (not part of this repository)
+# HARDNEG  the program (default target/release/hardneg); PYTHON a Python with torch and numpy (default python3)
+#
+# Correctness comes first: what fails there makes the speed after it worthless, and the last line says so. A part whose
+# tool is missing is recorded as such and the rest goes on.
+set -u
+cd "$(dirname "$0")/.."
+out=$1 data=${2:-}
+hardneg=${HARDNEG:-target/release/hardneg} python=${PYTHON:-python3}
+mkdir -p "$out"
+log=$out/log.txt results=$out/results.jsonl work=$(mktemp -d)
+: >"$log" && : >"$results"
+trap 'rm -rf "$work"' EXIT
+
+# part NAME SECONDS COMMAND...: runs it with a time limit; its last line of output, JSON where it is, becomes the result.
+part() {
+  local name=$1 limit=$2 started status last
+  shift 2
+  echo "== $name: $*" >>"$log"
+  started=$(date +%s.%N)
+  timeout "$limit" "$@" >"$work/out" 2>"$work/err"
+  status=$?
+  cat "$work/out" "$work/err" >>"$log"
+  last=$(tail -n 1 "$work/out")
+  "$python" - "$name" "$status" "$started" "$last" <<'EOF' >>"$results" || echo "{\"part\": \"$name\", \"status\": $status}" >>"$results"
+import json, sys, time
+name, status, started, last = sys.argv[1:]
+try:
+    said = json.loads(last)
+except ValueError:
+    said = last
+print(json.dumps({"part": name, "status": int(status), "seconds": round(time.time() - float(started), 2), "said": said}))
+EOF
+  echo "$name: status $status"
+  return "$status"
+}
+
+correct=yes
+part machine 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader || true
+part version 10 "$hardneg" --version
+part doctor 90 "$hardneg" doctor --json || correct=no
+part check 120 "$hardneg" check --device cuda --repeat 100 --json || correct=no
+if command -v compute-sanitizer >/dev/null; then
+  part memcheck 60 compute-sanitizer --error-exitcode 9 "$hardneg" check --device cuda --only attention || correct=no
+  part racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$hardneg" check --device cuda --only layer_norm || correct=no
+else
+  echo '{"part": "compute-sanitizer", "status": "missing"}' >>"$results"
+fi
+
+# One training on both: the same ids are drawn, the losses follow each other.
+small=(--steps 100 --progress none --set eval.baselines=false)
+part train-cuda 60 "$hardneg" train --out "$work/cuda" --device cuda "${small[@]}" || correct=no
+part train-host 60 "$hardneg" train --out "$work/host" --device host "${small[@]}" || correct=no
+part curves 20 "$python" - "$work" <<'EOF' || correct=no
+import json, sys
+def losses(device):
+    with open(f"{sys.argv[1]}/{device}/metrics.jsonl") as lines:
+        return [r["loss"] for r in map(json.loads, lines) if "loss" in r]
+gpu, host = losses("cuda"), losses("host")
+worst = max(abs(a - b) / abs(b) for a, b in zip(gpu, host))
+print(json.dumps({"intervals": len(gpu), "worst_relative_difference": worst}))
+sys.exit(0 if len(gpu) == len(host) and worst < 1e-3 else 1)
+EOF
+
+log_file=$data/ml-1m/ml-1m_sas.txt.gz
+if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_available()' 2>>"$log"; then
+  variants="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16;--layout padded --precision bf16 --compile"
+  for loss in softmax sampled; do
+    part "compare-$loss" 130 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
+      --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
+  done
+else
+  echo '{"part": "compare", "status": "missing", "said": "needs DATA and torch with CUDA"}' >>"$results"
+fi
+echo "{\"part\": \"verdict\", \"correct\": \"$correct\"}" >>"$results"
+echo "correct: $correct"
+[ "$correct" = yes ]

@@ -1,0 +1,439 @@
+// A CUDA driver, compiler and matrix library that need no GPU: the entry points that src/device/cuda calls, on top of the
+// emulator. One shared library answers to all three names (libcuda.so.1, libnvrtc.so.13, libcublasLt.so.13), so that the
+// CUDA runtime's own code (search, probe, compilation, cache, module loading, copies, launches, products, recording, replay,
+// events, freeing) is executed by tests and not only type-checked.
+//
+// Work is queued as on a real stream: launches, copies and fills run at the next synchronisation, copy to the host or
+// `FAKE_EAGER=1`. A host that frees or reads too early is thus found out.
+//
+// Faults are asked for by environment variables:
+//   FAKE_INIT=code            cuInit answers with this error          FAKE_DEVICES=n        number of devices
+//   FAKE_CAPABILITY=75        compute capability                      FAKE_DRIVER=12080     CUDA version of the driver
+//   FAKE_OOM_AFTER=k          the k-th allocation fails, and all after it
+//   FAKE_FAULT_AFTER=n        launch n and everything after it fails with an illegal address (sticky, as on a GPU)
+//   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code, FAKE_GRAPH=code: that call fails
+//   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
+
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "inside.h"
+
+using namespace machine;
+
+#define API extern "C" __attribute__((visibility("default")))
+
+extern "C" {
+Machine* machine_make(u64 heap_bytes, bool checked);
+u64 machine_allocate(Machine*, u64);
+bool machine_release(Machine*, u64);
+void machine_written(Machine*, u64, u64);
+const machine::Kernel* machine_find(const machine::Kernel*, const char*);
+bool machine_launch(Machine*, const Launch*);
+const char* machine_error(Machine*);
+}
+
+static int asked(const char* name, int otherwise) {
+  const char* value = getenv(name);
+  return value ? atoi(value) : otherwise;
+}
+
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+
+// ---- The driver ----------------------------------------------------------------------------------------------------
+
+static std::recursive_mutex lock;
+static Machine* gpu;
+static int sticky;  // an error after which nothing works any more
+static int allocations, launches;
+static std::vector<std::function<int()>> queue;
+static std::vector<std::function<int()>>* recording;
+static double clock_ms;
+
+#define GUARD                                        \
+  std::lock_guard<std::recursive_mutex> held(lock); \
+  if (sticky) return sticky
+
+static int flush() {
+  for (auto& work : queue) {
+    if (int e = work()) {
+      sticky = e;
+      queue.clear();
+      return e;
+    }
+  }
+  queue.clear();
+  return SUCCESS;
+}
+
+static int enqueue(std::function<int()> work) {
+  if (recording) {
+    recording->push_back(work);
+    return SUCCESS;
+  }
+  queue.push_back(work);
+  return asked("FAKE_EAGER", 0) ? flush() : SUCCESS;
+}
+
+API int cuInit(unsigned) { return asked("FAKE_INIT", SUCCESS); }
+API int cuDriverGetVersion(int* v) { *v = asked("FAKE_DRIVER", 13000); return SUCCESS; }
+API int cuDeviceGetCount(int* n) { *n = asked("FAKE_DEVICES", 1); return SUCCESS; }
+API int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return SUCCESS; }
+API int cuDeviceGetName(char* name, int length, int) { snprintf(name, length, "Fake GPU"); return SUCCESS; }
+API int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = size_t(8) << 30; return SUCCESS; }
+API int cuDeviceGetAttribute(int* value, int attribute, int) {
+  int capability = asked("FAKE_CAPABILITY", 90);
+  *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? 132 : 0;
+  return SUCCESS;
+}
+API int cuDeviceGetDefaultMemPool(void** pool, int) { *pool = &gpu; return SUCCESS; }
+API int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+API int cuDevicePrimaryCtxRetain(void** context, int) {
+  GUARD;
+  if (int e = asked("FAKE_CONTEXT", 0)) return e;
+  if (!gpu) gpu = machine_make(u64(8) << 30, asked("FAKE_CHECKED", 0));
+  *context = gpu;
+  return gpu ? SUCCESS : OUT_OF_MEMORY;
+}
+API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+API int cuCtxSetCurrent(void*) { return sticky; }
+API int cuStreamCreate(void** stream, unsigned) {
+  GUARD;
+  *stream = &queue;
+  return asked("FAKE_STREAM", SUCCESS);
+}
+API int cuStreamSynchronize(void*) { GUARD; return recording ? 900 : flush(); }
+API int cuGetErrorName(int e, const char** text) {
+  *text = e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 100 ? "CUDA_ERROR_NO_DEVICE"
+        : e == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : "CUDA_ERROR_FAKE";
+  return SUCCESS;
+}
+API int cuGetErrorString(int, const char** text) {
+  static char words[256];
+  snprintf(words, sizeof words, "%s", gpu && *machine_error(gpu) ? machine_error(gpu) : "as asked for");
+  *text = words;
+  return SUCCESS;
+}
+
+API int cuMemAllocAsync(u64* address, size_t bytes, void*) {
+  GUARD;
+  if (recording) return 900;
+  int most = asked("FAKE_OOM_AFTER", -1);
+  if (most >= 0 && allocations >= most) return OUT_OF_MEMORY;
+  ++allocations;
+  *address = machine_allocate(gpu, bytes);
+  return *address ? SUCCESS : OUT_OF_MEMORY;
+}
+API int cuMemFreeAsync(u64 address, void*) {
+  GUARD;
+  return enqueue([=] { return machine_release(gpu, address) ? SUCCESS : INVALID_VALUE; });
+}
+API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
+  GUARD;
+  return enqueue([=] {
+    memset((void*)address, byte, bytes);
+    machine_written(gpu, address, bytes);
+    return SUCCESS;
+  });
+}
+API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
+  GUARD;
+  if (int e = asked("FAKE_COPY", 0)) return e;
+  // Pageable memory: the driver has taken the bytes when the call returns.
+  std::string taken((const char*)from, bytes);
+  return enqueue([=] {
+    memcpy((void*)to, taken.data(), taken.size());
+    machine_written(gpu, to, taken.size());
+    return SUCCESS;
+  });
+}
+API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void*) {
+  GUARD;
+  if (recording) return 900;
+  if (int e = flush()) return e;
+  memcpy(to, (void*)from, bytes);
+  return SUCCESS;
+}
+
+struct Module {
+  const machine::Kernel* table;
+};
+struct Entry {
+  const machine::Kernel* kernel;
+  unsigned shared;
+};
+
+// An image is this, the length of a shared library, and the library.
+static const char MAGIC[8] = {'f', 'a', 'k', 'e', 'c', 'u', 'b', 'n'};
+
+static std::string file(const std::string& text, const char* suffix) {
+  char path[64];
+  snprintf(path, sizeof path, "/tmp/fake-cuda-XXXXXX%s", suffix);
+  int handle = mkstemps(path, int(strlen(suffix)));
+  bool whole = handle >= 0 && write(handle, text.data(), text.size()) == ssize_t(text.size());
+  if (handle >= 0) close(handle);
+  return whole ? path : "";
+}
+
+API int cuModuleLoadData(void** module, const void* image) {
+  GUARD;
+  if (int e = asked("FAKE_MODULE", 0)) return e;
+  const char* bytes = static_cast<const char*>(image);
+  u64 length;
+  if (memcmp(bytes, MAGIC, 8)) return 200;
+  memcpy(&length, bytes + 8, 8);
+  // The kernels' library needs the machine's names, which this library holds.
+  Dl_info self;
+  if (dladdr((void*)cuModuleLoadData, &self)) dlopen(self.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+  std::string path = file(std::string(bytes + 16, length), ".so");
+  void* library = dlopen(path.c_str(), RTLD_NOW);
+  unlink(path.c_str());
+  if (!library) {
+    fprintf(stderr, "fake driver: %s\n", dlerror());
+    return 200;
+  }
+  *module = new Module{reinterpret_cast<const machine::Kernel* (*)()>(dlsym(library, "hardneg_kernels"))()};
+  return SUCCESS;
+}
+
+static int fake_launch(const machine::Kernel* kernel, std::vector<u32> blocks, u32 threads, u32 shared,
+                       const std::vector<u64>& values) {
+  std::vector<Argument> arguments;
+  for (u32 i = 0; i < kernel->count; ++i) {
+    const Parameter& p = kernel->parameters[i];
+    if (!p.pointer) {
+      arguments.push_back({values[i], p.bytes, p.real ? Use::scalar_real : Use::scalar_integer});
+    } else if (!values[i]) {
+      arguments.push_back({0, 0, Use::none});
+    } else {
+      const Allocation* a = heap_find(*gpu, values[i]);
+      u64 left = a ? a->from + a->bytes - values[i] : 0;
+      arguments.push_back({values[i], left, p.constant ? Use::in : Use::out});
+    }
+  }
+  Launch launch = {kernel, {blocks[0], blocks[1], blocks[2]}, threads, shared, Order::forward, 1, arguments.data(), arguments.size()};
+  if (machine_launch(gpu, &launch)) return SUCCESS;
+  fprintf(stderr, "fake driver: %s: %s\n", kernel->name, machine_error(gpu));
+  return LAUNCH_FAILED;
+}
+
+API int cuModuleGetFunction(void** function, void* module, const char* name) {
+  GUARD;
+  auto* kernel = machine_find(static_cast<Module*>(module)->table, name);
+  if (!kernel) return NOT_FOUND;
+  *function = new Entry{kernel, 48 << 10};
+  return SUCCESS;
+}
+API int cuFuncSetAttribute(void* function, int attribute, int value) {
+  GUARD;
+  if (attribute != 8 || value > 227 << 10) return INVALID_VALUE;
+  static_cast<Entry*>(function)->shared = value;
+  return SUCCESS;
+}
+API int cuLaunchKernel(void* function, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty, unsigned tz,
+                       unsigned shared, void*, void** arguments, void**) {
+  GUARD;
+  auto* entry = static_cast<Entry*>(function);
+  if (shared > entry->shared || tx * ty * tz > entry->kernel->threads) return INVALID_VALUE;
+  if (!bx || !by || !bz || by > 65535 || bz > 65535) return INVALID_VALUE;
+  int most = asked("FAKE_FAULT_AFTER", -1);
+  std::vector<u64> values;
+  for (u32 i = 0; i < entry->kernel->count; ++i) {
+    u64 value = 0;
+    memcpy(&value, arguments[i], entry->kernel->parameters[i].bytes);
+    values.push_back(value);
+  }
+  return enqueue([=]() mutable {
+    if (most >= 0 && launches++ >= most) return (int)ILLEGAL_ADDRESS;
+    return fake_launch(entry->kernel, {bx, by, bz}, tx * ty * tz, shared, values);
+  });
+}
+
+API int cuStreamBeginCapture_v2(void*, int) {
+  GUARD;
+  if (recording) return 901;
+  recording = new std::vector<std::function<int()>>;
+  return asked("FAKE_GRAPH", SUCCESS);
+}
+API int cuStreamEndCapture(void*, void** graph) {
+  GUARD;
+  if (!recording) return 900;
+  *graph = recording;
+  recording = nullptr;
+  return SUCCESS;
+}
+API int cuGraphInstantiateWithFlags(void** executable, void* graph, u64) {
+  GUARD;
+  *executable = new std::vector<std::function<int()>>(*static_cast<std::vector<std::function<int()>>*>(graph));
+  return SUCCESS;
+}
+API int cuGraphLaunch(void* executable, void*) {
+  GUARD;
+  for (auto& work : *static_cast<std::vector<std::function<int()>>*>(executable)) if (int e = enqueue(work)) return e;
+  return SUCCESS;
+}
+API int cuGraphExecDestroy(void* executable) {
+  std::lock_guard<std::recursive_mutex> held(lock);
+  delete static_cast<std::vector<std::function<int()>>*>(executable);
+  return SUCCESS;
+}
+API int cuGraphDestroy(void* graph) { return cuGraphExecDestroy(graph); }
+
+API int cuEventCreate(void** event, unsigned) { *event = new double(-1); return SUCCESS; }
+API int cuEventRecord(void* event, void*) {
+  GUARD;
+  return enqueue([=] { *static_cast<double*>(event) = clock_ms += 1; return SUCCESS; });
+}
+API int cuEventSynchronize(void*) { GUARD; return flush(); }
+API int cuEventElapsedTime_v2(float* ms, void* from, void* to) {
+  *ms = float(*static_cast<double*>(to) - *static_cast<double*>(from));
+  return SUCCESS;
+}
+API int cuEventDestroy_v2(void* event) {
+  GUARD;
+  // Work that records it may still be queued.
+  return enqueue([=] { delete static_cast<double*>(event); return SUCCESS; });
+}
+
+// ---- NVRTC ---------------------------------------------------------------------------------------------------------
+
+struct Program {
+  std::string source, name, log, image;
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+
+API int nvrtcVersion(int* major, int* minor) { *major = 13, *minor = 0; return 0; }
+API int nvrtcCreateProgram(Program** to, const char* source, const char* name, int n, const char** texts, const char** names) {
+  Program* p = new Program{source, name, "", "", {}};
+  for (int i = 0; i < n; ++i) p->headers.push_back({names[i], texts[i]});
+  *to = p;
+  return 0;
+}
+API int nvrtcDestroyProgram(Program** p) { delete *p; *p = nullptr; return 0; }
+API int nvrtcGetCUBINSize(Program* p, size_t* n) { *n = p->image.size(); return 0; }
+API int nvrtcGetCUBIN(Program* p, char* to) { memcpy(to, p->image.data(), p->image.size()); return 0; }
+API int nvrtcGetProgramLogSize(Program* p, size_t* n) { *n = p->log.size() + 1; return 0; }
+API int nvrtcGetProgramLog(Program* p, char* to) { memcpy(to, p->log.c_str(), p->log.size() + 1); return 0; }
+
+static void put(const std::string& path, const std::string& text) {
+  FILE* f = fopen(path.c_str(), "wb");
+  if (f) fwrite(text.data(), 1, text.size(), f), fclose(f);
+}
+static std::string get(const std::string& path) {
+  std::string text;
+  FILE* f = fopen(path.c_str(), "rb");
+  char block[1 << 16];
+  for (size_t n; f && (n = fread(block, 1, sizeof block, f)) > 0;) text.append(block, n);
+  if (f) fclose(f);
+  return text;
+}
+
+// Names of the kernels a source declares: the word after the comma of KERNEL(threads, name).
+static std::vector<std::string> kernels_of(const std::string& source) {
+  std::vector<std::string> names;
+  for (size_t at = 0; (at = source.find("\nKERNEL(", at)) != std::string::npos; ++at) {
+    size_t comma = source.find(',', at), end = source.find(')', comma);
+    std::string name = source.substr(comma + 1, end - comma - 1);
+    name.erase(0, name.find_first_not_of(" \n"));
+    names.push_back(name);
+  }
+  return names;
+}
+
+API int nvrtcCompileProgram(Program* p, int n, const char** options) {
+  if (asked("FAKE_COMPILE", 0)) {
+    p->log = p->name + "(1): error: refused as asked for";
+    return 6;
+  }
+  char folder[] = "/tmp/fake-nvrtc-XXXXXX";
+  if (!mkdtemp(folder)) return 1;
+  std::string root = folder, defines;
+  for (int i = 0; i < n; ++i) if (!strncmp(options[i], "-D", 2)) defines += std::string(" ") + options[i];
+  for (auto& [name, text] : p->headers) put(root + "/" + name, text);
+  put(root + "/" + p->name, p->source);
+  std::string absent, table;
+  for (auto& name : kernels_of(p->source)) {
+    absent += "constexpr ::machine::Absent " + name + "{}, " + name + "_threads{};\n";
+    table += "    machine::entry<kernels::" + name + ">(\"" + name + "\", kernels::" + name + "_threads),\n";
+    p->log += "ptxas info : Compiling entry function '" + name + "' for 'sm_90a'\nptxas info : Used 1 registers\n";
+  }
+  // As src/device/emulator/compiler.rs wraps a kernel file.
+  put(root + "/wrapper.cpp",
+      "#include \"emulator/machine.h\"\nnamespace absent {\n" + absent +
+          "}\nnamespace kernels {\nusing namespace absent;\n#include \"device.cuh\"\n#include \"" + p->name +
+          "\"\n}\nextern \"C\" __attribute__((visibility(\"default\"))) const machine::Kernel* hardneg_kernels() {\n"
+          "  static constexpr machine::Kernel table[] = {\n" + table + "    {}};\n  return table;\n}\n");
+  std::string command = "c++ -std=c++20 -O1 -fPIC -fno-exceptions -fno-rtti -fno-strict-aliasing -fno-math-errno "
+                        "-ffp-contract=off -fvisibility=hidden -w -shared -I " + root + " -I " FAKE_KERNELS + defines +
+                        " -o " + root + "/k.so " + root + "/wrapper.cpp 2>" + root + "/log";
+  int status = system(command.c_str());
+  if (status) p->log = get(root + "/log");
+  std::string library = get(root + "/k.so");
+  u64 length = library.size();
+  p->image = std::string(MAGIC, 8) + std::string((const char*)&length, 8) + library;
+  system(("rm -rf " + root).c_str());
+  return status ? 6 : 0;
+}
+
+// ---- cuBLASLt ------------------------------------------------------------------------------------------------------
+
+struct Layout { u64 rows, columns; i64 stride; };
+struct Turns { int a, b; };
+struct Heuristic { u64 algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; };
+
+API int cublasLtCreate(void** handle) { *handle = &gpu; return 0; }
+API int cublasLtMatmulDescCreate(Turns** to, int, int) { *to = new Turns{0, 0}; return 0; }
+API int cublasLtMatmulDescSetAttribute(Turns* turns, int which, const void* value, size_t bytes) {
+  if (bytes != 4) return 7;
+  if (which == 3) memcpy(&turns->a, value, 4);
+  if (which == 4) memcpy(&turns->b, value, 4);
+  return 0;
+}
+API int cublasLtMatrixLayoutCreate(Layout** to, int type, u64 rows, u64 columns, i64 stride) {
+  if (type != 0 || stride < i64(rows)) return 7;
+  *to = new Layout{rows, columns, stride};
+  return 0;
+}
+API int cublasLtMatmulPreferenceCreate(void** to) { *to = malloc(1); return 0; }
+API int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return 0; }
+API int cublasLtMatmulPreferenceDestroy(void* p) { free(p); return 0; }
+API int cublasLtMatmulAlgoGetHeuristic(void*, Turns*, Layout*, Layout*, Layout*, Layout*, void*, int, Heuristic* to, int* n) {
+  memset(to, 0, sizeof *to);
+  *n = asked("FAKE_BLAS", 0) ? 0 : 1;
+  return 0;
+}
+// D = alpha op(A) op(B) + beta C, column-major.
+API int cublasLtMatmul(void*, Turns* turns, const float* alpha, const float* a, Layout* la, const float* b, Layout* lb,
+                       const float* beta, const float* c, Layout*, float* d, Layout* ld, void*, void*, size_t, void*) {
+  GUARD;
+  u64 m = ld->rows, n = ld->columns, k = turns->a ? la->rows : la->columns;
+  bool fits = (turns->a ? la->columns : la->rows) == m && (turns->b ? lb->rows : lb->columns) == n &&
+              (turns->b ? lb->columns : lb->rows) == k;
+  if (!fits) return 7;
+  float by = *alpha, keep = *beta;
+  Turns t = *turns;
+  Layout x = *la, y = *lb, z = *ld;
+  return enqueue([=] {
+    for (u64 j = 0; j < n; ++j) {
+      for (u64 i = 0; i < m; ++i) {
+        float sum = 0;
+        for (u64 l = 0; l < k; ++l)
+          sum += (t.a ? a[l + i * x.stride] : a[i + l * x.stride]) * (t.b ? b[j + l * y.stride] : b[l + j * y.stride]);
+        float& to = d[i + j * z.stride];
+        to = by * sum + (keep != 0 ? keep * c[i + j * z.stride] : 0);
+        machine_written(gpu, (u64)&to, 4);
+      }
+    }
+    return SUCCESS;
+  });
+}

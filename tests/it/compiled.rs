@@ -1,0 +1,158 @@
+//! Every kernel, as every case launches it, compiled by NVRTC to machine code for every supported architecture: no GPU is
+//! needed to know that it assembles, that nothing spills, and how many registers it takes.
+//!
+//! NVRTC is found as `doctor` finds it, or in HARDNEG_NVRTC_DIR. Without it the test is skipped, saying so; with
+//! HARDNEG_REQUIRE_NVRTC set (continuous integration) its absence is a failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use hardneg::device::cuda::nvrtc::{Nvrtc, Usage, usage};
+use hardneg::device::places::Places;
+use hardneg::device::{self, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Request, Runtime};
+use hardneg::error::Result;
+use rayon::prelude::*;
+
+const ARCHITECTURES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
+
+/// Registers, spilled bytes and static shared memory every entry may take on sm_90a; regenerate with HARDNEG_BLESS=1.
+const BUDGET: &str = include_str!("../kernels.budget");
+
+/// The emulator, remembering which kernels ran.
+struct Recording {
+    machine: Arc<dyn Runtime>,
+    kernels: Mutex<BTreeSet<(String, String, Vec<(String, i64)>)>>,
+    launched: Mutex<Vec<Kernel>>,
+}
+
+impl Runtime for Recording {
+    fn facts(&self) -> &Facts {
+        self.machine.facts()
+    }
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.machine.alloc(bytes)
+    }
+    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
+        self.machine.write(to, from)
+    }
+    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
+        self.machine.read(from, to)
+    }
+    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
+        self.machine.fill(memory, byte)
+    }
+    fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
+        let defines: Vec<_> = kernel.defines.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+        if self.kernels.lock().unwrap().insert((kernel.file.into(), kernel.entry.into(), defines)) {
+            self.launched.lock().unwrap().push(kernel.clone());
+        }
+        self.machine.launch(kernel, grid, args)
+    }
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
+        self.machine.matmul(c, a, b, shape, scale, accumulate)
+    }
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
+        self.machine.capture(work)
+    }
+    fn replay(&self, recorded: &Replay) -> Result<()> {
+        self.machine.replay(recorded)
+    }
+    fn mark(&self) -> Result<Mark> {
+        self.machine.mark()
+    }
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        self.machine.elapsed(from, to)
+    }
+    fn sync(&self) -> Result<()> {
+        self.machine.sync()
+    }
+}
+
+/// The distinct (file, defines) of all cases, with one entry each.
+fn launched() -> Option<Vec<Kernel>> {
+    let machine = match device::open(Request::Emulator, &Places::new(|name| std::env::var_os(name))) {
+        Ok((Device::Machine(machine), _)) => machine,
+        Ok(_) => unreachable!("the emulator is a machine"),
+        Err(error) => {
+            println!("SKIPPED: the emulator does not start: {error}");
+            return None;
+        }
+    };
+    let recording = Arc::new(Recording { machine, kernels: Mutex::default(), launched: Mutex::default() });
+    let device = Device::Machine(recording.clone());
+    for case in hardneg::ops::cases().into_iter().chain(hardneg::loss::cases()).chain(hardneg::optim::cases()) {
+        (case.run)(&device).unwrap_or_else(|e| panic!("{} {}: {e}", case.operation, case.shape));
+    }
+    let mut files = BTreeMap::new();
+    for kernel in recording.launched.lock().unwrap().iter() {
+        files.entry((kernel.file, kernel.defines.clone())).or_insert_with(|| kernel.clone());
+    }
+    Some(files.into_values().collect())
+}
+
+#[test]
+fn every_kernel_assembles_for_every_architecture_without_spills() {
+    let places = Places::new(|name| std::env::var_os(name));
+    let nvrtc = match Nvrtc::load(&places, None) {
+        Ok(nvrtc) => nvrtc,
+        Err(error) if std::env::var_os("HARDNEG_REQUIRE_NVRTC").is_some() => panic!("{error}"),
+        Err(error) => return println!("SKIPPED: no kernel was compiled for a GPU: {}", error.what()),
+    };
+    let Some(kernels) = launched() else { return };
+    assert!(!kernels.is_empty());
+    // Every specialisation for Hopper, one of each file for the rest.
+    let mut first = BTreeSet::new();
+    let jobs: Vec<(&Kernel, &str)> = kernels
+        .iter()
+        .flat_map(|kernel| {
+            let all = first.insert(kernel.file);
+            ARCHITECTURES.into_iter().filter(move |arch| all || *arch == "sm_90a").map(move |arch| (kernel, arch))
+        })
+        .collect();
+    let compiled: Vec<(&Kernel, &str, Vec<Usage>)> = jobs
+        .par_iter()
+        .map(|&(kernel, arch)| match nvrtc.compile(kernel, arch, None) {
+            Ok(compiled) => {
+                assert!(!compiled.log.contains("ptxas warning"), "{} {arch}: {}", kernel.file, compiled.log);
+                (kernel, arch, usage(&compiled.log))
+            }
+            Err(error) => panic!("{error:?}"),
+        })
+        .collect();
+    let mut worst: BTreeMap<String, Usage> = BTreeMap::new();
+    println!("{:28} {:8} {:>9} {:>6} {:>7}", "kernel", "arch", "registers", "spills", "shared");
+    for (kernel, arch, entries) in &compiled {
+        assert!(!entries.is_empty(), "the assembler says nothing of {}", kernel.file);
+        for u in entries {
+            println!("{:28} {arch:8} {:9} {:6} {:7}  {:?}", u.entry, u.registers, u.spill_bytes, u.shared_bytes, kernel.defines);
+            if *arch == "sm_90a" {
+                let most = worst.entry(u.entry.clone()).or_insert_with(|| u.clone());
+                most.registers = most.registers.max(u.registers);
+                most.spill_bytes = most.spill_bytes.max(u.spill_bytes);
+                most.shared_bytes = most.shared_bytes.max(u.shared_bytes);
+            }
+        }
+    }
+    if std::env::var_os("HARDNEG_BLESS").is_some() {
+        let mut text =
+            String::from("# entry, registers, spilled bytes, static shared bytes: the most of any specialisation on sm_90a\n");
+        for u in worst.values() {
+            text += &format!("{} {} {} {}\n", u.entry, u.registers, u.spill_bytes, u.shared_bytes);
+        }
+        return std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels.budget"), text).unwrap();
+    }
+    let budget: BTreeMap<&str, Vec<u32>> = BUDGET
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .filter_map(|l| {
+            let mut words = l.split_whitespace();
+            Some((words.next()?, words.map(|w| w.parse().unwrap()).collect()))
+        })
+        .collect();
+    for u in worst.values() {
+        let Some(allowed) = budget.get(u.entry.as_str()) else { panic!("{} has no line in tests/kernels.budget", u.entry) };
+        // Compilers of other versions place a few registers differently.
+        let fits = u.registers <= allowed[0] + 8 && u.spill_bytes <= allowed[1] && u.shared_bytes <= allowed[2] + 1024;
+        assert!(fits, "{u:?} exceeds its budget {allowed:?}");
+    }
+}

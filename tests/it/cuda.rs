@@ -1,0 +1,230 @@
+//! The CUDA runtime's own code, executed without a GPU: `tests/fake/cuda.cpp` answers as driver, compiler and matrix
+//! library on top of the emulator, and fails on request. Every fault ends in its code, without a panic, and leaves the last
+//! checkpoint intact. Skips, saying so, where there is no C++ compiler.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use hardneg::train::checkpoint;
+
+use crate::program::{Finished, Folder, end_of, finish};
+
+const NAMES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
+
+/// A folder with the fake libraries, built once; None without a compiler.
+fn libraries() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (kernels, folder) = (root.join("kernels"), tempfile::tempdir().unwrap());
+        let machine = std::fs::read_dir(kernels.join("emulator")).unwrap().map(|e| e.unwrap().path());
+        let library = folder.path().join("libfake.so");
+        let mut compiler = Command::new("c++");
+        compiler.args(["-std=c++20", "-O2", "-fPIC", "-shared", "-w", "-fno-strict-aliasing", "-fno-math-errno"]);
+        compiler.arg(format!("-DFAKE_KERNELS={:?}", kernels)).arg("-I").arg(kernels.join("emulator")).arg("-o").arg(&library);
+        compiler.arg(root.join("tests/fake/cuda.cpp")).args(machine.filter(|p| p.extension().is_some_and(|e| e == "cpp")));
+        match compiler.output() {
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+            Err(_) => {
+                println!("SKIPPED: no C++ compiler, so the CUDA runtime was not executed");
+                return None;
+            }
+        }
+        for name in NAMES {
+            std::os::unix::fs::symlink("libfake.so", folder.path().join(name)).unwrap();
+        }
+        Some(folder)
+    });
+    built.as_ref().map(|folder| folder.path())
+}
+
+/// Compiled kernels, shared by all tests of a run: compiling is most of the time.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
+/// Runs the program with the fake libraries of `from` and the faults asked for.
+fn run(folder: &Folder, from: &Path, args: &[&str], faults: &[(&str, &str)]) -> Finished {
+    let mut command = folder.command();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", cache());
+    command.env("LD_LIBRARY_PATH", from).env("HARDNEG_NVRTC_DIR", from);
+    command.envs(faults.iter().copied());
+    finish(command.args(args).output().unwrap(), args)
+}
+
+/// 20 steps of a small model, with a checkpoint after every one.
+const TRAIN: &[&str] = &[
+    "train",
+    "--set",
+    "synthetic.users=60",
+    "--set",
+    "synthetic.items=40",
+    "--set",
+    "synthetic.clusters=4",
+    "--set",
+    "synthetic.events_per_user=12",
+    "--set",
+    "dim=8",
+    "--set",
+    "max_len=10",
+    "--batch-size",
+    "8",
+    "--steps",
+    "20",
+    "--set",
+    "checkpoint_steps=1",
+    "--progress",
+    "none",
+    "--out",
+    "run",
+    "--device",
+    "cuda",
+];
+
+fn last_step(run: &Path) -> Option<u64> {
+    checkpoint::steps(&run.join("checkpoints")).ok()?.last().copied()
+}
+
+#[test]
+fn the_cuda_runtime_finds_compiles_and_agrees_with_the_plain_path() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    let report = run(&folder, libraries, &["doctor", "--json"], &[]).ok();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["gpu"]["usable"], &report["gpu"]["name"]), (&true.into(), &"Fake GPU (sm_90a)".into()), "{report}");
+    // All cases, twice each: products, launches, copies and the cache of cubins.
+    run(&folder, libraries, &["check", "--device", "cuda", "--repeat", "2"], &[]).ok();
+}
+
+#[test]
+fn twenty_steps_on_the_fake_gpu_follow_the_plain_path() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    run(&folder, libraries, TRAIN, &[]).ok();
+    let host: Vec<&str> = TRAIN
+        .iter()
+        .map(|&a| {
+            if a == "cuda" {
+                "host"
+            } else if a == "run" {
+                "host"
+            } else {
+                a
+            }
+        })
+        .collect();
+    run(&folder, libraries, &host, &[]).ok();
+    let losses = |name: &str| -> Vec<f64> {
+        let text = std::fs::read_to_string(folder.path(name).join("metrics.jsonl")).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        records.filter_map(|record| record["loss"].as_f64()).collect()
+    };
+    let (gpu, plain) = (losses("run"), losses("host"));
+    assert!(!gpu.is_empty() && gpu.len() == plain.len());
+    for (gpu, plain) in gpu.iter().zip(&plain) {
+        assert!((gpu - plain).abs() < 1e-4 * plain.abs(), "{gpu} against {plain}");
+    }
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_said_before_anything_starts() {
+    let Some(libraries) = libraries() else { return };
+    // (fault, exit, code)
+    let faults: &[(&str, &str, i32, &str)] = &[
+        ("FAKE_INIT", "100", 5, "G0501"),
+        ("FAKE_INIT", "803", 5, "G0501"),
+        ("FAKE_INIT", "34", 5, "G0501"),
+        ("FAKE_DEVICES", "0", 5, "G0501"),
+        ("FAKE_CAPABILITY", "75", 5, "G0501"),
+        ("FAKE_CONTEXT", "201", 5, "G0505"),
+        ("FAKE_STREAM", "999", 5, "G0505"),
+        ("FAKE_OOM_AFTER", "0", 6, "G0601"),
+        ("FAKE_COMPILE", "1", 5, "G0504"),
+        ("FAKE_MODULE", "209", 5, "G0505"),
+        ("FAKE_COPY", "1", 5, "G0505"),
+        ("FAKE_BLAS", "1", 5, "G0505"),
+    ];
+    for &(name, value, exit, code) in faults {
+        let folder = Folder::new();
+        // An empty cache, or the compiler would not be asked.
+        let cache = folder.path("cache");
+        let faults = [(name, value), ("XDG_CACHE_HOME", cache.to_str().unwrap())];
+        let faults = if name == "FAKE_COMPILE" { &faults[..] } else { &faults[..1] };
+        let finished = run(&folder, libraries, TRAIN, faults);
+        assert_eq!(finished.code, Some(exit), "{name}={value}: {}\n{}", finished.out, finished.err);
+        assert!(finished.err.contains(&format!("[{code}]")) && finished.err.contains("help"), "{name}: {}", finished.err);
+        assert_eq!(last_step(&folder.path("run")), None, "{name}");
+        // `auto` goes on without the GPU where none can be opened.
+        if code == "G0501" {
+            let auto: Vec<&str> = TRAIN.iter().map(|&a| if a == "cuda" { "auto" } else { a }).collect();
+            run(&folder, libraries, &auto, faults).ok();
+        }
+    }
+}
+
+/// A folder with some of the libraries.
+fn some_of(libraries: &Path, names: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        std::os::unix::fs::symlink(libraries.join("libfake.so"), folder.path().join(name)).unwrap();
+    }
+    let path = folder.path().to_path_buf();
+    (folder, path)
+}
+
+#[test]
+fn a_missing_or_stub_library_is_named_with_its_cure() {
+    let Some(libraries) = libraries() else { return };
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&[], "G0501", "libcuda"),
+        (&["libcuda.so.1"], "G0503", "nvidia-cuda-nvrtc"),
+        (&["libcuda.so.1", "libnvrtc.so.13"], "G0503", "nvidia-cublas"),
+    ];
+    for (names, code, word) in cases {
+        let (_kept, from) = some_of(libraries, names);
+        let folder = Folder::new();
+        let finished = run(&folder, &from, TRAIN, &[]).fails(5, code);
+        assert!(finished.err.contains(word), "{names:?}: {}", finished.err);
+    }
+    // A toolkit's stub has hardly any symbol.
+    let folder = Folder::new();
+    let stub = folder.path("stub");
+    std::fs::create_dir_all(&stub).unwrap();
+    folder.write("stub.c", "int cuInit(unsigned f) { return 34; }");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(stub.join("libcuda.so.1")).arg(folder.path("stub.c")).status();
+    if built.is_ok_and(|status| status.success()) {
+        let finished = run(&folder, &stub, TRAIN, &[]).fails(5, "G0501");
+        assert!(finished.err.contains("lacks"), "{}", finished.err);
+    }
+}
+
+#[test]
+fn a_gpu_that_fails_in_training_leaves_the_last_checkpoint_and_the_run_continues() {
+    let Some(libraries) = libraries() else { return };
+    let whole = Folder::new();
+    run(&whole, libraries, TRAIN, &[]).ok();
+    let expected = end_of(&whole.path("run"));
+    for (name, counts, exit, code) in
+        [("FAKE_FAULT_AFTER", [40, 400, 900], 5, "G0505"), ("FAKE_OOM_AFTER", [30, 300, 700], 6, "G0601")]
+    {
+        let folder = Folder::new();
+        let mut failures = 0;
+        for count in counts {
+            let finished = run(&folder, libraries, TRAIN, &[(name, &count.to_string())]);
+            if finished.code == Some(0) {
+                break;
+            }
+            finished.fails(exit, code);
+            failures += 1;
+            if let Some(step) = last_step(&folder.path("run")) {
+                checkpoint::load(&folder.path(&format!("run/checkpoints/step-{step}"))).unwrap();
+            }
+        }
+        assert!(failures > 0, "{name} never struck");
+        run(&folder, libraries, TRAIN, &[]).ok();
+        assert_eq!(end_of(&folder.path("run")), expected, "{name}");
+    }
+}
