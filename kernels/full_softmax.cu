@@ -13,7 +13,7 @@
 //          losses (R)  partial (splits,V,D)
 // Defines  those of tile.cuh; COSINE; CONTEXT (with COSINE only). Dynamic shared memory: the tiles in the order below
 // Launch   rows: ceil(R/OWN) blocks; items: (ceil(V/OWN), splits) blocks; each 128 threads. Splits share out the rows where
-//          items alone fill no GPU; `merge` adds their parts in order: one thread per float of da
+//          items alone fill no GPU; parts.cu adds their parts in order
 // Traffic  per block of pass 1 the table once, of pass 2 the queries once, mostly from L2; 2 V D floats of da
 // Numerics f32, exp and log to a few units in the last place; sums over items in one chain per tile column
 // Determinism  fixed order everywhere, no atomics
@@ -246,13 +246,4 @@ KERNEL(128, full_softmax_items)(float* da, float* partial, const float2* saved, 
       }
     }
   }
-}
-
-// da (n) += the `splits` parts (splits,n), first to last.
-KERNEL(256, full_softmax_merge)(float* da, const float* partial, u64 n, u32 splits) {
-  u64 x = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (x >= n) return;
-  float sum = partial[x];
-  for (u32 split = 1; split < splits; ++split) sum += partial[split * n + x];
-  da[x] += sum;
 }

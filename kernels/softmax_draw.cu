@@ -201,7 +201,7 @@ KERNEL(128, softmax_draw_catalogue)(u32* ids, float* log_q, double* tiles, doubl
         if (choice[out + slot] >= from) atomicMin(&s_chosen[0], choice[out + slot]);
       __syncthreads();
       u32 tile = s_chosen[0];
-      if (tile == ~0u) return;
+      if (tile == ~0u) break;
       open(tile, 0);
       for (u32 slot = threadIdx.x; slot < n; slot += 128) {
         if (choice[out + slot] != tile) continue;

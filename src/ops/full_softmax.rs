@@ -13,6 +13,7 @@
 
 use rayon::prelude::*;
 
+use crate::device::places::Rounding;
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
@@ -43,8 +44,96 @@ pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring
     })
 }
 
-/// Two passes, each owner of what it writes: rows (dp, dg, normalisers), then items (da). Returns the unscaled loss.
+/// Tensor cores where operands may be rounded to bf16; they know no context and vectors of at most 128 numbers.
 fn on_machine(
+    device: &Device,
+    runtime: &dyn Runtime,
+    grads: Gradients,
+    scoring: &Scoring,
+    targets: &[u32],
+    scale: f32,
+) -> Result<f64> {
+    let plain = scoring.kind == ScoreKind::Dot || scoring.context.is_none();
+    let rounded = runtime.facts().rounding == Rounding::Bf16 && plain && scoring.dim <= 128;
+    let run = if rounded { on_tensor_cores } else { in_f32 };
+    run(device, runtime, grads, scoring, targets, scale)
+}
+
+/// `full_softmax_mma.cu`: blocks of 128 owned vectors.
+fn on_tensor_cores(
+    device: &Device,
+    runtime: &dyn Runtime,
+    grads: Gradients,
+    scoring: &Scoring,
+    targets: &[u32],
+    scale: f32,
+) -> Result<f64> {
+    const OWN: usize = 128;
+    const STREAM: usize = 64;
+    scoring.check()?;
+    let (rows, items) = (targets.len(), scoring.items);
+    if rows == 0 {
+        return Ok(0.0);
+    }
+    let cosine = scoring.kind != ScoreKind::Dot;
+    if let Some(dg) = grads.context {
+        dg.clear(device)?;
+    }
+    let kernel = |entry| {
+        let defines = [("D", scoring.dim as i64), ("COSINE", i64::from(cosine))];
+        Kernel::new("full_softmax_mma", entry, &defines)
+    };
+    let sized = |len: usize| -> Result<Buffer> {
+        let mut buffer = Buffer::empty(device);
+        buffer.resize(device, len)?;
+        Ok(buffer)
+    };
+    let inverse_norms = |vectors: &Buffer, n: usize, factor: f32| -> Result<Option<Buffer>> {
+        if !cosine {
+            return Ok(None);
+        }
+        let mut inverse = sized(n)?;
+        let args = &mut [Arg::Out(&mut inverse), Arg::In(vectors), Arg::U32(n as u32), Arg::F32(factor)];
+        runtime.launch(&kernel("full_softmax_mma_norms"), Grid::row(n.div_ceil(8), 256), args)?;
+        Ok(Some(inverse))
+    };
+    let heat = scan::heat(scoring);
+    let row_factor = inverse_norms(scoring.query, rows, heat)?;
+    let item_inverse = inverse_norms(scoring.table, items, 1.0)?;
+    let targets = upload(runtime, targets)?;
+    let (mut saved, mut losses) = (sized(2 * rows)?, sized(rows)?);
+    let inputs = || [Arg::In(scoring.query), Arg::In(scoring.table), Arg::In(&targets)];
+    let norms = || [scan::maybe(&row_factor), scan::maybe(&item_inverse)];
+    let sizes = || [Arg::U32(rows as u32), Arg::U32(items as u32)];
+
+    let mut args = vec![Arg::Out(grads.query), Arg::Out(&mut saved), Arg::Out(&mut losses)];
+    args.extend(inputs().into_iter().chain(norms()).chain(sizes()));
+    args.extend([Arg::F32(heat), Arg::F32(scale)]);
+    runtime.launch(&kernel("full_softmax_mma_rows"), Grid::row(rows.div_ceil(OWN), 256), &mut args)?;
+
+    let splits = scan::splits(items.div_ceil(OWN), rows.div_ceil(STREAM), 4);
+    let mut parts = sized(if splits > 1 { splits * grads.table.len() } else { 0 })?;
+    let partial = if splits > 1 { Arg::Out(&mut parts) } else { Arg::None };
+    let mut args = vec![Arg::Out(&mut *grads.table), partial, Arg::In(&saved)];
+    args.extend(inputs().into_iter().chain(norms()).chain(sizes()));
+    args.push(Arg::F32(scale));
+    let grid = Grid { blocks: [items.div_ceil(OWN) as u32, splits as u32, 1], threads: 256, shared_bytes: 0 };
+    runtime.launch(&kernel("full_softmax_mma_items"), grid, &mut args)?;
+    if splits > 1 {
+        merge(runtime, grads.table, &parts, splits)?;
+    }
+    loss_total::read(runtime, &losses, rows)
+}
+
+/// da (n) += its parts (splits,n), in order.
+fn merge(runtime: &dyn Runtime, da: &mut Buffer, parts: &Buffer, splits: usize) -> Result<()> {
+    let n = da.len();
+    let args = &mut [Arg::Out(da), Arg::In(parts), Arg::U64(n as u64), Arg::U32(splits as u32)];
+    runtime.launch(&Kernel::new("parts", "parts_add", &[]), Grid::row(n.div_ceil(256), 256), args)
+}
+
+/// Two passes, each owner of what it writes: rows (dp, dg, normalisers), then items (da). Returns the unscaled loss.
+fn in_f32(
     device: &Device,
     runtime: &dyn Runtime,
     mut grads: Gradients,
@@ -91,9 +180,7 @@ fn on_machine(
     args.extend(sizes());
     runtime.launch(&kernel("full_softmax_items"), grid(items, splits), &mut args)?;
     if split {
-        let n = grads.table.len();
-        let args = &mut [Arg::Out(grads.table), Arg::In(&parts), Arg::U64(n as u64), Arg::U32(splits as u32)];
-        runtime.launch(&kernel("full_softmax_merge"), Grid::row(n.div_ceil(256), 256), args)?;
+        merge(runtime, grads.table, &parts, splits)?;
     }
     loss_total::read(runtime, &losses, rows)
 }
@@ -182,4 +269,44 @@ fn softmax_gradient<T: Real>(s: &mut [T], losses: &mut [T], targets: &[u32], sca
             )
         },
     );
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use super::*;
+    use crate::device::emulator::{Options, Schedule, open};
+    use crate::error::Code;
+
+    /// With inputs that bf16 holds exactly, scores and the loss are as in f32; probabilities are rounded once, by 2^-9 at most,
+    /// which bounds both gradients.
+    #[test]
+    fn rounded_operands_stray_by_their_rounding_alone() {
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        for (checked, schedule) in [(false, Schedule::Reverse), (false, Schedule::Random(3)), (true, Schedule::Forward)] {
+            let options = Options { checked, schedule, rounding: Rounding::Bf16, ..Options::new(&cache) };
+            let machine = match open(&options) {
+                Ok(device) => device,
+                Err(error) if error.code() == Code::G0507 => return println!("SKIPPED: no C++ compiler, so no kernel was run"),
+                Err(error) => panic!("{error:?}"),
+            };
+            for [r, v, d] in [[3, 63, 16], [33, 5, 31], [130, 131, 64], [65, 129, 128], [523, 70, 50]] {
+                for kind in [ScoreKind::Dot, ScoreKind::Cosine { temperature: 0.3 }] {
+                    let run = |device: &Device| {
+                        // Eighths: bf16 holds them exactly.
+                        let inputs = Inputs::new(device, [r, v, d], kind, false, true).unwrap();
+                        let (mut dp, mut da) = (Buffer::empty(device), device.zeros(v * d).unwrap());
+                        let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
+                        let targets = case::ids(3, r, v);
+                        let loss = forward_backward(device, grads, &inputs.scoring(), &targets, 1.0 / r as f64).unwrap();
+                        [vec![loss], dp.to_f64(device).unwrap(), da.to_f64(device).unwrap()]
+                    };
+                    let norm = |x: Vec<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    for ((got, want), budget) in run(&machine).iter().zip(run(&Device::ORACLE)).zip([1e-6, 4e-3, 4e-3]) {
+                        let error = norm(got.iter().zip(&want).map(|(g, w)| g - w).collect()) / norm(want);
+                        assert!(error <= budget, "{kind:?}, R {r}, V {v}, D {d}: {error:.1e} of {budget:.1e}");
+                    }
+                }
+            }
+        }
+    }
 }

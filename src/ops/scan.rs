@@ -83,8 +83,9 @@ impl Tiles {
         let sets = 1 + usize::from(cosine && scoring.context.is_some());
         let scoring = Scoring { context: scoring.context.filter(|_| cosine), ..*scoring };
         Tiles::new(form(&scoring)?, scoring.dim, 0, |own, stream, stride| {
-            // Sums of a thread stay within 64 registers.
-            let fits = own * scoring.dim * sets <= 64 * 128;
+            // Sums of a thread stay within 64 registers; wide tiles leave the cosine's own terms a quarter of them.
+            let registers = if cosine && sets == 1 { 48 } else { 64 };
+            let fits = own * scoring.dim * sets <= registers * 128;
             fits.then_some((own + stream + (sets - 1) * own.max(stream)) * stride + sets * own * (stream + 4))
         })
     }
@@ -107,11 +108,9 @@ impl Tiles {
         Err(Error::new(Code::G0502, "no tile of this width fits a GPU's shared memory").help("use `--device host`"))
     }
 
-    /// Into how many parts the streamed vectors are cut, so that few owned blocks fill a GPU all the same; a part has at least
-    /// `least` tiles.
+    /// [`splits`] of vectors.
     pub fn splits(&self, owned: usize, streamed: usize, least: usize) -> usize {
-        let blocks = owned.div_ceil(self.own).max(1);
-        (BLOCKS / blocks).min(streamed.div_ceil(self.stream) / least).max(1)
+        splits(owned.div_ceil(self.own), streamed.div_ceil(self.stream), least)
     }
 }
 
@@ -125,6 +124,12 @@ pub fn lists_of_rows(lists: &Negatives) -> Vec<u32> {
     }
     ids.iter_mut().zip(&lists.drop).filter(|(_, drop)| **drop).for_each(|(id, _)| *id = NONE);
     ids
+}
+
+/// Into how many parts the streamed tiles are cut, so that few owned blocks fill a GPU all the same; a part has at least `least`
+/// tiles.
+pub fn splits(blocks: usize, tiles: usize, least: usize) -> usize {
+    (BLOCKS / blocks.max(1)).min(tiles / least).max(1)
 }
 
 /// What the rows must not see, in a machine's memory (struct Hidden of `scan.cuh`).
