@@ -299,10 +299,13 @@ static void access_heap(Lane& lane, u64 address, u64 bytes, Access access, const
   }
 }
 
-void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller) {
+void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller, bool aligned) {
   const Shadow& s = *lane.machine->shadow;
-  if ((u64)address - s.shared < SHARED_ARENA) access_shared(lane, (u64)address, bytes, access, caller, false);
-  else if ((u64)address - s.heap < s.heap_bytes) access_heap(lane, (u64)address, bytes, access, caller);
+  bool in_shared = (u64)address - s.shared < SHARED_ARENA;
+  if (!in_shared && (u64)address - s.heap >= s.heap_bytes) return;
+  if (aligned && (u64)address % bytes) report(*lane.machine, "misaligned address", (u64)address, bytes, access, caller);
+  if (in_shared) access_shared(lane, (u64)address, bytes, access, caller, false);
+  else access_heap(lane, (u64)address, bytes, access, caller);
 }
 
 void shadow_in_flight(Lane& lane, const void* address, u64 bytes, const void*) {
@@ -331,45 +334,37 @@ u64 shadow_first_unwritten(const Machine& m, u64 address, u64 bytes) {
 
 #define HOOK extern "C" __attribute__((visibility("default")))
 
-static inline void touch(const void* p, u64 bytes, machine::Access access, const void* caller) {
+static inline void touch(const void* p, u64 bytes, machine::Access access, const void* caller, bool aligned = false) {
   machine::Lane* lane = machine::current();
-  if (lane && lane->machine->shadow) machine::shadow_access(*lane, p, bytes, access, caller);
+  if (lane && lane->machine->shadow) machine::shadow_access(*lane, p, bytes, access, caller, aligned);
 }
 #define CALLER __builtin_return_address(0)
-#define SIZED(bytes)                                                                                              \
-  HOOK void __tsan_read##bytes(void* p) { touch(p, bytes, machine::Access::read, CALLER); }                       \
-  HOOK void __tsan_write##bytes(void* p) { touch(p, bytes, machine::Access::write, CALLER); }                     \
-  HOOK void __tsan_unaligned_read##bytes(void* p) { touch(p, bytes, machine::Access::read, CALLER); }             \
-  HOOK void __tsan_unaligned_write##bytes(void* p) { touch(p, bytes, machine::Access::write, CALLER); }           \
-  HOOK void __tsan_volatile_read##bytes(void* p) { touch(p, bytes, machine::Access::read, CALLER); }              \
-  HOOK void __tsan_volatile_write##bytes(void* p) { touch(p, bytes, machine::Access::write, CALLER); }            \
-  HOOK void __tsan_read_write##bytes(void* p) {                                                                   \
-    touch(p, bytes, machine::Access::read, CALLER);                                                               \
-    touch(p, bytes, machine::Access::write, CALLER);                                                              \
-  }                                                                                                               \
-  HOOK void __tsan_unaligned_read_write##bytes(void* p) {                                                         \
-    touch(p, bytes, machine::Access::read, CALLER);                                                               \
-    touch(p, bytes, machine::Access::write, CALLER);                                                              \
-  }
+#define READS machine::Access::read, CALLER
+#define WRITES machine::Access::write, CALLER
+#define SIZED(bytes)                                                            \
+  HOOK void __tsan_read##bytes(void* p) { touch(p, bytes, READS, true); }       \
+  HOOK void __tsan_write##bytes(void* p) { touch(p, bytes, WRITES, true); }     \
+  HOOK void __tsan_unaligned_read##bytes(void* p) { touch(p, bytes, READS); }   \
+  HOOK void __tsan_unaligned_write##bytes(void* p) { touch(p, bytes, WRITES); }
 SIZED(1)
 SIZED(2)
 SIZED(4)
 SIZED(8)
 SIZED(16)
-HOOK void __tsan_read_range(void* p, unsigned long bytes) { touch(p, bytes, machine::Access::read, CALLER); }
-HOOK void __tsan_write_range(void* p, unsigned long bytes) { touch(p, bytes, machine::Access::write, CALLER); }
+HOOK void __tsan_read_range(void* p, unsigned long bytes) { touch(p, bytes, READS); }
+HOOK void __tsan_write_range(void* p, unsigned long bytes) { touch(p, bytes, WRITES); }
 HOOK void* __tsan_memcpy(void* to, const void* from, unsigned long bytes) {
-  touch(from, bytes, machine::Access::read, CALLER);
-  touch(to, bytes, machine::Access::write, CALLER);
+  touch(from, bytes, READS);
+  touch(to, bytes, WRITES);
   return memcpy(to, from, bytes);
 }
 HOOK void* __tsan_memmove(void* to, const void* from, unsigned long bytes) {
-  touch(from, bytes, machine::Access::read, CALLER);
-  touch(to, bytes, machine::Access::write, CALLER);
+  touch(from, bytes, READS);
+  touch(to, bytes, WRITES);
   return memmove(to, from, bytes);
 }
 HOOK void* __tsan_memset(void* to, int byte, unsigned long bytes) {
-  touch(to, bytes, machine::Access::write, CALLER);
+  touch(to, bytes, WRITES);
   return memset(to, byte, bytes);
 }
 HOOK void __tsan_init() {}

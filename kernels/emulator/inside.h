@@ -184,8 +184,8 @@ void shadow_end_launch(Machine& m);
 void shadow_begin_block(Machine& m);
 void shadow_barrier(Machine& m);
 void shadow_sync_warp(Machine& m, u32 warp, u32 mask);
-// An access on behalf of the running thread, by the kernel's code at `caller`.
-void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller);
+// An access on behalf of the running thread, by the kernel's code at `caller`; `aligned` to its size or a fault.
+void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller, bool aligned = true);
 void shadow_in_flight(Lane& lane, const void* address, u64 bytes, const void* caller);
 void shadow_landed(Lane& lane, const void* address, u64 bytes, const void* caller);
 void shadow_forget(Machine& m, u64 address, u64 bytes);

@@ -363,7 +363,7 @@ static void on_fault(int signal, siginfo_t*, void* context) {
   code = reinterpret_cast<void*>(static_cast<ucontext_t*>(context)->uc_mcontext.pc + 1);
 #endif
   char at[1024];
-  fail(*current()->machine, "out of bounds: an access at %s to no memory at all", place(code, at, sizeof at));
+  fail(*current()->machine, "out of bounds: an access at %s to no memory at all, or misaligned", place(code, at, sizeof at));
 }
 
 void catch_faults() {

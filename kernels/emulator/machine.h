@@ -12,7 +12,8 @@ typedef unsigned long long u64;
 typedef int i32;
 typedef long long i64;
 
-namespace machine __attribute__((visibility("default"))) {
+#pragma GCC visibility push(default)
+namespace machine {
 
 struct Index { u32 x, y, z; };
 
@@ -65,6 +66,7 @@ void multiply_bf16(float* d, const u32* a, const u32* b, Site site);
 void multiply_tf32(float* d, const u32* a, const u32* b, Site site);
 
 }  // namespace machine
+#pragma GCC visibility pop
 
 // ---- The table of a kernel library, hidden in it -----------------------------------------------------------------
 

@@ -7,6 +7,8 @@ mod compiled;
 mod cuda;
 mod evaluate;
 mod floors;
+#[cfg(feature = "emulator")]
+mod mutants;
 mod prepare;
 mod program;
 mod readers;

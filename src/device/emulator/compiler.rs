@@ -34,7 +34,9 @@ const COMMON: &[&str] = &[
 const MACHINE: &[&str] = &["-O3"];
 /// The sanitizers' checks, answered by the machine; see `kernels/emulator/check.cpp`.
 const KERNELS: &[&str] = &["-O2", "-fsanitize=bounds,alignment,null"];
-const CHECKED: &str = "-fsanitize=thread";
+const CHECKED: &[&str] = &["-fsanitize=thread"];
+/// Clang leaves the read of `x += y` out unless it is told.
+const CHECKED_CLANG: &[&str] = &["-mllvm", "-tsan-instrument-read-before-write=1"];
 #[cfg(target_os = "macos")]
 const LINK: &[&str] = &["-shared", "-undefined", "dynamic_lookup"];
 #[cfg(not(target_os = "macos"))]
@@ -94,7 +96,7 @@ impl Compiler {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         };
         [env!("CARGO_PKG_VERSION"), program, &version].into_iter().for_each(&mut add);
-        COMMON.iter().chain(MACHINE).chain(KERNELS).for_each(|flag| add(flag));
+        COMMON.iter().chain(MACHINE).chain(KERNELS).chain(CHECKED).chain(CHECKED_CLANG).for_each(|flag| add(flag));
         let headers = |name: &str| name.starts_with("emulator/") || name.ends_with(".cuh");
         for (name, text) in sources::ALL.iter().filter(|(name, _)| headers(name)) {
             [*name, *text].into_iter().for_each(&mut add);
@@ -174,7 +176,10 @@ impl Compiler {
                 write("wrapper.cpp", &wrapper(&name, text))?;
                 let object = folder.join("kernels.o");
                 let mut command = Command::new(self.program);
-                command.args(COMMON).args(KERNELS).args(&defines).args(self.checked.then_some(CHECKED));
+                command.args(COMMON).args(KERNELS).args(&defines);
+                if self.checked {
+                    command.args(CHECKED).args(if self.version.contains("clang") { CHECKED_CLANG } else { &[] });
+                }
                 command.arg("-c").arg("-I").arg(&self.sources).arg("-o").arg(&object).arg(folder.join("wrapper.cpp"));
                 let what = format!("{name} {}", defines.join(" "));
                 self.run(command, what.trim_end())?;
@@ -303,12 +308,14 @@ pub fn with_lines(text: &str) -> String {
     all + rest
 }
 
-/// The innermost line of a kernel's own code; the vocabulary's functions are inlined between it and the access.
+/// The line of a kernel's code and, where that is a function inlined into it, the kernel's own line too; functions of the
+/// vocabulary lie in between.
 fn line_of(library: &str, offset: &str) -> Option<String> {
     let output = Command::new("addr2line").args(["-i", "-e", library, &format!("0x{offset}")]).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let vocabulary = |line: &str| line.contains("/emulator/device.h:") || line.contains("/emulator/machine.h:");
-    let line = text.lines().find(|line| !vocabulary(line) && !line.starts_with("??"))?;
-    let line = line.split(" (").next().unwrap_or(line);
-    Some(line.rsplit('/').next().unwrap_or(line).to_string())
+    let text = String::from_utf8_lossy(&output.stdout);
+    let vocabulary = |line: &&str| line.contains("/emulator/device.h:") || line.contains("/emulator/machine.h:");
+    let name = |line: &str| line.split(" (").next().unwrap_or(line).rsplit('/').next().unwrap_or(line).to_string();
+    let lines: Vec<String> = text.lines().filter(|line| !vocabulary(line) && !line.starts_with("??")).map(name).collect();
+    let (inner, outer) = (lines.first()?, lines.last()?);
+    Some(if inner == outer { inner.clone() } else { format!("{inner} (from {outer})") })
 }

@@ -10,7 +10,7 @@ mod face;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -152,6 +152,11 @@ impl Emulator {
     /// Launches since the emulator was opened and, where accesses are checked, the traffic of the latest one.
     pub fn counters(&self) -> Counters {
         locked(&self.machine).counters()
+    }
+
+    /// Stems of the kernel files launched so far.
+    pub fn files(&self) -> BTreeSet<String> {
+        locked(&self.libraries).keys().map(|(file, _)| file.clone()).collect()
     }
 
     /// The loaded entry point, compiled at its first use.

