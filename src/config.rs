@@ -247,6 +247,8 @@ pub struct Train {
     pub seed: u64,
     /// `all` positions or the `last` one of each sequence.
     pub targets: String,
+    /// How a GPU rounds the operands of matrix products and attention: `f32`, `tf32` or `bf16`; sums and weights stay f32.
+    pub rounding: String,
     /// Cut each sequence at a random prefix (CaNS), last-position training only.
     pub random_prefix: bool,
     /// Epochs between evaluations on the validation targets; 0: never.
@@ -403,6 +405,7 @@ impl Default for Train {
             time_limit: 0.0,
             seed: 42,
             targets: "all".into(),
+            rounding: "f32".into(),
             random_prefix: false,
             eval_every: 1,
             metric: "ndcg@10".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::settings::Inputs;
-use crate::device::places::Places;
+use crate::device::places::{Places, Rounding};
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 
@@ -63,8 +63,20 @@ pub struct Machine {
 impl Machine {
     /// Opens the device and sets the threads; the text says why `auto` did not find a GPU.
     pub fn open(&self) -> Result<(Device, Option<String>)> {
+        self.open_rounding(Rounding::F32)
+    }
+    /// As [`Machine::open`], with products rounded as a configuration says.
+    pub fn open_rounding(&self, rounding: Rounding) -> Result<(Device, Option<String>)> {
         self.set_threads()?;
-        device::open(self.device.parse::<Request>()?, &places())
+        let (device, why) = device::open(self.device.parse::<Request>()?, &Places { rounding, ..places() })?;
+        match device {
+            Device::Host(_) if rounding != Rounding::F32 => {
+                let what = "`train.rounding` has no effect on the plain path, which computes in full f32";
+                let error = why.iter().fold(Error::new(Code::C0203, what), |e, why| e.note(why.clone()));
+                Err(error.help("train with `--device cuda`, or leave the setting away"))
+            }
+            device => Ok((device, why)),
+        }
     }
     pub fn set_threads(&self) -> Result<()> {
         if self.threads > 4096 {

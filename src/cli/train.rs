@@ -106,7 +106,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let clusters = intake::cluster_method(config)?;
     let stop = Stop::install()?;
-    let (device, fallback) = args.machine.open()?;
+    let (device, fallback) = args.machine.open_rounding(config.train.rounding.parse()?)?;
     let mut display = Display::new(args.progress, args.quiet, json);
     let out = args.out.clone().unwrap_or_else(|| default_out(config));
     let run = RunDir::create(&out, args.fresh)?;
@@ -136,6 +136,10 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         started: now(),
         ..Manifest::default()
     };
+    let former = run.read_manifest()?.map(|m| m.device).filter(|former| *former != manifest.device);
+    if let Some(former) = former.filter(|_| !checkpoint::steps(&run.checkpoints()).is_ok_and(|s| s.is_empty())) {
+        display.line(&format!("continues on {} what began on {former}: the same mathematics, other last bits", manifest.device));
+    }
     run.write_config(config)?;
     run.write_manifest(&manifest)?;
     let result = train(&mut trainer, &run, config, &set, &device, &stop, &mut display);

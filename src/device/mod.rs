@@ -288,7 +288,7 @@ fn open_emulator(places: &Places) -> Result<Device> {
     let cache = places.cache.as_ref().ok_or_else(|| {
         Error::new(Code::G0507, "the emulator has no folder for its compiled kernels").help("set HOME or XDG_CACHE_HOME")
     })?;
-    emulator::open(&emulator::Options::new(cache))
+    emulator::open(&emulator::Options { rounding: places.rounding, ..emulator::Options::new(cache) })
 }
 
 #[cfg(not(feature = "emulator"))]

@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Code, Error, Result};
+
 /// Folders to look into, best first, and the folder of compiled kernels.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
@@ -27,6 +29,18 @@ pub enum Rounding {
     Tf32,
     /// To 7 bits of mantissa, attention included; sums, softmax and everything stored stay f32. Errors near 3e-3 relative.
     Bf16,
+}
+
+impl std::str::FromStr for Rounding {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Rounding> {
+        match text {
+            "f32" => Ok(Rounding::F32),
+            "tf32" => Ok(Rounding::Tf32),
+            "bf16" => Ok(Rounding::Bf16),
+            other => Err(Error::new(Code::C0202, format!("`{other}` is not a rounding")).help("use `f32`, `tf32` or `bf16`")),
+        }
+    }
 }
 
 impl Places {

@@ -76,6 +76,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("optim.schedule", &["constant", "linear", "cosine"]),
     ("optim.tables", &["auto", "dense", "lazy"]),
     ("train.targets", &["all", "last"]),
+    ("train.rounding", &["f32", "tf32", "bf16"]),
     ("eval.ties", &["pessimistic", "optimistic", "average", "random", "listed"]),
     ("eval.items", &["all", "trained"]),
 ];
