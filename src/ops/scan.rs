@@ -85,7 +85,7 @@ impl Tiles {
         Tiles::new(form(&scoring)?, scoring.dim, 0, |own, stream, stride| {
             // Sums of a thread stay within 64 registers; wide tiles leave the cosine's own terms a quarter of them.
             let registers = if cosine && sets == 1 { 48 } else { 64 };
-            let fits = own * scoring.dim * sets <= registers * 128;
+            let fits = own * scoring.dim * sets <= registers * 128 && own * sets <= 64;
             fits.then_some((own + stream + (sets - 1) * own.max(stream)) * stride + sets * own * (stream + 4))
         })
     }
