@@ -133,7 +133,7 @@ pub fn batch(rows: usize, items: usize) -> Batch {
         let b = batch.users.len();
         let end = rows.min(batch.items.len() + 1 + b % 5);
         batch.items.resize(end, 0);
-        let seen = (0..items as u32).filter(|i| b == 0 || b > 1 && (i * 7 + b as u32) % 3 == 0);
+        let seen = (0..items as u32).filter(|i| b == 0 || b > 1 && (i * 7 + b as u32).is_multiple_of(3));
         batch.seen.extend(seen);
         batch.users.push(b as u32);
         batch.offsets.push(end as u32);

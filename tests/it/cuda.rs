@@ -103,19 +103,18 @@ fn twenty_steps_on_the_fake_gpu_follow_the_plain_path() {
     let Some(libraries) = libraries() else { return };
     let folder = Folder::new();
     run(&folder, libraries, TRAIN, &[]).ok();
-    let host: Vec<&str> = TRAIN
-        .iter()
-        .map(|&a| {
-            if a == "cuda" {
-                "host"
-            } else if a == "run" {
-                "host"
-            } else {
-                a
-            }
-        })
-        .collect();
-    run(&folder, libraries, &host, &[]).ok();
+    let on = |device: &'static str, out: &'static str| -> Vec<&'static str> {
+        let swap = |word: &&'static str| match *word {
+            "cuda" => device,
+            "run" => out,
+            other => other,
+        };
+        TRAIN.iter().map(swap).collect()
+    };
+    run(&folder, libraries, &on("host", "host"), &[]).ok();
+    let rounded = ["--set", "train.rounding=bf16"];
+    run(&folder, libraries, &[&on("cuda", "rounded")[..], &rounded].concat(), &[]).ok();
+    run(&folder, libraries, &[&on("host", "refused")[..], &rounded].concat(), &[]).fails(2, "C0203");
     let losses = |name: &str| -> Vec<f64> {
         let text = std::fs::read_to_string(folder.path(name).join("metrics.jsonl")).unwrap();
         let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
