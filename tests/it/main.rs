@@ -8,6 +8,8 @@ mod cuda;
 mod evaluate;
 mod floors;
 #[cfg(feature = "emulator")]
+mod machine;
+#[cfg(feature = "emulator")]
 mod mutants;
 mod prepare;
 mod program;

@@ -1,0 +1,90 @@
+//! Training on the emulator: a hundred steps with every kind of work a step may have follow the plain path, and a model
+//! trained there is evaluated and recommends as one trained on the plain path. Skips, saying so, without a C++ compiler.
+
+use std::process::Command;
+
+use crate::program::{Folder, finish};
+
+/// A hundred steps of a small model.
+const SMALL: &[&str] = &[
+    "train",
+    "--set",
+    "synthetic.users=60",
+    "--set",
+    "synthetic.items=40",
+    "--set",
+    "synthetic.clusters=4",
+    "--set",
+    "synthetic.events_per_user=12",
+    "--set",
+    "dim=8",
+    "--set",
+    "max_len=10",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "20",
+    "--steps",
+    "100",
+    "--set",
+    "eval_every=0",
+    "--set",
+    "eval.baselines=false",
+    "--progress",
+    "none",
+];
+
+/// What a step may consist of: each loss, kind of score, sampler and shape of the block at least once.
+const KINDS: &[&[&str]] = &[
+    &["loss.kind=softmax", "model.kind=cans"],
+    &["loss.kind=bce", "sampler.preset=uniform"],
+    &["loss.kind=bpr", "sampler.preset=dns", "model.norm=post", "activation=gelu", "heads=2"],
+    &["loss.kind=gbce", "sampler.preset=popularity", "sampler.negatives=7", "model.tied=false", "optim.clip=0.1"],
+    &["loss.kind=sampled_softmax", "sampler.preset=genni", "sampler.negatives=3"],
+    &["loss.kind=sampled_softmax", "sampler.preset=mns", "sampler.negatives=16", "train.targets=last"],
+    &["loss.kind=sampled_softmax", "sampler.preset=cans", "model.kind=cans", "sampler.negatives=9", "model.dropout=0"],
+];
+
+fn losses(folder: &Folder, run: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    records.filter_map(|record| record["loss"].as_f64()).collect()
+}
+
+#[test]
+fn a_hundred_steps_on_the_emulator_follow_the_plain_path() {
+    if Command::new("c++").arg("--version").output().is_err() {
+        return println!("SKIPPED: no C++ compiler, so nothing was trained on the emulator");
+    }
+    let folder = Folder::new();
+    let cache = std::env::temp_dir().join("hardneg-test-cache");
+    let on = |device: &str, out: &str, kind: &[&str]| {
+        let mut command = folder.command();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", &cache);
+        command.args(SMALL).args(["--device", device, "--out", out]);
+        for setting in kind {
+            command.args(["--set", setting]);
+        }
+        finish(command.output().unwrap(), kind).ok()
+    };
+    for (number, kind) in KINDS.iter().enumerate() {
+        let (machine, host) = (format!("machine{number}"), format!("host{number}"));
+        on("emulator", &machine, kind);
+        on("host", &host, kind);
+        let (machine, host) = (losses(&folder, &machine), losses(&folder, &host));
+        assert!(machine.len() > 10 && machine.len() == host.len(), "{kind:?}");
+        for (epoch, (machine, host)) in machine.iter().zip(&host).enumerate() {
+            // Rounding grows with the steps; a draw that fell otherwise would show in the second digit.
+            assert!((machine - host).abs() < 1e-3 * host.abs(), "{kind:?} epoch {epoch}: {machine} against {host}");
+        }
+    }
+    // The first run, judged and used on the machine and on the plain path.
+    let judged = |device: &str| {
+        let mut command = folder.command();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", &cache);
+        let report = command.args(["evaluate", "machine0", "--device", device, "--json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_str(&finish(report, &["evaluate"]).ok()).unwrap();
+        report["ndcg@10"].as_f64().unwrap()
+    };
+    assert!((judged("emulator") - judged("host")).abs() < 1e-6);
+}
