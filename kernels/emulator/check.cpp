@@ -63,7 +63,7 @@ struct Shadow {
   // (by a full __syncwarp), or single lanes (by a partial one).
   u32 clock[MOST_THREADS], seen_by_all[MOST_THREADS], seen_by_warp[MOST_THREADS];
   u32 seen[MOST_THREADS][LANES];
-  Range ranges[64];
+  Range ranges[MOST_ARGUMENTS];
   u32 ranges_count;
 };
 
@@ -102,7 +102,7 @@ void shadow_begin_launch(Machine& m) {
   s.ranges_count = 0;
   Counters& c = m.counters;
   c.distinct_read = c.distinct_written = c.issued_read = c.issued_written = 0;
-  for (u64 i = 0; i < m.launch->count && s.ranges_count < 64; ++i) {
+  for (u64 i = 0; i < m.launch->count; ++i) {
     const Argument& a = m.launch->arguments[i];
     if ((a.use == Use::in || a.use == Use::out) && a.bits) s.ranges[s.ranges_count++] = {a.bits, a.bytes, (u32)i, a.use == Use::out};
   }
@@ -371,19 +371,20 @@ HOOK void __tsan_init() {}
 HOOK void __tsan_func_entry(void*) {}
 HOOK void __tsan_func_exit() {}
 
-// -fsanitize=bounds,alignment,null, in fast mode too: what no shadow can see, and costs next to nothing. The structures
-// are those of the compilers' interface.
+// -fsanitize=bounds,alignment,null, in fast mode too: what no shadow can see, and costs next to nothing. These handlers
+// never return, and kernels are compiled so that the compiler knows it (-fno-sanitize-recover): it would otherwise take
+// the access behind a failed check for proof that the check cannot fail. The structures are the compilers' interface.
 struct SourceLocation { const char* file; unsigned line, column; };
 struct OutOfBounds { SourceLocation location; const void* array; const void* index; };
 struct TypeMismatch { SourceLocation location; const void* type; unsigned char log_alignment, kind; };
 
-HOOK void __ubsan_handle_out_of_bounds(OutOfBounds* data, unsigned long index) {
-  if (!machine::here) return;
+HOOK void __ubsan_handle_out_of_bounds_abort(OutOfBounds* data, unsigned long index) {
+  if (!machine::here) abort();
   machine::Site site = {data->location.file, (int)data->location.line};
   machine::fail(*machine::current()->machine, "index %lld is out of the array's bounds (" AT ")", (i64)(int)index, AT_OF(site));
 }
-HOOK void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, unsigned long pointer) {
-  if (!machine::here) return;
+HOOK void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* data, unsigned long pointer) {
+  if (!machine::here) abort();
   machine::Site site = {data->location.file, (int)data->location.line};
   if (pointer == 0) machine::fail(*machine::current()->machine, "null pointer (" AT ")", AT_OF(site));
   machine::fail(*machine::current()->machine, "misaligned address: 0x%lx is no multiple of %u (" AT ")", pointer, 1u << data->log_alignment, AT_OF(site));

@@ -14,6 +14,7 @@ namespace machine {
 constexpr u32 LANES = 32;
 constexpr u32 MOST_THREADS = 1024;
 constexpr u32 MOST_REGIONS = 32;
+constexpr u32 MOST_ARGUMENTS = 64;
 // Bytes of a kernel thread's stack. Twice as far apart, so that an overflow meets nobody before it is noticed.
 constexpr u64 STACK = 64 << 10;
 constexpr u64 STACK_DISTANCE = 2 * STACK;

@@ -413,6 +413,10 @@ static bool fits(Machine& m, const Launch& launch) {
     complain(m, "%s takes %u arguments, %llu were given", kernel.name, kernel.count, launch.count);
     return false;
   }
+  if (kernel.count > MOST_ARGUMENTS) {
+    complain(m, "%s takes %u arguments, more than %u", kernel.name, kernel.count, MOST_ARGUMENTS);
+    return false;
+  }
   for (u32 i = 0; i < kernel.count; ++i) {
     const Parameter& parameter = kernel.parameters[i];
     const Argument& given = launch.arguments[i];
@@ -476,8 +480,8 @@ bool run(Machine& m, const Launch& launch) {
   m.failed = false;
   m.error[0] = 0;
   if (!fits(m, launch)) return false;
-  void* values[256];
-  for (u64 i = 0; i < launch.count && i < 256; ++i) values[i] = const_cast<u64*>(&launch.arguments[i].bits);
+  void* values[MOST_ARGUMENTS];
+  for (u64 i = 0; i < launch.count; ++i) values[i] = const_cast<u64*>(&launch.arguments[i].bits);
   m.launch = &launch;
   m.arguments = values;
   m.threads = launch.threads;

@@ -339,12 +339,14 @@ pub fn cases() -> Vec<Case> {
     // Lengths around the tiles of 32 and 64 and the groups of 16, an empty sequence, one row, and two long ones.
     let all: &[u32] = &[1, 0, 15, 16, 17, 31, 33, 63, 64, 65, 130];
     let few: &[u32] = &[3, 0, 70];
-    let shapes: [(&[u32], usize, usize, bool, Option<f64>); 9] = [
+    let shapes: [(&[u32], usize, usize, bool, Option<f64>); 11] = [
         (&[0, 0], 2, 16, true, None),
         (all, 2, 16, true, None),
         (all, 2, 16, true, Some(0.2)),
         (few, 1, 1, true, None),
         (few, 3, 5, false, Some(0.2)),
+        (few, 2, 6, true, None),
+        (few, 1, 7, false, None),
         (&[1, 100, 33], 2, 32, true, Some(0.2)),
         (few, 1, 64, true, Some(0.2)),
         (few, 1, 100, false, None),

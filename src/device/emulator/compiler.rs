@@ -33,7 +33,7 @@ const COMMON: &[&str] = &[
 ];
 const MACHINE: &[&str] = &["-O3"];
 /// The sanitizers' checks, answered by the machine; see `kernels/emulator/check.cpp`.
-const KERNELS: &[&str] = &["-O2", "-fsanitize=bounds,alignment,null"];
+const KERNELS: &[&str] = &["-O2", "-fsanitize=bounds,alignment,null", "-fno-sanitize-recover=bounds,alignment,null"];
 const CHECKED: &[&str] = &["-fsanitize=thread"];
 /// Clang leaves the read of `x += y` out unless it is told.
 const CHECKED_CLANG: &[&str] = &["-mllvm", "-tsan-instrument-read-before-write=1"];

@@ -76,6 +76,7 @@ const FAULTS: &[(&str, u32, &[u32], Mode, &str)] = &[
     ("shared_overrun", 64, &[], Fast, "shared memory written past the end of 's_x' (256 bytes) at +0"),
     ("shared_overrun", 64, &[], Checked, "out of bounds: 4-byte write at {+ 1}: shared 's_x'+256 of 256 bytes"),
     ("index", 64, &[], Always, "index 16 is out of the array's bounds ({== 63})"),
+    ("index_unrolled", 32, &[], Always, "index 4 is out of the array's bounds ({<= 4})"),
     ("past_the_end", 64, &[3], Fast, "global memory written past the end of argument 0 of past_the_end (256 bytes) at +0"),
     ("past_the_end", 64, &[3], Checked, "out of bounds: 4-byte write at {+ n}: argument 0 of 256 bytes, offset 256"),
     ("read_past_the_end", 64, &[], Checked, "out of bounds: 4-byte read at {+ 1}: argument 1 of 256 bytes, offset 256"),

@@ -29,6 +29,11 @@ KERNEL(64, index)(float* y) {
   SHARED(float, s_x, [4][16]);
   s_x[threadIdx.x / 16][threadIdx.x % 16 + (threadIdx.x == 63)] = 1;
 }
+KERNEL(32, index_unrolled)(float* y) {
+  float r[4];
+  for (int c = 0; c <= 4; ++c) r[c] = y[c];
+  for (int c = 0; c < 4; ++c) y[c] = r[c] + 1;
+}
 KERNEL(64, past_the_end)(float* y, u32 n) { y[threadIdx.x + n] = 1; }
 KERNEL(64, read_past_the_end)(float* y, const float* x) { y[threadIdx.x] = x[threadIdx.x + 1]; }
 KERNEL(64, adds)(float* y) { y[threadIdx.x] += 1; }
