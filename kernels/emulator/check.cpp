@@ -59,6 +59,7 @@ struct Shadow {
   // Numbers every run of a block since the machine was made: what an older launch left needs no clearing.
   u32 serial, launch_serial, launch;
   u32 evicted;
+  u64 code;  // of the running kernel; slots keep their code as a distance from it
   // How often each thread has published its work, and what of it the others have seen: everybody, all lanes of its warp
   // (by a full __syncwarp), or single lanes (by a partial one).
   u32 clock[MOST_THREADS], seen_by_all[MOST_THREADS], seen_by_warp[MOST_THREADS];
@@ -100,6 +101,7 @@ void shadow_begin_launch(Machine& m) {
   s.launch_serial = s.serial + 1;
   ++s.launch;
   s.ranges_count = 0;
+  s.code = (u64)m.launch->kernel->run;
   Counters& c = m.counters;
   c.distinct_read = c.distinct_written = c.issued_read = c.issued_written = 0;
   for (u64 i = 0; i < m.launch->count; ++i) {
@@ -156,7 +158,7 @@ const char* place(const void* caller, char* text, u64 room) {
 }
 
 static const void* code(const Machine& m, u32 caller) {
-  return reinterpret_cast<const void*>((u64)m.launch->kernel->run + (u64)(i64)(i32)caller);
+  return reinterpret_cast<const void*>(m.shadow->code + (u64)(i64)(i32)caller);
 }
 
 static const char* name_of(Access access) {
@@ -217,15 +219,15 @@ static inline bool sees(const Shadow& s, u32 thread, const Slot& before) {
 // still counts.
 static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access access, const void* caller, u64 address) {
   Shadow& s = *lane.machine->shadow;
-  Slot* free = nullptr;
-  Slot* victim = nullptr;
+  const u32 thread = lane.number, clock = s.clock[thread];
+  Slot *free = nullptr, *victim = nullptr;
   for (Slot& slot : cell.slots) {
     if (slot.serial < oldest) {
       if (!free) free = &slot;
       continue;
     }
     if (slot.bytes & bytes) {
-      if (!sees(s, lane.number, slot)) {
+      if (!sees(s, thread, slot)) {
         bool conflict = (access != Access::read || slot.access != Access::read) && !(access == Access::atomic && slot.access == Access::atomic);
         if (conflict) race(lane, slot, address, access, caller);
       } else if (!(slot.bytes & ~bytes) && (access == Access::write || slot.access == access)) {
@@ -235,15 +237,30 @@ static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access ac
         continue;
       }
     }
-    if (slot.access == Access::read && (!victim || (s.evicted++ & 1))) victim = &slot;
+    if (slot.access == Access::read) victim = &slot;
   }
-  if (!free) free = victim ? victim : &cell.slots[s.evicted++ & 3];
-  *free = {s.serial, s.clock[lane.number], (u32)((u64)caller - (u64)lane.machine->launch->kernel->run), (u16)lane.number, bytes, access};
+  // With four accesses in use a read makes room, another one each time.
+  if (!free) {
+    Slot& any = cell.slots[s.evicted++ & 3];
+    free = !victim || any.access == Access::read ? &any : victim;
+  }
+  *free = {s.serial, clock, (u32)((u64)caller - s.code), (u16)thread, bytes, access};
 }
 
 static inline u8 bytes_of_word(u64 word, u64 from, u64 to) {
   u32 first = from > word ? (u32)(from - word) : 0, end = to < word + 4 ? (u32)(to - word) : 4;
   return (u8)((1u << end) - (1u << first));
+}
+
+// Whether `bytes` states are all `state`; most accesses are of 4.
+static inline bool all(const u8* states, u8 state, u64 bytes) {
+  if (bytes == 4) {
+    u32 word;
+    memcpy(&word, states, 4);
+    return word == state * 0x01010101u;
+  }
+  for (u64 i = 0; i < bytes; ++i) if (states[i] != state) return false;
+  return true;
 }
 
 static void access_shared(Lane& lane, u64 address, u64 bytes, Access access, const void* caller, bool landing) {
@@ -253,7 +270,7 @@ static void access_shared(Lane& lane, u64 address, u64 bytes, Access access, con
   bool inside = false;
   for (u32 i = 0; i < m.regions_count && !inside; ++i) inside = from >= m.regions[i].from && to <= m.regions[i].from + m.regions[i].bytes;
   if (!inside) report(m, "out of bounds", address, bytes, access, caller);
-  for (u64 i = from; i < to; ++i) {
+  if (!all(s.shared_state + from, WRITTEN, bytes)) for (u64 i = from; i < to; ++i) {
     if (s.shared_state[i] == IN_FLIGHT && !landing) report(m, "asynchronous copy under way (is a cp_async_wait missing?)", s.shared + i, bytes, access, caller);
     if (s.shared_state[i] == UNWRITTEN && access != Access::write) report(m, "uninitialised", s.shared + i, bytes, access, caller);
     if (access == Access::write) s.shared_state[i] = WRITTEN;
@@ -274,7 +291,7 @@ static void access_heap(Lane& lane, u64 address, u64 bytes, Access access, const
   if (!range) report(m, "out of bounds", address, bytes, access, caller);
   if (access != Access::read && !range->writable) report(m, "write to an input", address, bytes, access, caller);
   u64 from = address - s.heap, to = from + bytes;
-  for (u64 i = from; i < to; ++i) {
+  if (!all(s.heap_state + from, WRITTEN, bytes)) for (u64 i = from; i < to; ++i) {
     if (s.heap_state[i] == UNWRITTEN) {
       if (access != Access::write) report(m, "uninitialised", s.heap + i, bytes, access, caller);
       s.heap_state[i] = WRITTEN;
@@ -287,11 +304,11 @@ static void access_heap(Lane& lane, u64 address, u64 bytes, Access access, const
     u8 part = bytes_of_word(word, from, to);
     Touch& touch = s.heap_touched[word / 4];
     if (touch.launch != s.launch) touch = {s.launch, 0, 0};
-    if (access != Access::write) {
+    if (access != Access::write && (part & ~touch.read)) {
       c.distinct_read += (u64)__builtin_popcount(part & ~touch.read);
       touch.read |= part;
     }
-    if (access != Access::read) {
+    if (access != Access::read && (part & ~touch.written)) {
       c.distinct_written += (u64)__builtin_popcount(part & ~touch.written);
       touch.written |= part;
     }
