@@ -150,44 +150,58 @@ pub mod emulated {
     use super::*;
     use crate::device::emulator::{Options, Schedule, open};
 
-    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified. Fails
-    /// with a list of all that stray; prints how close the closest of each operation came to its budget.
+    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified, all at
+    /// the same time. Fails with a list of all that stray; prints how close each operation came to its budget.
     pub fn in_every_way(cases: &[Case]) {
+        let ways = [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)];
+        let findings: Vec<(Result<Finding>, String)> = std::thread::scope(|scope| {
+            let threads = ways.map(|(checked, schedule)| scope.spawn(move || in_one_way(cases, checked, schedule)));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
         let mut closest = std::collections::BTreeMap::<&str, (f64, String)>::new();
         let mut wrong = vec![];
-        for (checked, schedule) in
-            [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)]
-        {
-            let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-            let device = match open(&Options { checked, schedule, ..Options::new(cache) }) {
-                Ok(device) => device,
-                Err(error) if error.code() == crate::error::Code::G0507 => {
-                    return println!("SKIPPED: no C++ compiler, so no kernel was run");
+        for (finding, at) in &findings {
+            let f = match finding {
+                Ok(finding) => finding,
+                Err(error) => {
+                    wrong.push(format!("{at}: {error:?}"));
+                    continue;
                 }
-                Err(error) => panic!("{error:?}"),
             };
-            for case in cases {
-                let at = format!("{}, {} ({schedule:?}, checked {checked})", case.operation, case.shape);
-                match compare(case, &device) {
-                    Err(error) => wrong.push(format!("{at}: {error:?}")),
-                    Ok(findings) => {
-                        for f in findings {
-                            let text = format!("{at}: {} strays {:.2e} of {:.2e}", f.output, f.error, f.budget);
-                            let share = if f.budget > 0.0 { f.error / f.budget } else { 0.0 };
-                            let worst = closest.entry(case.operation).or_default();
-                            if share >= worst.0 {
-                                *worst = (share, text.clone());
-                            }
-                            if !f.passes() {
-                                wrong.push(text);
-                            }
-                        }
-                    }
-                }
+            let text = format!("{at}: {} strays {:.2e} of {:.2e}", f.output, f.error, f.budget);
+            let share = if f.budget > 0.0 { f.error / f.budget } else { 0.0 };
+            let worst = closest.entry(at.split(',').next().unwrap_or_default()).or_default();
+            if share >= worst.0 {
+                *worst = (share, text.clone());
+            }
+            if !f.passes() {
+                wrong.push(text);
             }
         }
         closest.values().for_each(|(_, text)| println!("{text}"));
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    /// What was found of each output, and which it was.
+    fn in_one_way(cases: &[Case], checked: bool, schedule: Schedule) -> Vec<(Result<Finding>, String)> {
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        let device = match open(&Options { checked, schedule, ..Options::new(cache) }) {
+            Ok(device) => device,
+            Err(error) if error.code() == crate::error::Code::G0507 => {
+                println!("SKIPPED: no C++ compiler, so no kernel was run");
+                return vec![];
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+        let mut findings = vec![];
+        for case in cases {
+            let at = format!("{}, {} ({schedule:?}, checked {checked})", case.operation, case.shape);
+            match compare(case, &device) {
+                Err(error) => findings.push((Err(error), at)),
+                Ok(found) => findings.extend(found.into_iter().map(|finding| (Ok(finding), at.clone()))),
+            }
+        }
+        findings
     }
 }
 

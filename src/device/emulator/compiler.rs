@@ -4,7 +4,7 @@
 //! that shapes them (sources, flags, compiler), written under a name of their own and then renamed, so that processes
 //! and tests may share the folder. Loaded libraries stay loaded: a process has each of them once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,9 @@ pub struct Compiler {
     /// Everything kernels may include, on disk.
     sources: PathBuf,
     extra: Vec<(String, String)>,
-    /// Hash of the machine's sources and of what else concerns every library.
+    /// Hash of what the machine's library is made of, and of what every kernel's library has a part in.
     key: blake3::Hash,
+    kernels_key: blake3::Hash,
 }
 
 /// A loaded kernel file.
@@ -72,9 +73,12 @@ impl Library {
     }
 }
 
+/// A library once it is loaded; whoever builds it holds the lock, so that several emulators do not build the same one.
+type Slot = Arc<Mutex<Option<Arc<libloading::os::unix::Library>>>>;
+
 /// By file name, which holds the hash. Kept for the life of the process: kernels' libraries find the machine's functions
 /// among the loaded ones, and two copies of a machine would take each other's threads for their own.
-static LOADED: Mutex<Option<HashMap<String, Arc<libloading::os::unix::Library>>>> = Mutex::new(None);
+static LOADED: Mutex<BTreeMap<String, Slot>> = Mutex::new(BTreeMap::new());
 
 impl Compiler {
     /// The first compiler that answers.
@@ -91,19 +95,21 @@ impl Compiler {
                 .help("install one (Debian: `apt install g++`, macOS: `xcode-select --install`), or use `--device host`")
         })?;
         let cache = cache.join("emulator");
-        let mut hash = blake3::Hasher::new();
-        let mut add = |part: &str| {
-            hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        // Kernels' libraries depend on the machine's headers alone: a change inside it leaves them as they are.
+        let hash = |wanted: &dyn Fn(&str) -> bool| {
+            let mut hash = blake3::Hasher::new();
+            let flags = [COMMON, MACHINE, KERNELS, CHECKED, CHECKED_CLANG].into_iter().flatten().copied();
+            let general = [env!("CARGO_PKG_VERSION"), program, &version].into_iter().chain(flags);
+            let files = sources::ALL.iter().filter(|(name, _)| wanted(name)).flat_map(|(name, text)| [*name, *text]);
+            for part in general.chain(files) {
+                hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+            hash.finalize()
         };
-        [env!("CARGO_PKG_VERSION"), program, &version].into_iter().for_each(&mut add);
-        COMMON.iter().chain(MACHINE).chain(KERNELS).chain(CHECKED).chain(CHECKED_CLANG).for_each(|flag| add(flag));
-        let headers = |name: &str| name.starts_with("emulator/") || name.ends_with(".cuh");
-        for (name, text) in sources::ALL.iter().filter(|(name, _)| headers(name)) {
-            [*name, *text].into_iter().for_each(&mut add);
-        }
-        let key = hash.finalize();
+        let seen_by_kernels = |name: &str| name.ends_with(".cuh") || ["emulator/machine.h", "emulator/device.h"].contains(&name);
+        let (key, kernels_key) = (hash(&is_header_or_machine), hash(&seen_by_kernels));
         let sources = cache.join(format!("sources-{}", short(&key)));
-        let mut compiler = Compiler { program, version, cache, checked, sources, extra: extra.to_vec(), key };
+        let mut compiler = Compiler { program, version, cache, checked, sources, extra: extra.to_vec(), key, kernels_key };
         compiler.sources = compiler.lay_out_sources()?;
         Ok(compiler)
     }
@@ -116,7 +122,7 @@ impl Compiler {
     fn lay_out_sources(&self) -> Result<PathBuf> {
         if !self.sources.is_dir() {
             let temporary = self.temporary()?;
-            for (name, text) in sources::ALL {
+            for (name, text) in sources::ALL.iter().filter(|(name, _)| is_header_or_machine(name)) {
                 let place = temporary.join(name);
                 let write = || -> std::io::Result<()> {
                     fs::create_dir_all(place.parent().unwrap_or(&temporary))?;
@@ -161,7 +167,7 @@ impl Compiler {
         let text = extra.or_else(|| sources::text(&name)).ok_or_else(|| Error::internal(format!("no source kernels/{name}")))?;
         let defines: Vec<String> = kernel.defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect();
         let mut hash = blake3::Hasher::new();
-        hash.update(self.key.as_bytes()).update(&[u8::from(self.checked)]);
+        hash.update(self.kernels_key.as_bytes()).update(&[u8::from(self.checked)]);
         for part in [kernel.file, text].into_iter().chain(defines.iter().map(String::as_str)) {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
@@ -202,7 +208,9 @@ impl Compiler {
 
     /// The library `name` of the cache, built if need be, and loaded once per process.
     fn loaded(&self, name: &str, build: impl Fn(&Path) -> Result<()>) -> Result<Arc<libloading::os::unix::Library>> {
-        if let Some(library) = locked(&LOADED).as_ref().and_then(|all| all.get(name)) {
+        let slot = locked(&LOADED).entry(name.to_string()).or_default().clone();
+        let mut slot = locked(&slot);
+        if let Some(library) = &*slot {
             return Ok(library.clone());
         }
         let place = self.cache.join(name);
@@ -215,11 +223,6 @@ impl Compiler {
         };
         if !place.is_file() {
             make()?;
-        }
-        let mut all = locked(&LOADED);
-        let all = all.get_or_insert_with(HashMap::new);
-        if let Some(library) = all.get(name) {
-            return Ok(library.clone());
         }
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
         let scope = if name.starts_with("machine-") { RTLD_GLOBAL } else { RTLD_LOCAL };
@@ -234,7 +237,7 @@ impl Compiler {
             }
         };
         let library = Arc::new(library);
-        all.insert(name.to_string(), library.clone());
+        *slot = Some(library.clone());
         Ok(library)
     }
 
@@ -250,6 +253,10 @@ impl Compiler {
             .note(String::from_utf8_lossy(&output.stderr).trim().to_string())
             .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it"))
     }
+}
+
+fn is_header_or_machine(name: &str) -> bool {
+    name.starts_with("emulator/") || name.ends_with(".cuh")
 }
 
 fn short(hash: &blake3::Hash) -> String {
