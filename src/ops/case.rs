@@ -153,7 +153,8 @@ pub mod emulated {
     /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified, all at
     /// the same time. Fails with a list of all that stray; prints how close each operation came to its budget.
     pub fn in_every_way(cases: &[Case]) {
-        let ways = [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)];
+        let ways =
+            [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)];
         let findings: Vec<(Result<Finding>, String)> = std::thread::scope(|scope| {
             let threads = ways.map(|(checked, schedule)| scope.spawn(move || in_one_way(cases, checked, schedule)));
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
