@@ -70,6 +70,16 @@ pub struct RunDir {
     lock: Option<fs::File>,
 }
 
+impl Drop for RunDir {
+    /// Gives the lock back by name. Closing the file alone is not enough: a child process that was being started at this
+    /// moment (the emulator's compiler) holds a copy of it until it runs its own program.
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = flock(lock, FlockOperation::Unlock);
+        }
+    }
+}
+
 impl RunDir {
     /// Makes or opens the directory for training and takes its lock; `fresh` removes an earlier run first.
     pub fn create(path: &Path, fresh: bool) -> Result<RunDir> {
