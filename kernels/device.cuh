@@ -33,7 +33,7 @@ constexpr float INF = __builtin_bit_cast(float, 0x7f800000u);
 #define SHARED(T, name, dims) __shared__ __align__(16) T name dims
 // One block of dynamic shared memory, seen as T; aligned for the widest asynchronous copy.
 #define SHARED_DYN(T, name)                            \
-  extern __shared__ __align__(1024) u8 s_dynamic_[];   \
+  extern __shared__ __align__(16) u8 s_dynamic_[];     \
   T* name = reinterpret_cast<T*>(s_dynamic_)
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------

@@ -355,7 +355,6 @@ static inline void touch(const void* p, u64 bytes, machine::Access access, const
   machine::Lane* lane = machine::current();
   if (lane && lane->machine->shadow) machine::shadow_access(*lane, p, bytes, access, caller, aligned);
 }
-#define CALLER __builtin_return_address(0)
 #define READS machine::Access::read, CALLER
 #define WRITES machine::Access::write, CALLER
 #define SIZED(bytes)                                                            \
@@ -397,12 +396,12 @@ struct TypeMismatch { SourceLocation location; const void* type; unsigned char l
 
 HOOK void __ubsan_handle_out_of_bounds_abort(OutOfBounds* data, unsigned long index) {
   if (!machine::here) abort();
-  machine::Site site = {data->location.file, (int)data->location.line};
+  machine::Spot site{data->location.file, (int)data->location.line, CALLER};
   machine::fail(*machine::current()->machine, "index %lld is out of the array's bounds (" AT ")", (i64)(int)index, AT_OF(site));
 }
 HOOK void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* data, unsigned long pointer) {
   if (!machine::here) abort();
-  machine::Site site = {data->location.file, (int)data->location.line};
+  machine::Spot site{data->location.file, (int)data->location.line, CALLER};
   if (pointer == 0) machine::fail(*machine::current()->machine, "null pointer (" AT ")", AT_OF(site));
   machine::fail(*machine::current()->machine, "misaligned address: 0x%lx is no multiple of %u (" AT ")", pointer, 1u << data->log_alignment, AT_OF(site));
 }

@@ -28,6 +28,11 @@ constexpr u64 HEAP_GAP = 256;
 // Fresh memory and gaps: a NaN as f32, bf16, f16 and f64.
 constexpr int NOTHING = 0xff;
 
+// Where an operation was called: its line, which all threads that meet must share, and the code behind it, by which a
+// message can also name the kernel that inlined a function with that line.
+struct Spot : Site { const void* code; };
+#define CALLER __builtin_return_address(0)
+
 enum class State : u8 { unstarted, running, at_warp, at_barrier, exited };
 
 struct Copy {
@@ -44,7 +49,7 @@ struct Lane : Position {
   char* stack;       // the lowest byte it may use
   void* argument;    // of the warp operation it waits in, on its own stack
   const char* waits; // the name of that operation, or of the barrier
-  Site site;
+  Spot site;
   u32 mask;
   u32 number;        // in the block
   State state;
@@ -56,7 +61,7 @@ struct Lane : Position {
 struct Meeting {
   u32 mask, arrived;
   const char* name;
-  Site site;
+  Spot site;
 };
 
 struct Warp {
@@ -114,7 +119,7 @@ struct Machine {
   struct {
     u32 arrived, votes, result;
     const char* name;
-    Site site;
+    Spot site;
   } barrier;
 
   void* main_stack;
@@ -136,6 +141,8 @@ struct Machine {
   Counters counters;
   bool failed;
   char error[4096];
+  char spots[2][1024];      // texts of kernel_of; one message names two spots at most
+  u32 spots_turn;
 };
 
 inline Lane* current() { return static_cast<Lane*>(here); }
@@ -147,19 +154,20 @@ void complain(Machine& m, const char* format, ...) __attribute__((format(printf,
 
 // Code of a kernel's library as the host can look it up: \1 path \2 offset \3.
 const char* place(const void* caller, char* text, u64 room);
-// The file's name without its folders.
-const char* file_of(const Site& site);
-#define AT "%s:%d"
-#define AT_OF(site) ::machine::file_of(site), (site).line
+// The file's name without its folders, and a place from which the host finds the kernel's own line: \4 path \2 offset \3.
+const char* file_of(const Spot& site);
+const char* kernel_of(const Spot& site);
+#define AT "%s:%d%s"
+#define AT_OF(site) ::machine::file_of(site), (site).line, ::machine::kernel_of(site)
 
 bool run(Machine& m, const Launch& launch);
 // From now on a kernel's access to no memory at all ends its launch instead of the process.
 void catch_faults();
 
 // Brings every lane named by `mask` together; the last to arrive runs `f` for all of them.
-bool arrive(Lane& lane, u32 mask, const char* name, const Site& site);
+bool arrive(Lane& lane, u32 mask, const char* name, const Spot& site);
 void wake(Lane& lane, u32 mask);
-template <class A, class F> void together(u32 mask, const char* name, const Site& site, A& a, F f) {
+template <class A, class F> void together(u32 mask, const char* name, const Spot& site, A& a, F f) {
   Lane& lane = *current();
   lane.argument = &a;
   if (!arrive(lane, mask, name, site)) return;

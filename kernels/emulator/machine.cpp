@@ -19,9 +19,17 @@ __thread Position* here MACHINE_TLS = nullptr;
 
 // ---- Messages ------------------------------------------------------------------------------------------------------
 
-const char* file_of(const Site& site) {
+const char* file_of(const Spot& site) {
   const char* slash = strrchr(site.file, '/');
   return slash ? slash + 1 : site.file;
+}
+
+const char* kernel_of(const Spot& site) {
+  Machine& m = *current()->machine;
+  char* text = m.spots[m.spots_turn++ % 2];
+  place(site.code, text, sizeof m.spots[0]);
+  text[0] = text[0] == 1 ? 4 : 0;
+  return text;
 }
 
 void complain(Machine& m, const char* format, ...) {
@@ -56,7 +64,7 @@ static void say(Machine& m, const char* format, ...) {
   va_end(list);
 }
 
-static bool same(const Site& a, const Site& b) {
+static bool same(const Spot& a, const Spot& b) {
   return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
@@ -195,7 +203,7 @@ static void park(Machine& m, Lane& lane) {
 
 // ---- Warps ---------------------------------------------------------------------------------------------------------
 
-bool arrive(Lane& lane, u32 mask, const char* name, const Site& site) {
+bool arrive(Lane& lane, u32 mask, const char* name, const Spot& site) {
   Machine& m = *lane.machine;
   u32 number = lane.number % LANES, bit = 1u << number;
   Warp& warp = m.warps[lane.number / LANES];
@@ -232,7 +240,8 @@ void wake(Lane& lane, u32 mask) {
   set_ready(m, lane.number / LANES, others);
 }
 
-u64 shuffle(Move move, u32 mask, u64 value, u32 operand, u32 width, const char* name, Site site) {
+u64 shuffle(Move move, u32 mask, u64 value, u32 operand, u32 width, const char* name, Site line) {
+  const Spot site{line, CALLER};
   struct Given { u64 value; u32 from; };
   Machine& m = *current()->machine;
   u32 lane = current()->number % LANES;
@@ -260,7 +269,8 @@ u64 shuffle(Move move, u32 mask, u64 value, u32 operand, u32 width, const char* 
   return a.value;
 }
 
-u32 ballot(u32 mask, bool predicate, const char* name, Site site) {
+u32 ballot(u32 mask, bool predicate, const char* name, Site line) {
+  const Spot site{line, CALLER};
   u32 a = predicate;
   together(mask, name, site, a, [&](auto of) {
     u32 votes = 0;
@@ -270,7 +280,8 @@ u32 ballot(u32 mask, bool predicate, const char* name, Site site) {
   return a;
 }
 
-u32 match_any(u32 mask, u64 value, const char* name, Site site) {
+u32 match_any(u32 mask, u64 value, const char* name, Site line) {
+  const Spot site{line, CALLER};
   u64 a = value;
   together(mask, name, site, a, [&](auto of) {
     u64 values[LANES] = {};
@@ -284,7 +295,8 @@ u32 match_any(u32 mask, u64 value, const char* name, Site site) {
   return (u32)a;
 }
 
-u32 fold(Fold fold, u32 mask, u32 value, const char* name, Site site) {
+u32 fold(Fold fold, u32 mask, u32 value, const char* name, Site line) {
+  const Spot site{line, CALLER};
   u32 a = value;
   together(mask, name, site, a, [&](auto of) {
     u32 sum = of(__builtin_ctz(mask));
@@ -303,7 +315,8 @@ u32 fold(Fold fold, u32 mask, u32 value, const char* name, Site site) {
   return a;
 }
 
-void sync_warp(u32 mask, Site site) {
+void sync_warp(u32 mask, Site line) {
+  const Spot site{line, CALLER};
   u32 nothing = 0;
   together(mask, "__syncwarp", site, nothing, [&](auto) {
     Lane& lane = *current();
@@ -313,7 +326,8 @@ void sync_warp(u32 mask, Site site) {
 
 // ---- The block's barrier -------------------------------------------------------------------------------------------
 
-u32 barrier(Vote vote, int predicate, const char* name, Site site) {
+u32 barrier(Vote vote, int predicate, const char* name, Site line) {
+  const Spot site{line, CALLER};
   Lane& lane = *current();
   Machine& m = *lane.machine;
   auto& b = m.barrier;

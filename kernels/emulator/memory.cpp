@@ -112,7 +112,8 @@ bool end_block_memory(Machine& m) {
   return true;
 }
 
-void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site site) {
+void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site line) {
+  const Spot site{line, CALLER};
   Machine& m = *current()->machine;
   for (u32 i = 0; i < m.regions_count; ++i) if (m.regions[i].key == key) return m.shared + m.regions[i].from;
   m.shared_static += bytes;
@@ -126,7 +127,8 @@ void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site s
   return carve(m, key, name, bytes, alignment);
 }
 
-void* shared_dynamic(const char* name, Site site) {
+void* shared_dynamic(const char* name, Site line) {
+  const Spot site{line, CALLER};
   Machine& m = *current()->machine;
   if (!m.launch->shared_bytes) fail(m, "SHARED_DYN %s (" AT "): the launch gives no dynamic shared memory", name, AT_OF(site));
   return m.shared;
@@ -138,10 +140,11 @@ static bool in_shared(const Machine& m, const void* p, u64 bytes) {
   return (u64)p - (u64)m.shared < m.shared_used && (u64)p + bytes <= (u64)m.shared + m.shared_used;
 }
 
-void copy_async(void* to, const void* from, u32 bytes, const char* name, Site site) {
+void copy_async(void* to, const void* from, u32 bytes, const char* name, Site line) {
+  const Spot site{line, CALLER};
   Lane& lane = *current();
   Machine& m = *lane.machine;
-  const void* caller = __builtin_return_address(0);
+  const void* caller = CALLER;
   if (!in_shared(m, to, bytes)) fail(m, "%s (" AT "): the destination is not shared memory", name, AT_OF(site));
   if ((u64)from - (u64)m.heap >= m.heap_bytes) fail(m, "%s (" AT "): the source is not global memory", name, AT_OF(site));
   if ((u64)to % bytes || (u64)from % bytes) fail(m, "%s (" AT "): misaligned %s", name, AT_OF(site), (u64)to % bytes ? "destination" : "source");
@@ -198,14 +201,15 @@ template <class T, class S> static T update(T* p, Update how, T operand, T compa
   return before;
 }
 
-u64 atomic(Update how, void* address, u32 bytes, u64 operand, u64 compare, const char* name, Site site) {
+u64 atomic(Update how, void* address, u32 bytes, u64 operand, u64 compare, const char* name, Site line) {
+  const Spot site{line, CALLER};
   Lane& lane = *current();
   Machine& m = *lane.machine;
   if ((u64)address % bytes) fail(m, "%s (" AT "): misaligned address", name, AT_OF(site));
   if ((u64)address - (u64)m.heap >= m.heap_bytes && !in_shared(m, address, bytes)) {
     fail(m, "%s (" AT "): the address is neither global nor shared memory", name, AT_OF(site));
   }
-  if (m.shadow) shadow_access(lane, address, bytes, Access::atomic, __builtin_return_address(0));
+  if (m.shadow) shadow_access(lane, address, bytes, Access::atomic, CALLER);
   if (bytes == 4) return update<u32, i32>(static_cast<u32*>(address), how, (u32)operand, (u32)compare);
   return update<u64, i64>(static_cast<u64*>(address), how, operand, compare);
 }

@@ -7,7 +7,8 @@ namespace machine {
 
 static float bf16_value(u32 bits) { return __builtin_bit_cast(float, bits << 16); }
 
-void load_matrices(u32* r, u32 matrices, bool transposed, const void* row, const char* name, Site site) {
+void load_matrices(u32* r, u32 matrices, bool transposed, const void* row, const char* name, Site line) {
+  const Spot site{line, CALLER};
   struct Given { u32* r; const void* row; };
   Lane& lane = *current();
   Machine& m = *lane.machine;
@@ -15,7 +16,7 @@ void load_matrices(u32* r, u32 matrices, bool transposed, const void* row, const
     u64 offset = (u64)row - (u64)m.shared;
     if (offset >= m.shared_used || offset + 16 > m.shared_used) fail(m, "%s (" AT "): a row is not in shared memory", name, AT_OF(site));
     if ((u64)row % 16) fail(m, "%s (" AT "): misaligned row", name, AT_OF(site));
-    if (m.shadow) shadow_access(lane, row, 16, Access::read, __builtin_return_address(0));
+    if (m.shadow) shadow_access(lane, row, 16, Access::read, CALLER);
   }
   Given a{r, row};
   together(~0u, name, site, a, [&](auto of) {
@@ -64,7 +65,8 @@ template <u32 K, class Of> static void accumulate(Of of, const float (&left)[16]
   }
 }
 
-void multiply_bf16(float* d, const u32* a, const u32* b, Site site) {
+void multiply_bf16(float* d, const u32* a, const u32* b, Site line) {
+  const Spot site{line, CALLER};
   Fragments mine{d, a, b};
   together(~0u, "mma_bf16_16x8x16", site, mine, [](auto of) {
     float left[16][16], right[16][8];
@@ -85,7 +87,8 @@ void multiply_bf16(float* d, const u32* a, const u32* b, Site site) {
   });
 }
 
-void multiply_tf32(float* d, const u32* a, const u32* b, Site site) {
+void multiply_tf32(float* d, const u32* a, const u32* b, Site line) {
+  const Spot site{line, CALLER};
   Fragments mine{d, a, b};
   together(~0u, "mma_tf32_16x8x8", site, mine, [](auto of) {
     // The tensor core ignores the 13 low bits of an operand.

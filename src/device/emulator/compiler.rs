@@ -300,29 +300,35 @@ fn entries(text: &str) -> Vec<&str> {
     names
 }
 
-/// The machine's text with places in code, written as `\1library\2offset\3`, looked up as `file:line`. The lookup is a
-/// program that comes with most compilers; without it the offset stays.
+/// The machine's text with the lines of code it names by place. `\1library\2offset\3` becomes the line of that code; after
+/// the line of an operation, `\4library\2offset\3` adds the kernel's own line if the operation stands in a function that
+/// was inlined. The lookup is a program that comes with most compilers; without it the offset stays.
 pub fn with_lines(text: &str) -> String {
     let mut all = String::new();
     let mut rest = text;
-    while let Some((before, place)) = rest.split_once('\u{1}') {
+    while let Some(at) = rest.find(['\u{1}', '\u{4}']) {
+        let (before, place) = rest.split_at(at);
         all += before;
         let Some((place, after)) = place.split_once('\u{3}') else { break };
-        let (library, offset) = place.split_once('\u{2}').unwrap_or((place, "0"));
-        all += &line_of(library, offset).unwrap_or_else(|| format!("+0x{offset}"));
+        let (library, offset) = place[1..].split_once('\u{2}').unwrap_or((&place[1..], "0"));
+        let lines = lines_of(library, offset);
+        match (place.starts_with('\u{1}'), lines.first(), lines.last()) {
+            (true, Some(inner), Some(outer)) if inner != outer => all += &format!("{inner} (from {outer})"),
+            (true, Some(inner), _) => all += inner,
+            (true, ..) => all += &format!("+0x{offset}"),
+            (false, _, Some(outer)) if !all.ends_with(outer) => all += &format!(", from {outer}"),
+            (false, ..) => {}
+        }
         rest = after;
     }
     all + rest
 }
 
-/// The line of a kernel's code and, where that is a function inlined into it, the kernel's own line too; functions of the
-/// vocabulary lie in between.
-fn line_of(library: &str, offset: &str) -> Option<String> {
-    let output = Command::new("addr2line").args(["-i", "-e", library, &format!("0x{offset}")]).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let vocabulary = |line: &&str| line.contains("/emulator/device.h:") || line.contains("/emulator/machine.h:");
+/// Lines of kernels' code at a place, the innermost function's first; those of the vocabulary and the machine are left out.
+fn lines_of(library: &str, offset: &str) -> Vec<String> {
+    let output = Command::new("addr2line").args(["-i", "-e", library, &format!("0x{offset}")]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let ours = |line: &&str| line.contains(".cu:") || line.contains(".cuh:");
     let name = |line: &str| line.split(" (").next().unwrap_or(line).rsplit('/').next().unwrap_or(line).to_string();
-    let lines: Vec<String> = text.lines().filter(|line| !vocabulary(line) && !line.starts_with("??")).map(name).collect();
-    let (inner, outer) = (lines.first()?, lines.last()?);
-    Some(if inner == outer { inner.clone() } else { format!("{inner} (from {outer})") })
+    text.lines().filter(ours).map(name).collect()
 }

@@ -168,6 +168,18 @@ fn every_rule_has_a_kernel_that_breaks_it_and_a_text_that_says_so() {
 }
 
 #[test]
+fn a_fault_in_a_function_names_the_kernels_line_too() {
+    let machine = emulator(true, Schedule::Forward);
+    let place = |text: &str| format!("misuse.cu:{}", MISUSE[..MISUSE.find(text).unwrap()].lines().count());
+    let said = misuse(&machine, "part_in_a_function", Grid::row(1, 32), &[]).unwrap_err();
+    let (inner, outer) = (place("x += __shfl_xor_sync(~0u, x, step)"), place("y[0] = warp_sum"));
+    assert!(said.contains(&format!("__shfl_xor_sync mask ffffffff ({inner}, from {outer})")), "{said}");
+    let said = misuse(&machine, "race_in_a_function", Grid::row(1, 32), &[]).unwrap_err();
+    let (inner, outer) = (place("*to = x"), place("put(y, 3.0f)"));
+    assert!(said.contains(&format!("race: write by thread 0 at {inner} (from {outer}), write")), "{said}");
+}
+
+#[test]
 fn a_race_between_blocks_is_seen_whatever_their_order() {
     for schedule in [Schedule::Forward, Schedule::Reverse, Schedule::Random(3)] {
         let machine = emulator(true, schedule);

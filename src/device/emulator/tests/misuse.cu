@@ -20,6 +20,15 @@ KERNEL(32, not_in_mask)(float* y) { __syncwarp(0xffff); }
 KERNEL(32, reads_outside_mask)(float* y) {
   if (threadIdx.x < 16) y[threadIdx.x] = __shfl_sync(0xffffu, 1.0f, 20);
 }
+__device__ __forceinline__ float warp_sum(float x) {
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
+}
+__device__ __forceinline__ void put(float* to, float x) { *to = x; }
+KERNEL(32, part_in_a_function)(float* y) {
+  if (threadIdx.x < 16) y[0] = warp_sum(1.0f);
+}
+KERNEL(32, race_in_a_function)(float* y) { put(y, 3.0f); }
 KERNEL(64, shared_overrun)(float* y) {
   SHARED(float, s_x, [64]);
   float* p = s_x;
