@@ -1,7 +1,7 @@
 //! Every failure a user can cause or meet: one code, what happened, where, why, and the cure.
 //!
 //! This is the only place that lists codes. A code's letter is its family and fixes the exit status of the program
-//! (`C` 2, `D` 3, `M` 4, `G` 5 or 6, `T` 7, `F` 8, `I` 70, `S` 75). Grow by one line in `codes!`; tests demand an
+//! (`A` 1, `C` 2, `D` 3, `M` 4, `G` 5 or 6, `T` 7, `F` 8, `I` 70, `S` 75). Grow by one line in `codes!`; tests demand an
 //! explanation for each, and `hardneg explain CODE` prints it.
 
 use std::fmt;
@@ -12,6 +12,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Exit status of the program, as documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// It ran, and the answer is no.
+    No = 1,
     Usage = 2,
     Data = 3,
     Model = 4,
@@ -41,6 +43,9 @@ macro_rules! codes {
 }
 
 codes! {
+    // ---- A: the answer is no --------------------------------------------------------------------------------------
+    A0101 No "slower than the base"
+        "`hardneg profile --compare` found samplers whose cost per negative has grown by more than 3 % over the base, with intervals that do not meet. Measure again on a quiet machine before believing it.";
     // ---- C: command line and configuration --------------------------------------------------------------------
     C0201 Usage "unknown configuration key"
         "A key in `--set`, the environment or the configuration file is not one hardneg knows. Keys are never ignored, because a misspelt one would silently train something else. The message names the nearest valid key; `hardneg train --print-config` lists all of them.";
@@ -266,6 +271,7 @@ mod tests {
             assert!(code.title().len() > 8, "{code:?} lacks a title");
             assert!(code.explain().len() > 40, "{code:?} lacks an explanation");
             let expected: &[Exit] = match &code.name()[..1] {
+                "A" => &[Exit::No],
                 "C" => &[Exit::Usage],
                 "D" => &[Exit::Data],
                 "M" => &[Exit::Model],

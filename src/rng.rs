@@ -35,6 +35,8 @@ pub enum Stream {
     Test = 11,
     /// Random tie breaking in evaluation.
     Ties = 12,
+    /// Items a diagnosis compares negatives with; step = training step, index = (row key, number).
+    Diagnosis = 13,
 }
 
 /// Version of the meaning of streams and counters; stored in manifests and checkpoints.

@@ -51,7 +51,7 @@ impl Window {
         self.rows += report.rows;
         self.sequences += report.sequences;
         self.seconds += report.seconds;
-        self.sampling += report.sampling_seconds;
+        self.sampling += report.stages.sample;
     }
     fn text(&self) -> String {
         let rate = if self.seconds > 0.0 { self.sequences as f64 / self.seconds } else { 0.0 };

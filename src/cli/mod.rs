@@ -20,6 +20,7 @@ mod inspect;
 mod intake;
 mod measure;
 mod prepare;
+mod profile;
 mod recommend;
 mod samplers;
 pub mod settings;
@@ -64,6 +65,8 @@ enum Command {
     Recommend(recommend::Args),
     /// Presets and stages of negative samplers.
     Samplers(samplers::Args),
+    /// What negative samplers cost on this machine, against the uniform one.
+    Profile(profile::Args),
     /// Every operation of a GPU or of the emulator, held to the plain path.
     Check(check::Args),
     /// What was found on this machine.
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Recommend(args) => recommend::run(&args),
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::Profile(args) => profile::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
         Command::Explain(args) => explain::run(&args, cli.json),

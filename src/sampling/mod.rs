@@ -13,6 +13,7 @@
 //! exclusion and mixture included. `propose/draw.rs` says how.
 
 mod alias;
+pub mod diagnosis;
 mod knowledge;
 mod mix;
 mod plan;

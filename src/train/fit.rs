@@ -27,8 +27,43 @@ pub struct StepReport {
     pub sequences: u64,
     /// Before clipping.
     pub grad_norm: f64,
-    pub sampling_seconds: f64,
+    pub stages: Stages,
+    /// Of the whole step.
     pub seconds: f64,
+}
+
+/// Seconds of each stage of a step. On a machine that works behind the host's back a stage ends where the next begins to
+/// wait, unless the stages are timed one by one (`train/profile.rs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stages {
+    /// Order of the epoch, sequences, context.
+    pub gather: f64,
+    /// The encoder, forward.
+    pub forward: f64,
+    /// All stages of the negative sampler.
+    pub sample: f64,
+    /// Scores, loss, gradients of queries and tables.
+    pub loss: f64,
+    /// The encoder, backward.
+    pub backward: f64,
+    /// Clipping, update, tables made anew.
+    pub update: f64,
+}
+
+impl Stages {
+    pub const NAMES: [&'static str; 6] = ["gather", "forward", "sample", "loss", "backward", "update"];
+    /// In the order of [`Stages::NAMES`].
+    pub fn seconds(&self) -> [f64; 6] {
+        [self.gather, self.forward, self.sample, self.loss, self.backward, self.update]
+    }
+    fn add(&mut self, other: &Stages) {
+        self.gather += other.gather;
+        self.forward += other.forward;
+        self.sample += other.sample;
+        self.loss += other.loss;
+        self.backward += other.backward;
+        self.update += other.update;
+    }
 }
 
 /// A model in training, as the loop sees it.
@@ -36,6 +71,10 @@ pub trait Training {
     fn steps_per_epoch(&self) -> u64;
     /// Step number `step`, counted from 0 over all epochs.
     fn step(&mut self, step: u64) -> Result<StepReport>;
+    /// What is to be recorded about the negatives of the step just done, if it closed an epoch.
+    fn sampler_facts(&mut self) -> Option<Value> {
+        None
+    }
     /// The whole state: `model.*` and `optim.*`.
     fn tensors(&self) -> Result<Vec<Tensor>>;
     /// Takes the state of a checkpoint made after `step` steps; refuses other names or shapes.
@@ -149,7 +188,7 @@ impl Progress {
 #[derive(Default)]
 struct Clock {
     stepping: f64,
-    sampling: f64,
+    stages: Stages,
 }
 
 /// Trains until the end, early stopping, or a request to stop; continues where the run directory left off.
@@ -180,12 +219,15 @@ pub fn fit<T: Training>(
         progress.step += 1;
         progress.add(&report);
         clock.stepping += report.seconds;
-        clock.sampling += report.sampling_seconds;
+        clock.stages.add(&report.stages);
         let epoch = (progress.step - 1) / per_epoch + 1;
         watcher.hear(Event::Step { step: progress.step, total, epoch, report: &report });
         let mut spent = false;
         if progress.step % per_epoch == 0 || progress.step == total {
-            let record = epoch_record("epoch", &progress, epoch, &clock, Some(&hash(training, progress.step)?));
+            let mut record = epoch_record("epoch", &progress, epoch, &clock, Some(&hash(training, progress.step)?));
+            if let Some(facts) = training.sampler_facts() {
+                record["negatives"] = facts;
+            }
             run.record(&record)?;
             watcher.hear(Event::Epoch { record: &record });
             progress.clear_sums();
@@ -327,6 +369,8 @@ fn check_finite(report: &StepReport, step: u64, per_epoch: u64) -> Result<()> {
 
 fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, state_hash: Option<&str>) -> Value {
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+    let stages: serde_json::Map<String, Value> =
+        Stages::NAMES.iter().zip(clock.stages.seconds()).map(|(name, seconds)| (name.to_string(), json!(seconds))).collect();
     json!({
         "v": RECORD_VERSION,
         "kind": kind,
@@ -337,7 +381,8 @@ fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, stat
         "rows": progress.rows,
         "sequences": progress.sequences,
         "seconds": clock.stepping,
-        "sampling_share": share(clock.sampling, clock.stepping),
+        "sampling_share": share(clock.stages.sample, clock.stepping),
+        "stage_seconds": stages,
         "state_hash": state_hash,
     })
 }

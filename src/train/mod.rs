@@ -3,5 +3,6 @@
 pub mod checkpoint;
 pub mod durable;
 pub mod fit;
+pub mod profile;
 pub mod run_dir;
 pub mod step;

@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::data::batch::Batch;
 use crate::data::order::Order;
 use crate::data::training::TrainingSet;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Runtime};
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
 use crate::loss::{self, Loss};
@@ -18,9 +18,10 @@ use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::optim::{Optimizer, Schedule, State};
+use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
 use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
-use crate::train::fit::{StepReport, Training};
+use crate::train::fit::{Stages, StepReport, Training};
 
 /// A model with everything that trains it.
 pub struct Trainer {
@@ -40,6 +41,13 @@ pub struct Trainer {
     dwrong: Buffer,
     /// Steps done.
     done: u64,
+    /// Steps of the whole run.
+    total: u64,
+    deciles: Deciles,
+    /// Of the last step of an epoch, until the loop takes it.
+    diagnosis: Option<Diagnosis>,
+    /// Whether every stage waits for the machine.
+    timed: bool,
 }
 
 /// The distinct ids of a step.
@@ -113,7 +121,8 @@ impl Trainer {
         }
         let lazy = !every_row && optimizer.is_lazy(model.output_param());
         let touched = lazy.then(|| Touched { ids: Vec::new(), met: vec![0; log.items()], round: 0 });
-        let schedule = Schedule::new(&config.optim, total_steps(&config.train, data.len()))?;
+        let total = total_steps(&config.train, data.len());
+        let schedule = Schedule::new(&config.optim, total)?;
         let empty = || Buffer::empty(device);
         let mut trainer = Trainer {
             config: config.clone(),
@@ -125,6 +134,10 @@ impl Trainer {
             queries,
             touched,
             done: 0,
+            timed: false,
+            total,
+            deciles: Deciles::new(&data.split().train_items),
+            diagnosis: None,
             data,
             model,
             dquery: empty(),
@@ -208,32 +221,54 @@ impl Trainer {
         self.model.give_table_grad(table);
         Ok(value)
     }
-}
 
-impl Training for Trainer {
-    fn steps_per_epoch(&self) -> u64 {
-        (self.data.len() as u64).div_ceil(u64::from(self.config.train.batch_size))
+    /// What the negatives of a step are like; draws nothing that training uses.
+    fn diagnose(&self, asked: &Batch, negatives: &Negatives, step: u64) -> Result<Diagnosis> {
+        let (log, split) = (self.data.data(), self.data.split());
+        let future = |user: u32| {
+            let (from, to) = (split.train_end[user as usize] as usize, log.offsets()[user as usize + 1] as usize);
+            &log.event_items()[from..to]
+        };
+        let (device, batch, scoring, seed) = (&self.device, asked, &self.model.scoring(), self.config.train.seed);
+        Evidence { device, batch, scoring, negatives, deciles: &self.deciles, future, seed, step }.diagnose()
     }
 
-    fn step(&mut self, step: u64) -> Result<StepReport> {
-        let started = Instant::now();
+    /// Waits for the machine at the end of every stage, so that each is timed by itself; costs a little overlap.
+    pub fn time_stages(&mut self) {
+        self.timed = true;
+    }
+
+    /// Step number `step`, with negatives drawn anew or those of an earlier call for the same step; gives what was used.
+    pub fn step_on(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(StepReport, Option<Negatives>)> {
+        let (started, mut lap) = (Instant::now(), Lap::new(&self.device, self.timed));
+        let mut stages = Stages::default();
         let per_epoch = self.steps_per_epoch();
         let (epoch, within) = (step / per_epoch, step % per_epoch);
         let batch = self.gather(epoch, within);
+        stages.gather = lap.ends()?;
+
         let masks = Masks::training(self.config.model.dropout, self.config.train.seed, step);
         self.model.forward(&batch, self.queries, &masks)?;
+        stages.forward = lap.ends()?;
 
-        let drawing = Instant::now();
         let last = self.asked(&batch);
         let asked = last.as_ref().unwrap_or(&batch);
         let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
         let scoring = self.model.scoring();
-        let negatives = self.sampler.as_ref().map(|s| s.draw(&self.device, asked, Some(&scoring), moment)).transpose()?;
-        let sampling_seconds = drawing.elapsed().as_secs_f64();
+        let draw = |sampler: &Sampler| sampler.draw(&self.device, asked, Some(&scoring), moment);
+        let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
+        stages.sample = lap.ends()?;
+        if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1) % per_epoch == 0) {
+            self.diagnosis = Some(self.diagnose(asked, negatives, step)?);
+            lap.ends()?;
+        }
 
         let loss = self.loss_and_gradients(&batch, asked, negatives.as_ref())?;
+        stages.loss = lap.ends()?;
+
         let context = self.model.hyper.context.then_some(&self.dcontext);
         self.model.backward(&batch, &mut self.dquery, context, &masks)?;
+        stages.backward = lap.ends()?;
 
         let lr = self.schedule.at(step + 1);
         let tables = [self.model.input_param(), self.model.output_param()];
@@ -242,14 +277,53 @@ impl Training for Trainer {
         let grad_norm = self.optimizer.step(&self.device, self.model.params_mut(), &touched, step + 1, lr)?;
         self.done = step + 1;
         self.model.refresh_tables()?;
-        Ok(StepReport {
+        stages.update = lap.ends()?;
+        let report = StepReport {
             loss,
             rows: asked.rows() as u64,
             sequences: batch.sequences() as u64,
             grad_norm,
-            sampling_seconds,
+            stages,
             seconds: started.elapsed().as_secs_f64(),
-        })
+        };
+        Ok((report, negatives))
+    }
+}
+
+/// Times the stages of a step.
+struct Lap {
+    machine: Option<Arc<dyn Runtime>>,
+    since: Instant,
+}
+
+impl Lap {
+    fn new(device: &Device, waits: bool) -> Lap {
+        let machine = match device {
+            Device::Machine(runtime) if waits => Some(runtime.clone()),
+            _ => None,
+        };
+        Lap { machine, since: Instant::now() }
+    }
+    /// Seconds since the last call.
+    fn ends(&mut self) -> Result<f64> {
+        self.machine.as_ref().map_or(Ok(()), |runtime| runtime.sync())?;
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        Ok(seconds)
+    }
+}
+
+impl Training for Trainer {
+    fn steps_per_epoch(&self) -> u64 {
+        (self.data.len() as u64).div_ceil(u64::from(self.config.train.batch_size))
+    }
+
+    fn step(&mut self, step: u64) -> Result<StepReport> {
+        Ok(self.step_on(step, None)?.0)
+    }
+
+    fn sampler_facts(&mut self) -> Option<serde_json::Value> {
+        serde_json::to_value(self.diagnosis.take()?).ok()
     }
 
     fn tensors(&self) -> Result<Vec<Tensor>> {

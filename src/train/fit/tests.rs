@@ -27,7 +27,14 @@ impl Training for Toy {
             *x = 3.9 * *x * (1.0 - *x) * (0.9 + 0.01 * (step % 10) as f32);
         }
         let loss = if step == self.breaks_at { f64::NAN } else { f64::from(self.x[0]) };
-        Ok(StepReport { loss, rows: 3 + step % 2, sequences: 1, grad_norm: 1.0, sampling_seconds: 0.1, seconds: 0.2 })
+        Ok(StepReport {
+            loss,
+            rows: 3 + step % 2,
+            sequences: 1,
+            grad_norm: 1.0,
+            stages: Stages { sample: 0.1, ..Stages::default() },
+            seconds: 0.2,
+        })
     }
     fn tensors(&self) -> Result<Vec<Tensor>> {
         let tensor = |name: &str| Tensor { name: name.into(), shape: vec![3], values: self.x.clone() };

@@ -1,0 +1,258 @@
+//! `hardneg profile`: what negative samplers cost on this machine, against the uniform one, at any catalogue size.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::cli::arguments::{Machine, SettingFlags};
+use crate::cli::settings;
+use crate::cli::{doctor, intake, terminal};
+use crate::config::Config;
+use crate::data::clusters::Method;
+use crate::data::prepare;
+use crate::error::{Code, Error, Result};
+use crate::loss;
+use crate::sampling::{Need, Plan};
+use crate::train::fit::Stages;
+use crate::train::profile::{self, Line, Median, Rounds, Span};
+
+/// Version of the JSON output; a new one when a name or a unit changes.
+const SCHEMA: u32 = 1;
+/// Slower than a base by more than this share, with intervals apart, is a regression.
+const TOLERANCE: f64 = 0.03;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json"
+)]
+pub struct Args {
+    /// Presets, separated by commas; see `hardneg samplers list`
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "uniform,popularity,dns,genni,cans")]
+    samplers: Vec<String>,
+    /// Negatives per group, separated by commas; each preset's own by default
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    negatives: Vec<u32>,
+    /// Catalogue sizes, separated by commas (1e6 is understood)
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS", default_value = "1e4")]
+    items: Vec<String>,
+    /// Measured rounds of four steps each
+    #[arg(long, default_value_t = 15)]
+    rounds: u32,
+    /// Rounds before measuring
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Write the stages of every measured step for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Exit with 1 where a sampler has become slower than in this earlier `--json` output
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingFlags,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<()> {
+    let config = configuration(args)?;
+    let sizes = args.items.iter().map(|text| size(text)).collect::<Result<Vec<u32>>>()?;
+    let base = args.compare.as_ref().map(|path| read_base(path)).transpose()?;
+    if args.rounds == 0 || args.samplers.is_empty() {
+        return Err(Error::new(Code::C0202, "nothing to measure").help("name samplers, and at least one round"));
+    }
+    // All names are checked before the first measurement.
+    let mut plans = vec![];
+    for name in &args.samplers {
+        let with = profile::with_sampler(&config, name, None, false);
+        let kinds = Plan::new(&with.sampler)?.declared();
+        let needs = |need: Need| kinds.iter().any(|kind| kind.needs.contains(&need));
+        plans.push((name, needs(Need::Clusters), needs(Need::Context)));
+    }
+    let (device, why) = args.machine.open_rounding(config.train.rounding.parse()?)?;
+    why.iter().for_each(|why| terminal::say(&format!("profiling the host: {why}")));
+    let negatives: Vec<Option<u32>> = match args.negatives.is_empty() {
+        true => vec![None],
+        false => args.negatives.iter().copied().map(Some).collect(),
+    };
+    let rounds = Rounds { warmup: args.warmup, measured: args.rounds };
+    let (mut lines, mut spans): (Vec<Line>, Vec<Span>) = (vec![], vec![]);
+    for &items in &sizes {
+        let log = profile::log(items, config.train.batch_size, config.model.max_len + 3, config.train.seed)?;
+        let data = Arc::new(prepare::in_memory(log, &config.data, None)?);
+        for &(name, clusters, context) in &plans {
+            for &n in &negatives {
+                let config = profile::with_sampler(&config, name, n, context);
+                let set = intake::training_set(&config, data.clone(), clusters.then_some(Method::Bisecting))?;
+                let (mut sampled, mut uniform) = profile::pair(&config, &set, &device)?;
+                let line = profile::measure(name, &mut sampled, &mut uniform, items, rounds, lines.len(), &mut spans)?;
+                if !json {
+                    terminal::say(&format!("{name}, {} negatives, {items} items: measured", line.negatives));
+                }
+                lines.push(line);
+            }
+        }
+    }
+    if let Some(path) = &args.trace {
+        std::fs::write(path, trace(&lines, &spans).to_string()).map_err(|e| Error::io("writing", path, &e))?;
+    }
+    if json {
+        let machine =
+            json!({ "device": doctor::name(&device), "threads": rayon::current_num_threads(), "host": doctor::facts() });
+        let what = json!({
+            "schema": SCHEMA, "version": concat!(env!("CARGO_PKG_VERSION"), " (", env!("HARDNEG_COMMIT"), ")"), "machine": machine,
+            "rounds": args.rounds, "loss": config.loss.kind, "model": config.model, "batch_size": config.train.batch_size, "lines": lines,
+        });
+        terminal::out(&what.to_string())?;
+    } else {
+        terminal::out(terminal::table(&table(&lines)).trim_end())?;
+        terminal::out(
+            "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less the same step on cached negatives;",
+        )?;
+        terminal::out("extra: that cost less the cost of as many uniform negatives, measured in turns")?;
+    }
+    base.map_or(Ok(()), |base| gate(&base, &lines))
+}
+
+/// The settings, with small defaults of its own and a loss that has a sampler.
+fn configuration(args: &Args) -> Result<Config> {
+    let settings = settings::resolve(&args.settings.inputs())?;
+    let chosen: Vec<String> = settings.chosen().map(|(key, ..)| key.to_string()).collect();
+    if let Some(key) = chosen.iter().find(|key| key.starts_with("data.") || key.starts_with("sampler.")) {
+        let what = format!("`{key}` has no effect: a profile makes its own log and takes its samplers from `--samplers`");
+        return Err(Error::new(Code::C0203, what));
+    }
+    let mut config = settings.config;
+    if !chosen.iter().any(|key| key == "model.max_len") {
+        config.model.max_len = 50;
+    }
+    if !chosen.iter().any(|key| key.starts_with("loss")) {
+        config.loss = crate::config::Kind { kind: "bce".into(), params: Default::default() };
+    }
+    if !loss::find(&config.loss.kind)?.sampled {
+        let what = format!("the loss `{}` sees the whole catalogue, so there is no sampler to profile", config.loss.kind);
+        return Err(Error::new(Code::C0205, what).help("use `--set loss=bce`, or another sampled loss"));
+    }
+    Ok(config)
+}
+
+/// `10000` or `1e4`.
+fn size(text: &str) -> Result<u32> {
+    let value: f64 = text.trim().parse().unwrap_or(f64::NAN);
+    match value.fract() == 0.0 && (2.0..=4e9).contains(&value) {
+        true => Ok(value as u32),
+        false => Err(Error::new(Code::C0202, format!("`--items {text}` is not a number of items"))
+            .help("whole numbers from 2 to 4e9, like 10000 or 1e6")),
+    }
+}
+
+fn table(lines: &[Line]) -> Vec<Vec<String>> {
+    let head = ["sampler", "negatives", "items", "step", "gather", "forward", "sample", "loss", "backward", "update"];
+    let mut rows = vec![head.iter().chain(&["ns/negative", "cost", "extra"]).map(|s| s.to_string()).collect::<Vec<_>>()];
+    let ms = |m: &Median| format!("{:.2} [{:.2}, {:.2}]", m.median * 1e3, m.low * 1e3, m.high * 1e3);
+    for line in lines {
+        let mut row =
+            vec![line.sampler.clone(), format!("{}/{}", line.negatives, line.scope), line.items.to_string(), ms(&line.step)];
+        row.extend(Stages::NAMES.iter().map(|name| format!("{:.0}%", 100.0 * line.stages[*name] / line.step.median)));
+        row.extend([format!("{:.1}", line.ns_per_negative.median), ms(&line.cost)]);
+        row.push(line.extra.as_ref().map_or("-".into(), ms));
+        rows.push(row);
+    }
+    rows
+}
+
+/// Chrome's trace format: a thread per line, microseconds.
+fn trace(lines: &[Line], spans: &[Span]) -> Value {
+    let name = |line: &Line| format!("{} {} of {}", line.sampler, line.negatives, line.items);
+    let threads = lines
+        .iter()
+        .enumerate()
+        .map(|(i, line)| json!({ "ph": "M", "name": "thread_name", "pid": 1, "tid": i, "args": { "name": name(line) } }));
+    let stages = spans
+        .iter()
+        .map(|s| json!({ "ph": "X", "name": s.name, "pid": 1, "tid": s.line, "ts": s.begin * 1e6, "dur": s.seconds * 1e6 }));
+    json!({ "traceEvents": threads.chain(stages).collect::<Vec<_>>() })
+}
+
+fn read_base(path: &PathBuf) -> Result<Vec<Line>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, &e))?;
+    let wrong = |why: String| {
+        Error::new(Code::C0202, format!("{} is not the output of `hardneg profile --json`: {why}", path.display()))
+            .help("write one with `hardneg profile --json > base.json`")
+    };
+    let value: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    if value["schema"] != json!(SCHEMA) {
+        return Err(wrong(format!("its schema is {}, this program writes {SCHEMA}", value["schema"])));
+    }
+    serde_json::from_value(value["lines"].clone()).map_err(|e| wrong(e.to_string()))
+}
+
+/// Fails where a sampler is slower than before, beyond tolerance and with intervals that do not meet.
+fn gate(base: &[Line], lines: &[Line]) -> Result<()> {
+    let mut met = 0;
+    let mut slower = vec![];
+    for line in lines {
+        let same =
+            |b: &&Line| (&b.sampler, b.negatives, &b.scope, b.items) == (&line.sampler, line.negatives, &line.scope, line.items);
+        let Some(before) = base.iter().find(same) else { continue };
+        met += 1;
+        let (old, new) = (&before.ns_per_negative, &line.ns_per_negative);
+        if new.low > old.high && new.median > old.median * (1.0 + TOLERANCE) {
+            slower.push(format!(
+                "{}, {} negatives of {} items: {:.1} ns a negative, was {:.1}",
+                line.sampler, line.negatives, line.items, new.median, old.median
+            ));
+        }
+    }
+    if met == 0 {
+        return Err(Error::new(Code::C0205, "the base has no line in common with this profile")
+            .help("use the same `--samplers`, `--negatives` and `--items`"));
+    }
+    if slower.is_empty() {
+        return Ok(());
+    }
+    let error = Error::new(Code::A0101, format!("{} of {met} samplers became slower", slower.len()));
+    Err(slower.into_iter().fold(error, |error, line| error.note(line)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(ns: f64) -> Line {
+        let around = |x: f64| Median { low: x * 0.99, median: x, high: x * 1.01 };
+        Line {
+            sampler: "dns".into(),
+            negatives: 1,
+            scope: "position".into(),
+            items: 10,
+            rows: 1,
+            drawn: 1,
+            step: around(1.0),
+            stages: Stages::NAMES.iter().map(|name| (name.to_string(), 0.1)).collect(),
+            sampling_share: 0.1,
+            ns_per_negative: around(ns),
+            cost: around(0.1),
+            extra: None,
+        }
+    }
+
+    #[test]
+    fn the_gate_closes_on_a_slower_sampler_only() {
+        assert!(gate(&[line(100.0)], &[line(100.0)]).is_ok());
+        assert!(gate(&[line(100.0)], &[line(80.0)]).is_ok());
+        assert!(gate(&[line(100.0)], &[line(102.5)]).is_ok(), "within the tolerance");
+        let error = gate(&[line(100.0)], &[line(110.0)]).unwrap_err();
+        assert_eq!(error.code().exit() as i32, 1);
+        let other = Line { items: 11, ..line(1.0) };
+        assert_eq!(gate(&[other], &[line(1.0)]).unwrap_err().code(), Code::C0205);
+    }
+
+    #[test]
+    fn sizes_are_whole() {
+        assert_eq!((size("1e6").unwrap(), size("37").unwrap()), (1_000_000, 37));
+        for bad in ["1", "1.5", "x", "1e12", "nan"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

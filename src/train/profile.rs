@@ -1,0 +1,266 @@
+//! What a negative sampler costs: the same training step with it, with its negatives already drawn, and with the uniform
+//! sampler in its place.
+//!
+//! Two trainers of the same model on the same batches take turns, so that a busy machine slows all of them alike. In every
+//! round each trains one step that draws and the same step again on the negatives it drew:
+//!
+//! ```text
+//! cost  = (step that draws) - (step on cached negatives)                   of one sampler: ablation replay
+//! extra = cost of the sampler - cost of as many uniform negatives          what choosing the sampler adds
+//! ```
+//!
+//! Every figure is a median over rounds with an interval that holds the true median with at least 95 % probability whatever
+//! the distribution (order statistics, binomial with p = 1/2). The log is made for the purpose: every item occurs, users are
+//! equally long, so a catalogue of any size can be asked about.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Config};
+use crate::data::order::Order;
+use crate::data::raw::RawLog;
+use crate::device::Device;
+use crate::error::{Code, Error, Result};
+use crate::ids::LIMIT;
+use crate::rng::{Draws, Stream, below};
+use crate::train::fit::{Stages, Training};
+use crate::train::step::Trainer;
+
+/// Lane of the generator's words that choose an item: apart from those of `data/synthetic.rs`.
+const ITEM: u8 = 64;
+/// Seconds between a user's events, and 2021-01-01 UTC in microseconds.
+const GAP: i64 = 61_200;
+const BEGIN: i64 = 1_609_459_200_000_000;
+
+/// A median over rounds and the interval around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Median {
+    pub low: f64,
+    pub median: f64,
+    pub high: f64,
+}
+
+impl Median {
+    /// Of at least one value. With fewer than six values the interval spans all of them and holds less than 95 %.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Median {
+        let mut x: Vec<f64> = values.into_iter().collect();
+        x.sort_by(f64::total_cmp);
+        let n = x.len();
+        let Some(last) = n.checked_sub(1) else { return Median::default() };
+        // The largest k with 2 P(Binomial(n, 1/2) < k) <= 0.05: the interval runs from the k-th smallest to the k-th largest.
+        let (mut k, mut below, mut term) = (0, 0.0, 0.5f64.powi(n as i32));
+        while k < n && 2.0 * (below + term) <= 0.05 {
+            below += term;
+            term *= (n - k) as f64 / (k + 1) as f64;
+            k += 1;
+        }
+        let k = k.saturating_sub(1);
+        Median { low: x[k], median: (x[last / 2] + x[n / 2]) / 2.0, high: x[last - k] }
+    }
+}
+
+/// One sampler at one size, beside the uniform sampler with as many negatives.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    pub sampler: String,
+    /// Per group, and who shares them.
+    pub negatives: usize,
+    pub scope: String,
+    pub items: u32,
+    /// Rows and negatives drawn in a step.
+    pub rows: u64,
+    pub drawn: u64,
+    /// Seconds of a step that draws, and medians of its stages.
+    pub step: Median,
+    pub stages: std::collections::BTreeMap<String, f64>,
+    /// Of the step.
+    pub sampling_share: f64,
+    /// Of the sampling stage, per negative drawn.
+    pub ns_per_negative: Median,
+    /// Seconds by ablation replay.
+    pub cost: Median,
+    /// Seconds over the uniform sampler; absent for the uniform sampler itself.
+    pub extra: Option<Median>,
+}
+
+/// A stretch of time for a trace: a stage of a step of a line.
+pub struct Span {
+    pub line: usize,
+    pub name: &'static str,
+    /// Seconds since the line's first measured step.
+    pub begin: f64,
+    pub seconds: f64,
+}
+
+/// How long to measure.
+#[derive(Clone, Copy)]
+pub struct Rounds {
+    pub warmup: u32,
+    pub measured: u32,
+}
+
+/// A log of `items` items, all of which occur, for `batch` or more users of `length` events each.
+pub fn log(items: u32, batch: u32, length: u32, seed: u64) -> Result<RawLog> {
+    let length = u64::from(length.max(4));
+    // A twentieth more events than items leaves room for popular ones.
+    let users = (u64::from(items) * 21 / 20).div_ceil(length).max(4 * u64::from(batch));
+    let events = users * length;
+    if items < 2 || events >= LIMIT as u64 {
+        return Err(Error::new(Code::C0202, format!("a profile of {items} items")).help("choose between 2 and 4e9 items"));
+    }
+    let order = Order::new(seed, 0, events);
+    let mut log = RawLog { layout: serde_json::json!({ "format": "profile", "items": items }), ..RawLog::default() };
+    (0..items).for_each(|item| {
+        log.item_ids.intern(format!("item{item}").as_bytes());
+    });
+    let draws = Draws::new(seed, Stream::Synthetic, ITEM, 0);
+    let mut times = Vec::with_capacity(events as usize);
+    for user in 0..users {
+        let code = log.user_ids.intern(format!("user{user}").as_bytes());
+        for t in 0..length {
+            let event = user * length + t;
+            let place = order.at(event);
+            // The rest falls on low numbers more often: density 1 / (2 sqrt(x)).
+            let popular = || below(draws.words64(event)[0], u64::from(items)).max(1);
+            let item = if place < u64::from(items) { place } else { popular() * popular() / u64::from(items) };
+            log.users.push(code);
+            log.items.push(item as u32);
+            times.push(BEGIN + (t as i64 * GAP + user as i64 * 977) * 1_000_000);
+        }
+    }
+    log.times = Some(times);
+    Ok(log)
+}
+
+/// The configuration of a line: `base` with the sampler and, for wrong contexts, a model that sees context.
+pub fn with_sampler(base: &Config, preset: &str, negatives: Option<u32>, context: bool) -> Config {
+    let mut config = base.clone();
+    config.sampler = config::Sampler { preset: preset.into(), negatives, ..config::Sampler::default() };
+    if context {
+        config.model.context = "yes".into();
+    }
+    config
+}
+
+/// Measures `sampled` against `uniform`, two trainers that differ in the sampler alone.
+pub fn measure(
+    name: &str,
+    sampled: &mut Trainer,
+    uniform: &mut Trainer,
+    items: u32,
+    rounds: Rounds,
+    line: usize,
+    spans: &mut Vec<Span>,
+) -> Result<Line> {
+    let Some(sampler) = sampled.sampler() else {
+        return Err(Error::new(Code::C0205, "the loss sees the whole catalogue, so there is no sampler to profile")
+            .help("use `--set loss=bce`, or another sampled loss"));
+    };
+    let (negatives, scope) = (sampler.negatives(), sampler.resolved().scope.unwrap_or_default());
+    let (mut steps, mut costs, mut extras, mut stages, mut per_negative) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut rows, mut drawn, mut clock) = (0, 0, 0.0);
+    sampled.time_stages();
+    uniform.time_stages();
+    for round in 0..u64::from(rounds.warmup + rounds.measured) {
+        let step = round % sampled.steps_per_epoch();
+        let (fresh, given) = sampled.step_on(step, None)?;
+        let slots = given.as_ref().map_or(0, |n| n.ids.len() + n.wrong_context.len());
+        let (cached, _) = sampled.step_on(step, given)?;
+        let (plain, given) = uniform.step_on(step, None)?;
+        let (plain_cached, _) = uniform.step_on(step, given)?;
+        if round < u64::from(rounds.warmup) {
+            continue;
+        }
+        let cost = fresh.seconds - cached.seconds;
+        steps.push(fresh.seconds);
+        costs.push(cost);
+        extras.push(cost - (plain.seconds - plain_cached.seconds));
+        per_negative.push(fresh.stages.sample * 1e9 / slots.max(1) as f64);
+        stages.push(fresh.stages);
+        (rows, drawn) = (fresh.rows, slots as u64);
+        for (name, seconds) in Stages::NAMES.iter().zip(fresh.stages.seconds()) {
+            spans.push(Span { line, name, begin: clock, seconds });
+            clock += seconds;
+        }
+    }
+    let stage = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.seconds()[i])).median;
+    let step = Median::of(steps);
+    let sampling = Median::of(stages.iter().map(|s| s.sample)).median;
+    Ok(Line {
+        sampler: name.into(),
+        negatives,
+        scope,
+        items,
+        rows,
+        drawn,
+        step,
+        stages: Stages::NAMES.iter().enumerate().map(|(i, name)| (name.to_string(), stage(i))).collect(),
+        sampling_share: sampling / step.median,
+        ns_per_negative: Median::of(per_negative),
+        cost: Median::of(costs),
+        extra: (name != "uniform").then(|| Median::of(extras)),
+    })
+}
+
+/// Trainers of `config` and of the same with as many uniform negatives.
+pub fn pair(config: &Config, set: &Arc<crate::data::training::TrainingSet>, device: &Device) -> Result<(Trainer, Trainer)> {
+    let sampled = Trainer::new(config, set.clone(), device)?;
+    let negatives = sampled.sampler().map(|s| s.negatives() as u32);
+    let plain = with_sampler(config, "uniform", negatives, false);
+    Ok((sampled, Trainer::new(&plain, set.clone(), device)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sign-test intervals as tables print them: of 6 values the extremes, of 15 the 4th, of 30 the 10th.
+    #[test]
+    fn the_interval_of_a_median() {
+        let of = |n: usize| Median::of((1..=n).rev().map(|x| x as f64));
+        assert_eq!((of(1).low, of(1).median, of(1).high), (1.0, 1.0, 1.0));
+        assert_eq!((of(6).low, of(6).median, of(6).high), (1.0, 3.5, 6.0));
+        assert_eq!((of(15).low, of(15).median, of(15).high), (4.0, 8.0, 12.0));
+        assert_eq!((of(30).low, of(30).median, of(30).high), (10.0, 15.5, 21.0));
+        assert_eq!(Median::of([]), Median::default());
+    }
+
+    #[test]
+    fn every_item_occurs_and_users_are_equally_long() {
+        let log = log(1000, 8, 20, 3).unwrap();
+        let mut seen = vec![0u32; 1000];
+        log.items.iter().for_each(|&i| seen[i as usize] += 1);
+        assert!(seen.iter().all(|&n| n > 0));
+        assert_eq!(log.items.len(), log.user_ids.len() * 20);
+        assert_eq!(log.user_ids.len(), 53);
+        assert!(super::log(1, 8, 20, 3).is_err());
+    }
+
+    /// A replayed step computes what the step that drew computed.
+    #[test]
+    fn a_step_on_cached_negatives_is_the_same_step() {
+        let mut config = Config::default();
+        config.model = config::Model { dim: 8, layers: 1, max_len: 10, ..config.model };
+        config.train.batch_size = 4;
+        config.loss.kind = "bce".into();
+        config.sampler.preset = "dns".into();
+        let raw = log(60, 4, 12, 1).unwrap();
+        let data = Arc::new(crate::data::prepare::in_memory(raw, &config.data, None).unwrap());
+        let split = Arc::new(crate::data::split::Split::new(&data, &config.data, 1).unwrap());
+        let set = crate::data::training::TrainingSet::new(data, split, &config, None, None).unwrap();
+        let set = Arc::new(set);
+        let (mut a, mut uniform) = pair(&config, &set, &Device::HOST).unwrap();
+        let mut b = Trainer::new(&config, set.clone(), &Device::HOST).unwrap();
+        let (first, given) = a.step_on(0, None).unwrap();
+        let (second, _) = b.step_on(0, given).unwrap();
+        assert_eq!(first.loss.to_bits(), second.loss.to_bits());
+        assert_eq!(a.tensors().unwrap(), b.tensors().unwrap());
+        let rounds = Rounds { warmup: 1, measured: 6 };
+        let mut spans = vec![];
+        let line = measure("dns", &mut a, &mut uniform, 60, rounds, 0, &mut spans).unwrap();
+        assert_eq!((line.rows, line.drawn, line.negatives), (36, 36, 1));
+        assert_eq!(spans.len(), 6 * Stages::NAMES.len());
+        assert!(line.extra.is_some() && line.step.low <= line.step.median && line.step.median <= line.step.high);
+    }
+}
