@@ -28,7 +28,7 @@
 //! | does a kernel do what it should | [`ops::case`]: every case on a machine and on the plain path, as `hardneg check` does |
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
-| what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
+//! | what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |
 //!
 //! # Decisions that last, and why

@@ -57,7 +57,7 @@ pub struct Args {
 pub fn run(args: &Args, json: bool) -> Result<()> {
     let config = configuration(args)?;
     let sizes = args.items.iter().map(|text| size(text)).collect::<Result<Vec<u32>>>()?;
-    let base = args.compare.as_ref().map(|path| read_base(path)).transpose()?;
+    let base = args.compare.as_ref().map(read_base).transpose()?;
     if args.rounds == 0 || args.samplers.is_empty() {
         return Err(Error::new(Code::C0202, "nothing to measure").help("name samplers, and at least one round"));
     }

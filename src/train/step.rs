@@ -258,7 +258,7 @@ impl Trainer {
         let draw = |sampler: &Sampler| sampler.draw(&self.device, asked, Some(&scoring), moment);
         let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
         stages.sample = lap.ends()?;
-        if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1) % per_epoch == 0) {
+        if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
             self.diagnosis = Some(self.diagnose(asked, negatives, step)?);
             lap.ends()?;
         }
