@@ -76,6 +76,14 @@ pub struct Moment {
     pub batch_index: u64,
 }
 
+/// Something a stage remembers, as a checkpoint stores it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
 impl Sampler {
     /// Checks `config` (C0201 to C0205), builds the tables from `knowledge` (D0302 to D0304).
     pub fn new(config: &config::Sampler, knowledge: &Knowledge, seed: u64) -> Result<Sampler> {
@@ -129,6 +137,14 @@ impl Sampler {
     /// The configuration with every stage and parameter written out.
     pub fn resolved(&self) -> config::Sampler {
         self.plan.spelled_out()
+    }
+    /// What the stages remember from draw to draw; empty for all that remember nothing.
+    pub fn state(&self) -> Vec<State> {
+        self.select.state()
+    }
+    /// Takes back what `state` gave. M0402: it does not fit.
+    pub fn restore<'t>(&self, find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
+        self.select.restore(find)
     }
     /// One line for logs and reports.
     pub fn describe(&self) -> String {

@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = presets![
     "dns",
     "genni",
     "genni-full",
+    "srns",
     "cans-items",
     "cans"
 ];

@@ -19,7 +19,7 @@ use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
-use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
+use crate::sampling::{self, Clusters, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{Stages, StepReport, Training};
 
@@ -335,6 +335,9 @@ impl Training for Trainer {
         for State { name, shape, values } in self.optimizer.state(&self.device, self.model.params(), self.done)? {
             tensors.push(Tensor { name: format!("optim.{name}"), shape, values });
         }
+        for sampling::State { name, shape, values } in self.sampler.iter().flat_map(Sampler::state) {
+            tensors.push(Tensor { name: format!("optim.sampler.{name}"), shape, values });
+        }
         Ok(tensors)
     }
 
@@ -343,6 +346,9 @@ impl Training for Trainer {
         self.model.refresh_tables()?;
         let find = |name: &str| tensors.iter().find(|t| t.name.strip_prefix("optim.") == Some(name)).map(|t| &t.values[..]);
         self.optimizer.restore(&self.device, self.model.params(), step, find)?;
+        if let Some(sampler) = &self.sampler {
+            sampler.restore(&|name| find(&format!("sampler.{name}")))?;
+        }
         self.done = step;
         Ok(())
     }

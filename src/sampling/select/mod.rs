@@ -4,6 +4,7 @@
 //! row. A new kind is one file and one line in [`KINDS`].
 
 mod all;
+mod memory;
 mod softmax_draw;
 mod top_k;
 
@@ -14,6 +15,7 @@ use crate::ops::candidates::Hidden;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::Scoring;
+use crate::sampling::State;
 use crate::sampling::knowledge::Catalogue;
 use crate::sampling::registry::{Declared, Form, Param, Params};
 
@@ -62,6 +64,14 @@ pub trait Select: Send + Sync {
         true
     }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives>;
+    /// What it remembers from draw to draw, for a checkpoint.
+    fn state(&self) -> Vec<State> {
+        Vec::new()
+    }
+    /// Takes back what `state` gave; nothing found means nothing remembered.
+    fn restore<'t>(&self, _find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A kind and how it is built.
@@ -75,6 +85,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &all::DECLARED, build: all::build },
     Entry { declared: &top_k::DECLARED, build: top_k::build },
     Entry { declared: &softmax_draw::DECLARED, build: softmax_draw::build },
+    Entry { declared: &memory::DECLARED, build: memory::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

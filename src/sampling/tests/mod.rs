@@ -8,6 +8,7 @@ use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
+mod memory;
 mod mutants;
 mod select;
 #[path = "../../../tests/it/statistics.rs"]

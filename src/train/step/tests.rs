@@ -54,6 +54,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("cans", cans),
         ("separate gbce", separate),
         ("genni", sampled("bce", "genni")),
+        ("srns", sampled("bpr", "srns")),
     ]
 }
 
