@@ -24,6 +24,7 @@ mod profile;
 mod recommend;
 mod samplers;
 pub mod settings;
+mod sweep;
 pub mod terminal;
 mod train;
 mod trained;
@@ -67,6 +68,8 @@ enum Command {
     Samplers(samplers::Args),
     /// What negative samplers cost on this machine, against the uniform one.
     Profile(profile::Args),
+    /// Trains combinations of settings, and compares them.
+    Sweep(Box<sweep::Args>),
     /// Every operation of a GPU or of the emulator, held to the plain path.
     Check(check::Args),
     /// What was found on this machine.
@@ -107,6 +110,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Profile(args) => profile::run(&args, cli.json),
+        Command::Sweep(args) => sweep::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
         Command::Explain(args) => explain::run(&args, cli.json),
