@@ -33,7 +33,11 @@ const FILES: &[(&str, &str)] = presets![
     "genni",
     "genni-full",
     "cans-items",
-    "cans"
+    "cans",
+    "same-attribute",
+    "knn-attribute",
+    "gnno",
+    "user-walk"
 ];
 
 /// All presets, in the order of the list above.

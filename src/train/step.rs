@@ -18,7 +18,7 @@ use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::optim::{Optimizer, Schedule, State};
-use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
+use crate::sampling::{Attributes, Clusters, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{StepReport, Training};
 
@@ -78,6 +78,7 @@ impl Trainer {
             offsets: log.offsets(),
             train_end: &data.split().train_end,
             clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
+            attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
         };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;
