@@ -146,6 +146,14 @@ pub fn below(word: u64, n: u64) -> u64 {
     ((u128::from(word) * u128::from(n)) >> 64) as u64
 }
 
+/// [`below`], and what the multiplication leaves: again a uniform word, so that one word serves two or three choices in a
+/// row. Choices among `n` and then `m` give every pair the same probability to one part in `2^64 / (n m)`.
+#[inline]
+pub fn below_and_rest(word: u64, n: u64) -> (u64, u64) {
+    let product = u128::from(word) * u128::from(n);
+    ((product >> 64) as u64, product as u64)
+}
+
 /// A uniform f64 in the open interval (0, 1): the middle of one of 2^52 equal cells, so that its logarithm is finite.
 #[inline]
 pub fn open01(word: u64) -> f64 {

@@ -2,9 +2,11 @@
 //!
 //! Validation and test events sit in the same CSR arrays; only positions inside `offsets[u] .. train_end[u]` (and those
 //! listed by the clusters) are ever read. Items without a training event are outside the *training catalogue*: no sampler
-//! draws one, because pushing down an item that exists only in the test part would be learning from it.
+//! draws one, because pushing down an item that exists only in the test part would be learning from it. Attributes are the
+//! exception: they describe items and not events, and are known of every item.
 
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
+use crate::error::{Code, Error, Result};
 use crate::ops::exclusion::Bits;
 
 /// Facts about the training part of a split.
@@ -19,6 +21,81 @@ pub struct Knowledge<'a> {
     pub train_end: &'a [u64],
     /// Training events grouped by time; absent when the log has no times or clusters were not asked for.
     pub clusters: Option<Clusters<'a>>,
+    /// Attributes of the items; absent when none were read.
+    pub attributes: Option<Attributes<'a>>,
+}
+
+impl<'a> Knowledge<'a> {
+    /// The items of `user`'s training events, in order; none for a user the log does not have.
+    pub fn history(&self, user: u32) -> &'a [u32] {
+        match (self.offsets.get(user as usize), self.train_end.get(user as usize)) {
+            (Some(&from), Some(&to)) => self.event_items.get(from as usize..to as usize).unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+    /// U
+    pub fn users(&self) -> usize {
+        self.train_end.len()
+    }
+}
+
+/// Attribute codes of each item.
+#[derive(Clone, Copy)]
+pub struct Attributes<'a> {
+    /// (V+1)
+    pub offsets: &'a [u64],
+    pub codes: &'a [u32],
+}
+
+impl<'a> Attributes<'a> {
+    pub fn of(&self, item: u32) -> &'a [u32] {
+        &self.codes[self.offsets[item as usize] as usize..self.offsets[item as usize + 1] as usize]
+    }
+}
+
+/// Attributes both ways: the distinct codes of an item, and the trained items of a code.
+pub struct AttributeGroups {
+    /// (V) ascending and distinct.
+    codes: Vec<Vec<u32>>,
+    /// (codes) trained items, ascending.
+    members: Vec<Vec<u32>>,
+}
+
+impl AttributeGroups {
+    /// Groups the trained items by attribute for the proposal called `kind`; D0303 where there are no attributes.
+    pub fn new(knowledge: &Knowledge, catalogue: &Catalogue, kind: &str) -> Result<AttributeGroups> {
+        let attributes = knowledge.attributes.filter(|a| !a.codes.is_empty()).ok_or_else(|| {
+            Error::new(Code::D0303, format!("the proposal `{kind}` needs attributes of items, and this log has none"))
+                .note("it draws items that resemble the event to be predicted")
+                .help("name a file of items (`data.items_path`), or choose another sampler")
+        })?;
+        let codes: Vec<Vec<u32>> = (0..catalogue.items() as u32)
+            .map(|item| {
+                let mut codes = attributes.of(item).to_vec();
+                codes.sort_unstable();
+                codes.dedup();
+                codes
+            })
+            .collect();
+        let width = attributes.codes.iter().max().map_or(0, |&most| most as usize + 1);
+        let mut members = vec![Vec::new(); width];
+        for item in catalogue.iter() {
+            codes[item as usize].iter().for_each(|&code| members[code as usize].push(item));
+        }
+        Ok(AttributeGroups { codes, members })
+    }
+    /// The distinct codes of `item`, ascending.
+    pub fn of_item(&self, item: u32) -> &[u32] {
+        self.codes.get(item as usize).map_or(&[], Vec::as_slice)
+    }
+    /// The trained items that carry `code`, ascending.
+    pub fn of_code(&self, code: u32) -> &[u32] {
+        &self.members[code as usize]
+    }
+    /// Codes are below this.
+    pub fn width(&self) -> usize {
+        self.members.len()
+    }
 }
 
 /// Training events by time cluster.

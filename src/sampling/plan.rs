@@ -8,7 +8,7 @@ use crate::config::{self, Kind};
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::exclusion::Exclude;
 use crate::rng::SLOT_BITS;
-use crate::sampling::registry::{Declared, Params, check, find};
+use crate::sampling::registry::{Declared, Need, Params, check, find};
 use crate::sampling::{Scope, mix, preset, propose, select, weight};
 
 /// The four stages, checked.
@@ -175,6 +175,17 @@ impl Plan {
                         "`cluster` follows the time of each position's target, so rows cannot share a draw",
                     )
                     .help("use `scope = \"position\"`"));
+                }
+                kind if entry.declared.needs.contains(&Need::Target) && self.scope != Scope::Position => {
+                    return Err(Error::new(
+                        Code::C0205,
+                        format!("`{kind}` draws what resembles each position's target, so rows cannot share a draw"),
+                    )
+                    .help("use `scope = \"position\"`"));
+                }
+                kind if entry.declared.needs.contains(&Need::User) && self.scope == Scope::Batch => {
+                    return Err(Error::new(Code::C0205, format!("`{kind}` starts from a user, so users cannot share a draw"))
+                        .help("use `scope = \"position\"` or `\"sequence\"`"));
                 }
                 _ => {}
             }

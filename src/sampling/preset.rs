@@ -34,7 +34,11 @@ const FILES: &[(&str, &str)] = presets![
     "genni-full",
     "srns",
     "cans-items",
-    "cans"
+    "cans",
+    "same-attribute",
+    "knn-attribute",
+    "gnno",
+    "user-walk"
 ];
 
 /// All presets, in the order of the list above.

@@ -39,6 +39,12 @@ pub enum Need {
     Batch,
     /// A model that sees context.
     Context,
+    /// Attributes of items (`data.items_path`).
+    Attributes,
+    /// The event to be predicted, so a draw is of one row.
+    Target,
+    /// The user, so a draw is of one sequence at most.
+    User,
 }
 
 /// One kind of one stage.

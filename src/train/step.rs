@@ -19,7 +19,7 @@ use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
-use crate::sampling::{self, Clusters, Knowledge, Moment, Sampler};
+use crate::sampling::{self, Attributes, Clusters, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{Stages, StepReport, Training};
 
@@ -86,6 +86,7 @@ impl Trainer {
             offsets: log.offsets(),
             train_end: &data.split().train_end,
             clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
+            attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
         };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;

@@ -14,7 +14,7 @@ use hardneg::device::{Buffer, Device};
 use hardneg::ids::NONE;
 use hardneg::ops::score::{ScoreKind, Scoring};
 use hardneg::rng::{Draws, Stream, normal2};
-use hardneg::sampling::{Clusters, Knowledge, Moment, Sampler, presets};
+use hardneg::sampling::{Attributes, Clusters, Knowledge, Moment, Sampler, presets};
 
 use crate::statistics::{assert_law, count};
 
@@ -48,6 +48,7 @@ impl World {
             offsets: self.data.offsets(),
             train_end: &self.split.train_end,
             clusters: Some(Clusters { counts: &counts, events: &events }),
+            attributes: self.data.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
         };
         Sampler::new(config, &knowledge, seed).unwrap()
     }
@@ -117,7 +118,12 @@ fn no_preset_draws_what_it_must_not() {
 fn ids_no_score_touches_are_the_same_for_any_batching_and_threads() {
     let world = world();
     let all = world.batch(0..world.set.len() as u32);
-    for name in ["uniform", "gsasrec", "dross", "popularity", "log-popularity", "cans-items", "cans"] {
+    for name in ["uniform", "gsasrec", "dross", "popularity", "log-popularity", "cans-items", "cans"].into_iter().chain([
+        "same-attribute",
+        "knn-attribute",
+        "gnno",
+        "user-walk",
+    ]) {
         let sampler = world.sampler(&preset(name), 3);
         let whole = sampler.draw(&Device::HOST, &all, None, moment(2)).unwrap();
         for size in [1usize, 7, 32] {
@@ -145,7 +151,8 @@ fn digest(ids: &[u32]) -> u64 {
 fn a_seed_means_the_same_draws_in_every_version() {
     let n = 1009usize;
     let counts: Vec<u32> = (0..n as u32).map(|i| 1 + 5000 / (i + 1)).collect();
-    let knowledge = Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None };
+    let knowledge =
+        Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None, attributes: None };
     let batch = Batch {
         users: vec![11, 12],
         offsets: vec![0, 3, 5],
@@ -180,7 +187,8 @@ fn a_catalogue_of_millions_is_drawn_from_evenly() {
     // Contiguous ranges hide f32's faults, residues show them: 20 residues modulo a prime, a million draws.
     let n = (1usize << 24) + 1;
     let counts = vec![1u32; n];
-    let knowledge = Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None };
+    let knowledge =
+        Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None, attributes: None };
     let batch = Batch {
         users: vec![0; 1],
         offsets: vec![0, 1000],

@@ -7,8 +7,8 @@
 //!
 //! **Exclusion.** A draw that hits an excluded item is repeated, at most [`ATTEMPTS`] times, then the rest of the catalogue is
 //! enumerated and drawn from by its cumulative law. Both give `q(i) / (1 - q(excluded))`, so the mixture of both does. If
-//! nothing is left the user has seen everything (D0302), or a batch-dependent law found nothing in this batch and the slot
-//! stays empty (`ids::NONE`).
+//! nothing is left the user has seen everything (D0302), or a law that draws from the batch or from neighbours found nothing
+//! there and the slot stays empty (`ids::NONE`).
 //!
 //! **Without repetition** (`distinct`), items already drawn count as excluded: successive sampling, the same law as racing
 //! exponential keys `-ln(u)/w` over the catalogue and keeping the N smallest (Efraimidis and Spirakis 2006), at a cost that
@@ -89,12 +89,16 @@ struct Worker {
     excluded: Bits,
     /// The rest of the catalogue under the current exclusion: items and running sums of their probabilities.
     rest: Option<Rest>,
-    /// (cluster, extra exclusion) -> probability that is left, for the current sequence.
-    remaining: Vec<(u32, Option<u32>, f64)>,
+    /// The probability that is left, for the current sequence.
+    remaining: Vec<(Key, f64)>,
 }
 
+/// What a group's conditional law depends on within a sequence: its time cluster, its target where the law looks at it, and
+/// the item it excludes besides the sequence's.
+type Key = (u32, u32, Option<u32>);
+
 struct Rest {
-    of: (u32, Option<u32>),
+    of: Key,
     items: Vec<u32>,
     reached: Vec<f64>,
 }
@@ -112,9 +116,10 @@ impl Draw<'_> {
     fn all(&self, ids: &mut [u32], log_q: &mut [f32]) -> Result<()> {
         let (rules, batch) = (self.rules, self.batch);
         let worker = || Worker { excluded: Bits::new(rules.catalogue.items()), rest: None, remaining: Vec::new() };
-        let place = |cluster| Place { cluster, batch: self.frequencies };
+        let epoch = rules.epoch_index;
+        let place = |cluster, target, user| Place { cluster, batch: self.frequencies, target, user, epoch };
         if rules.scope == Scope::Batch {
-            let group = Group { key: rules.batch_index, place: place(0), user: NONE, sequence: &[], extra: None };
+            let group = Group { key: rules.batch_index, place: place(0, NONE, NONE), user: NONE, sequence: &[], extra: None };
             return self.group(&mut worker(), &group, ids, log_q);
         }
         // One piece of the output per sequence; sequences are independent, so the pieces may be filled in any order.
@@ -135,13 +140,14 @@ impl Draw<'_> {
                 let user = batch.users[b];
                 let result = match rules.scope {
                     Scope::Sequence => {
-                        let group = Group { key: u64::from(user), place: place(0), user, sequence, extra: None };
+                        let group = Group { key: u64::from(user), place: place(0, NONE, user), user, sequence, extra: None };
                         self.group(worker, &group, ids, log_q)
                     }
                     _ => batch.range(b).enumerate().try_for_each(|(t, r)| {
                         let extra = rules.exclude.of_row(batch, r, &worker.excluded);
                         let cluster = batch.target_clusters.get(r).copied().unwrap_or(0);
-                        let group = Group { key: batch.row_keys[r], place: place(cluster), user, sequence, extra };
+                        let place = place(cluster, batch.targets[r], user);
+                        let group = Group { key: batch.row_keys[r], place, user, sequence, extra };
                         let slots = t * rules.n..(t + 1) * rules.n;
                         let log_q = if rules.log_q { &mut log_q[slots.clone()] } else { &mut [][..] };
                         extra.iter().for_each(|&i| worker.excluded.insert(i));
@@ -236,11 +242,17 @@ impl Draw<'_> {
                 return Ok(item);
             }
         }
-        let of = (group.place.cluster, group.extra);
+        let of = self.key(group);
         if self.rules.distinct || worker.rest.as_ref().is_none_or(|rest| rest.of != of) {
+            let allowed = |i: &u32| !worker.excluded.contains(*i);
+            let candidates: Vec<u32> = match self.law.support(&group.place) {
+                Some(support) => support.into_iter().filter(allowed).collect(),
+                None => self.rules.catalogue.iter().filter(allowed).collect(),
+            };
+            let mut probs = vec![0.0; candidates.len()];
+            self.law.prob_many(&group.place, &candidates, &mut probs);
             let (mut items, mut reached, mut sum) = (Vec::new(), Vec::new(), 0.0);
-            for item in self.rules.catalogue.iter().filter(|&i| !worker.excluded.contains(i)) {
-                let prob = self.law.prob(&group.place, item);
+            for (item, prob) in candidates.into_iter().zip(probs) {
                 if prob > 0.0 {
                     sum += prob;
                     items.push(item);
@@ -264,26 +276,31 @@ impl Draw<'_> {
 
     /// `ln q(i) - ln(1 - q(excluded))` of every slot; 0 for an empty one, which no loss reads.
     fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
-        let (cluster, extra) = (group.place.cluster, group.extra);
-        let known = worker.remaining.iter().find(|(k, e, _)| (*k, *e) == (cluster, extra)).map(|r| r.2);
+        let of = self.key(group);
+        let known = worker.remaining.iter().find(|(key, _)| *key == of).map(|r| r.1);
         let left = known.unwrap_or_else(|| {
-            let left = match extra {
+            let left = match group.extra {
                 None => self.law.remaining(&group.place, group.sequence),
                 Some(extra) => {
                     let all: Vec<u32> = group.sequence.iter().copied().chain([extra]).collect();
                     self.law.remaining(&group.place, &all)
                 }
             };
-            if extra.is_none() {
-                worker.remaining.push((cluster, extra, left));
+            if group.extra.is_none() {
+                worker.remaining.push((of, left));
             }
             left
         });
-        for (&id, log_q) in ids.iter().zip(log_q) {
-            if id != NONE {
-                *log_q = (self.law.prob(&group.place, id).ln() - left.ln()) as f32;
-            }
+        let drawn: Vec<u32> = ids.iter().copied().filter(|&id| id != NONE).collect();
+        let mut probs = vec![0.0; drawn.len()];
+        self.law.prob_many(&group.place, &drawn, &mut probs);
+        for (log_q, prob) in ids.iter().zip(log_q).filter(|(id, _)| **id != NONE).map(|(_, log_q)| log_q).zip(probs) {
+            *log_q = (prob.ln() - left.ln()) as f32;
         }
+    }
+
+    fn key(&self, group: &Group) -> Key {
+        (group.place.cluster, if self.law.needs_target() { group.place.target } else { NONE }, group.extra)
     }
 }
 

@@ -52,11 +52,22 @@ impl Propose for Mixture<'_> {
     fn prob(&self, place: &Place, item: u32) -> f64 {
         self.parts.iter().zip(&self.shares).map(|(p, s)| s * p.prob(place, item)).sum()
     }
+    fn prob_many(&self, place: &Place, items: &[u32], probs: &mut [f64]) {
+        probs.fill(0.0);
+        let mut of_part = vec![0.0; items.len()];
+        for (part, share) in self.parts.iter().zip(&self.shares).filter(|(_, share)| **share > 0.0) {
+            part.prob_many(place, items, &mut of_part);
+            probs.iter_mut().zip(&of_part).for_each(|(prob, of_part)| *prob += share * of_part);
+        }
+    }
     fn remaining(&self, place: &Place, excluded: &[u32]) -> f64 {
         self.parts.iter().zip(&self.shares).map(|(p, s)| s * p.remaining(place, excluded)).sum()
     }
     fn needs_batch(&self) -> bool {
         self.parts.iter().any(|p| p.needs_batch())
+    }
+    fn needs_target(&self) -> bool {
+        self.parts.iter().any(|p| p.needs_target())
     }
     fn may_run_dry(&self) -> bool {
         self.parts.iter().zip(&self.shares).all(|(p, &s)| s == 0.0 || p.may_run_dry())

@@ -4,12 +4,17 @@
 //! Everything else is shared and lives in `draw.rs`: keys of randomness, exclusion, repetition, the log-probability of what
 //! was drawn. A new kind is one file and one line in [`KINDS`].
 
+mod attribute_neighbours;
 mod cluster;
 mod draw;
 mod in_batch;
 mod mixture;
+mod neighbours;
 mod popularity;
+mod same_attribute;
+mod transition_neighbours;
 mod uniform;
+mod user_walk;
 
 use std::sync::Arc;
 
@@ -28,6 +33,12 @@ pub struct Place<'a> {
     pub cluster: u32,
     /// The batch's targets; there when a proposal needs them.
     pub batch: Option<&'a Frequencies<'a>>,
+    /// The item to be predicted; `ids::NONE` where rows share a draw.
+    pub target: u32,
+    /// The user of the sequence; `ids::NONE` where sequences share a draw.
+    pub user: u32,
+    /// Number of the epoch: where the curves of a law stand, so that a law does not move within an epoch.
+    pub epoch: u64,
 }
 
 /// A law over the training catalogue.
@@ -44,13 +55,27 @@ pub trait Propose: Send + Sync {
     fn needs_batch(&self) -> bool {
         false
     }
-    /// Whether a batch may leave a row nothing to draw although the catalogue has items left.
+    /// Whether the law depends on `Place::target`.
+    fn needs_target(&self) -> bool {
+        false
+    }
+    /// Whether a row may have nothing to draw although the catalogue has items left.
     fn may_run_dry(&self) -> bool {
         false
     }
     /// Time clusters the law distinguishes; 0 when it needs none.
     fn clusters(&self) -> usize {
         0
+    }
+    /// The only items the law can draw, ascending; `None` when that is no small part of the catalogue.
+    fn support(&self, _: &Place) -> Option<Vec<u32>> {
+        None
+    }
+    /// `prob` of each of `items`. Laws whose probabilities share work do it once here.
+    fn prob_many(&self, place: &Place, items: &[u32], probs: &mut [f64]) {
+        for (prob, &item) in probs.iter_mut().zip(items) {
+            *prob = self.prob(place, item);
+        }
     }
     /// One draw per element of `items`; `words` holds `items.len() * self.words()`.
     fn draw_many(&self, place: &Place, words: &[u64], items: &mut [u32]) {
@@ -75,6 +100,10 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &popularity::DECLARED, build: Some(popularity::build) },
     Entry { declared: &in_batch::DECLARED, build: Some(in_batch::build) },
     Entry { declared: &cluster::DECLARED, build: Some(cluster::build) },
+    Entry { declared: &same_attribute::DECLARED, build: Some(same_attribute::build) },
+    Entry { declared: &attribute_neighbours::DECLARED, build: Some(attribute_neighbours::build) },
+    Entry { declared: &transition_neighbours::DECLARED, build: Some(transition_neighbours::build) },
+    Entry { declared: &user_walk::DECLARED, build: Some(user_walk::build) },
     Entry { declared: &CATALOGUE, build: None },
 ];
 

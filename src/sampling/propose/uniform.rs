@@ -22,11 +22,17 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(_: &Params, _: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    Ok(Box::new(Uniform { catalogue: catalogue.clone() }))
+    Ok(Box::new(Uniform::new(catalogue)))
 }
 
-struct Uniform {
+pub struct Uniform {
     catalogue: Arc<Catalogue>,
+}
+
+impl Uniform {
+    pub fn new(catalogue: &Arc<Catalogue>) -> Uniform {
+        Uniform { catalogue: catalogue.clone() }
+    }
 }
 
 impl Propose for Uniform {

@@ -8,6 +8,7 @@ use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
+mod laws;
 mod memory;
 mod mutants;
 mod select;
@@ -22,6 +23,9 @@ struct World {
     train_end: Vec<u64>,
     cluster_counts: ClusterCounts,
     cluster_events: ClusterEvents,
+    /// Item i carries i mod 3 and 3 + i mod 7; every fifth item nothing.
+    attribute_offsets: Vec<u64>,
+    attribute_codes: Vec<u32>,
 }
 
 impl World {
@@ -52,7 +56,14 @@ impl World {
             cluster_events.events.extend(events);
             cluster_events.offsets.push(cluster_events.events.len() as u64);
         }
-        World { counts, event_items, offsets, train_end, cluster_counts, cluster_events }
+        let (mut attribute_offsets, mut attribute_codes) = (vec![0], vec![]);
+        for item in 0..items as u32 {
+            if item % 5 > 0 {
+                attribute_codes.extend([item % 3, 3 + item % 7]);
+            }
+            attribute_offsets.push(attribute_codes.len() as u64);
+        }
+        World { counts, event_items, offsets, train_end, cluster_counts, cluster_events, attribute_offsets, attribute_codes }
     }
     fn knowledge(&self) -> Knowledge<'_> {
         let clusters = Clusters { counts: &self.cluster_counts, events: &self.cluster_events };
@@ -62,6 +73,7 @@ impl World {
             offsets: &self.offsets,
             train_end: &self.train_end,
             clusters: (!clusters.is_empty()).then_some(clusters),
+            attributes: Some(Attributes { offsets: &self.attribute_offsets, codes: &self.attribute_codes }),
         }
     }
 }
@@ -440,7 +452,14 @@ fn shared_draws_mark_what_a_row_must_not_count() {
 fn every_item_of_a_large_catalogue_can_be_drawn() {
     // 2^24 + 1 is where f32 stops counting; fifty million is where f32 scaling misses two thirds.
     for n in [3usize, 1000, 1_000_000, (1 << 24) + 1] {
-        let world = Knowledge { train_counts: &vec![1; n], event_items: &[], offsets: &[0], train_end: &[], clusters: None };
+        let world = Knowledge {
+            train_counts: &vec![1; n],
+            event_items: &[],
+            offsets: &[0],
+            train_end: &[],
+            clusters: None,
+            attributes: None,
+        };
         let sampler = Sampler::new(&config("position", 4096, "none", vec![kind("uniform", &[])], false), &world, 1).unwrap();
         let ids = drawn(&sampler, &batch(1, 50, 0, 0, &[])).ids;
         assert!(ids.iter().all(|&i| (i as usize) < n));
@@ -470,6 +489,8 @@ fn wrong_options_are_refused_with_the_right_code() {
     refused(single(kind("uniform", &[("share", number(0.5))])), Code::C0203, "single proposal");
     refused(config("position", 4, "none", vec![kind("in_batch", &[])], false), Code::C0205, "own target");
     refused(config("sequence", 4, "target", vec![kind("cluster", &[])], false), Code::C0205, "scope = \"position\"");
+    refused(config("sequence", 4, "target", vec![kind("same_attribute", &[])], false), Code::C0205, "scope = \"position\"");
+    refused(config("batch", 4, "target", vec![kind("user_walk", &[])], false), Code::C0205, "users cannot share");
     refused(config("positoin", 4, "target", vec![kind("uniform", &[])], false), Code::C0202, "did you mean `position`?");
     refused(config("position", 0, "target", vec![kind("uniform", &[])], false), Code::C0202, "range");
     refused(config("position", 4, "target", vec![], false), Code::C0205, "empty list");
@@ -480,6 +501,12 @@ fn wrong_options_are_refused_with_the_right_code() {
     let no_clusters = Knowledge { clusters: None, ..world.knowledge() };
     let error = Sampler::new(&single(kind("cluster", &[])), &no_clusters, 1).err().unwrap();
     assert_eq!(error.code(), Code::D0303);
+    let no_attributes = Knowledge { attributes: None, ..world.knowledge() };
+    for name in ["same_attribute", "attribute_neighbours"] {
+        let error = Sampler::new(&single(kind(name, &[])), &no_attributes, 1).err().unwrap();
+        assert_eq!(error.code(), Code::D0303);
+        assert!(error.to_string().contains("`data.items_path`"), "{error}");
+    }
     let empty = Knowledge { train_counts: &[0, 0], ..world.knowledge() };
     assert_eq!(Sampler::new(&single(kind("uniform", &[])), &empty, 1).err().unwrap().code(), Code::D0302);
 }

@@ -1,0 +1,94 @@
+//! The items most like the target by their attributes: GeoSAN's nearest-neighbour sampler for items without places.
+//!
+//! ```text
+//! cos(t,j) = sum over c in A_t and A_j of v_c^2  /  (|x_t| |x_j|),     |x_i|^2 = sum over c in A_i of v_c^2
+//! P(j | t) = 1/|N(t)|     for the `neighbours` trained items j != t of highest cosine above 0, ties by id
+//! ```
+//!
+//! `v_c` is 1, or with `weighting = "idf"` it is `ln(T / T_c)`, `T_c` of the `T` trained items carrying `c`: then a rare
+//! attribute says more, and one that all items carry says nothing. A target that shares no attribute with anything gets the
+//! uniform law; one whose neighbours are all excluded leaves its slots empty (`neighbours.rs`). Source: GeoSAN (Lian et al.,
+//! KDD 2020), where nearness is distance on the map. The table is built once, over all items in parallel; item `t` costs
+//! `sum over c in A_t of T_c`, so a few attributes that all items share make it quadratic in the catalogue.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Propose;
+use super::neighbours::{Neighbours, highest};
+use super::uniform::Uniform;
+use crate::error::Result;
+use crate::sampling::knowledge::{AttributeGroups, Catalogue, Knowledge};
+use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
+
+pub static DECLARED: Declared = Declared {
+    stage: Stage::Propose,
+    name: "attribute_neighbours",
+    help: "the items most like the one to be predicted by their attributes, each with the same probability",
+    source: "GeoSAN (Lian et al., KDD 2020), with attributes in the place of distance on the map",
+    params: &[
+        Param {
+            name: "neighbours",
+            form: Form::Count { default: 100.0, low: 1.0, high: 10_000.0, curve: false },
+            only_with: None,
+            help: "neighbours kept for each item",
+        },
+        Param {
+            name: "weighting",
+            form: Form::Word { words: &["equal", "idf"] },
+            only_with: None,
+            help: "equal: every attribute counts the same; idf: rare ones count more",
+        },
+    ],
+    needs: &[Need::Attributes, Need::Target],
+    cost: "RN integer draws and table reads; 20 bytes per neighbour",
+};
+
+pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+    let groups = AttributeGroups::new(knowledge, catalogue, DECLARED.name)?;
+    let lists = nearest(&groups, catalogue, params.count("neighbours", 0.0), params.word("weighting") == "idf");
+    let lists = lists.into_iter().map(|list| list.into_iter().map(|(_, item)| (0.0, item)).collect()).collect();
+    Ok(Box::new(Neighbours::new(Uniform::new(catalogue), lists, |_| 1.0, None)))
+}
+
+/// Per item its nearest as (cosine, item), best first.
+fn nearest(groups: &AttributeGroups, catalogue: &Catalogue, most: usize, idf: bool) -> Vec<Vec<(f64, u32)>> {
+    let trained = catalogue.len() as f64;
+    // Squares of the weights; a code no trained item carries joins nothing.
+    let square: Vec<f64> = (0..groups.width() as u32)
+        .map(|code| match groups.of_code(code).len() {
+            0 => 0.0,
+            carriers if idf => (trained / carriers as f64).ln().powi(2),
+            _ => 1.0,
+        })
+        .collect();
+    let norms: Vec<f64> = (0..catalogue.items() as u32)
+        .map(|item| groups.of_item(item).iter().map(|&code| square[code as usize]).sum::<f64>().sqrt())
+        .collect();
+    (0..catalogue.items() as u32)
+        .into_par_iter()
+        .map_init(
+            || vec![0f64; catalogue.items()],
+            |shared, target| {
+                let mut met = Vec::new();
+                for &code in groups.of_item(target) {
+                    let square = square[code as usize];
+                    if square > 0.0 {
+                        for &item in groups.of_code(code).iter().filter(|&&i| i != target) {
+                            if shared[item as usize] == 0.0 {
+                                met.push(item);
+                            }
+                            shared[item as usize] += square;
+                        }
+                    }
+                }
+                let scored = met.into_iter().map(|item| {
+                    let shared = std::mem::take(&mut shared[item as usize]);
+                    (shared / (norms[target as usize] * norms[item as usize]), item)
+                });
+                highest(scored.collect(), most)
+            },
+        )
+        .collect()
+}
