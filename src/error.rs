@@ -46,6 +46,8 @@ codes! {
     // ---- A: the answer is no --------------------------------------------------------------------------------------
     A0101 No "slower than the base"
         "`hardneg profile --compare` found samplers whose cost per negative has grown by more than 3 % over the base, with intervals that do not meet. Measure again on a quiet machine before believing it.";
+    A0102 No "a condition of the comparison holds"
+        "`hardneg compare --fail-if` found a run for which the condition holds, for example a metric below its share of the base's. The message names run, metric and bound.";
     // ---- C: command line and configuration --------------------------------------------------------------------
     C0201 Usage "unknown configuration key"
         "A key in `--set`, the environment or the configuration file is not one hardneg knows. Keys are never ignored, because a misspelt one would silently train something else. The message names the nearest valid key; `hardneg train --print-config` lists all of them.";

@@ -12,6 +12,7 @@
 
 mod arguments;
 mod check;
+mod compare;
 mod display;
 mod doctor;
 mod evaluate;
@@ -62,6 +63,8 @@ enum Command {
     Inspect(inspect::Args),
     /// The trained model beside its baselines.
     Evaluate(evaluate::Args),
+    /// Whether runs differ, request by request.
+    Compare(compare::Args),
     /// Lists of items for users or histories.
     Recommend(recommend::Args),
     /// Presets and stages of negative samplers.
@@ -111,6 +114,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Profile(args) => profile::run(&args, cli.json),
         Command::Sweep(args) => sweep::run(&args, cli.json),
+        Command::Compare(args) => compare::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
         Command::Explain(args) => explain::run(&args, cli.json),

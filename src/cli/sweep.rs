@@ -19,6 +19,7 @@ use crate::cli::arguments::{self, SettingFlags, Stop};
 use crate::cli::{settings, terminal};
 use crate::data::order::Order;
 use crate::error::{Code, Error, Exit, Result};
+use crate::sampling::Plan;
 use crate::train::durable;
 
 /// Combinations of one sweep: beyond this somebody mistyped.
@@ -237,6 +238,7 @@ fn check(args: &Args, combinations: &[Vec<String>]) -> Result<u32> {
             inputs.flags.push(("LOG".into(), "data.path", toml::Value::String(log.display().to_string())));
         }
         let config = settings::resolve(&inputs)?.config;
+        Plan::new(&config.sampler)?;
         if args.halving.is_some() && epochs.is_some_and(|e| e != config.train.epochs) {
             return Err(Error::new(Code::C0205, "successive halving sets the epochs, so they cannot be in the grid"));
         }

@@ -63,6 +63,8 @@ pub struct Sampler {
     /// One per proposal of the plan; empty for the whole catalogue.
     proposals: Vec<Box<dyn Propose>>,
     select: Box<dyn Select>,
+    /// (V) see `Choice::priors`.
+    priors: Vec<f32>,
     mix: Option<WrongContext>,
 }
 
@@ -109,7 +111,10 @@ impl Sampler {
             }
         }
         let mix = (plan.mix.0.build)(&plan.mix.1, knowledge)?;
-        Ok(Sampler { plan, seed, catalogue, proposals, select, mix })
+        let users = knowledge.train_end.len().max(1) as f64;
+        let prior = |&events: &u32| (f64::from(events) / users).min(0.999) as f32;
+        let priors = if select.needs_priors() { knowledge.train_counts.iter().map(prior).collect() } else { Vec::new() };
+        Ok(Sampler { plan, seed, catalogue, proposals, select, priors, mix })
     }
 
     /// Whether `draw` must be given the current model's scoring.
@@ -167,6 +172,7 @@ impl Sampler {
             batch,
             scoring,
             catalogue: &self.catalogue,
+            priors: &self.priors,
             exclude: self.plan.exclude,
             negatives: self.plan.negatives,
             log_q: self.plan.log_q(),

@@ -143,8 +143,9 @@ impl Plan {
             if self.select.0.declared.name == "all" {
                 return contradiction("the proposal `catalogue` needs a select stage that chooses from it".into());
             }
-            if self.select.0.declared.name == "memory" {
-                return contradiction("`memory` is renewed from proposed items, not from the whole catalogue".into());
+            if !matches!(self.select.0.declared.name, "top_k" | "softmax_draw") {
+                let name = self.select.0.declared.name;
+                return contradiction(format!("`{name}` chooses from proposed items, not from the whole catalogue"));
             }
             self.select.1.without_effect("candidates", "the proposal `catalogue`")?;
             if self.scope != Scope::Position {

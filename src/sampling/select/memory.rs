@@ -184,8 +184,7 @@ impl Select for Memory {
     }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
         let Candidates::Listed(lists) = candidates else {
-            return Err(Error::new(Code::C0205, "a memory is renewed from proposed items, not from the whole catalogue")
-                .help("use a proposal such as `uniform`"));
+            return Err(Error::internal("a memory is renewed from proposed items only"));
         };
         let (batch, scoring) = (choice.batch, choice.scoring()?);
         let (size, m) = (self.params.count("size", choice.epoch), lists.n);

@@ -3,18 +3,24 @@
 //! A selection that scores chooses for each row by itself, whoever shared the proposal: its result always has one group per
 //! row. A new kind is one file and one line in [`KINDS`].
 
+mod adaptive;
 mod all;
 mod memory;
+mod posterior;
+mod rank_band;
 mod softmax_draw;
 mod top_k;
 
+use rayon::prelude::*;
+
 use crate::data::batch::Batch;
-use crate::device::Device;
+use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
+use crate::ids::NONE;
 use crate::ops::candidates::Hidden;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::Scoring;
+use crate::ops::score::{self, Scoring};
 use crate::sampling::State;
 use crate::sampling::knowledge::Catalogue;
 use crate::sampling::registry::{Declared, Form, Param, Params};
@@ -33,6 +39,8 @@ pub struct Choice<'a> {
     pub batch: &'a Batch,
     pub scoring: Option<&'a Scoring<'a>>,
     pub catalogue: &'a Catalogue,
+    /// (V) training events of an item per user, below 1; empty unless asked for.
+    pub priors: &'a [f32],
     pub exclude: Exclude,
     pub negatives: usize,
     pub log_q: bool,
@@ -57,6 +65,10 @@ pub trait Select: Send + Sync {
     }
     /// Whether it needs the candidates' log-probabilities.
     fn needs_proposal_log_q(&self) -> bool {
+        false
+    }
+    /// Whether it needs the popularity of items.
+    fn needs_priors(&self) -> bool {
         false
     }
     /// Whether what it keeps has a probability.
@@ -85,6 +97,9 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &all::DECLARED, build: all::build },
     Entry { declared: &top_k::DECLARED, build: top_k::build },
     Entry { declared: &softmax_draw::DECLARED, build: softmax_draw::build },
+    Entry { declared: &rank_band::DECLARED, build: rank_band::build },
+    Entry { declared: &adaptive::DECLARED, build: adaptive::build },
+    Entry { declared: &posterior::DECLARED, build: posterior::build },
     Entry { declared: &memory::DECLARED, build: memory::build },
 ];
 
@@ -100,6 +115,62 @@ impl Choice<'_> {
     fn scoring(&self) -> Result<&Scoring<'_>> {
         self.scoring.ok_or_else(|| Error::internal("a selection that scores was given no scores"))
     }
+}
+
+/// One row's candidates as a selection that decides on the host sees them.
+struct RowChoice<'a> {
+    row: usize,
+    /// Score of the row's target.
+    positive: f64,
+    /// (item, score) of the candidates the row may choose, each item once, the highest score first, ties to the lower item.
+    /// Scores that are no numbers come last.
+    ranked: &'a [(u32, f64)],
+}
+
+/// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it
+/// does not fill stays empty.
+fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowChoice) -> Vec<usize> + Sync) -> Result<Negatives> {
+    let Candidates::Listed(lists) = candidates else {
+        return Err(Error::internal("this selection chooses from proposed items only"));
+    };
+    let (batch, m, n) = (choice.batch, lists.n, choice.negatives);
+    let (rows, width) = (batch.rows(), m + 1);
+    let mut ids = vec![NONE; rows * width];
+    for g in 0..lists.groups() {
+        for r in lists.range(g) {
+            let row = &mut ids[r * width..(r + 1) * width];
+            row[0] = batch.targets[r];
+            for (j, (slot, &item)) in row[1..].iter_mut().zip(lists.ids_of(g)).enumerate() {
+                let dropped = lists.drop.get(r * m + j).copied().unwrap_or(false);
+                *slot = if dropped { NONE } else { item };
+            }
+        }
+    }
+    let mut scores = Buffer::empty(choice.device);
+    score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
+    let scores = scores.to_f64(choice.device)?;
+    let mut taken = vec![NONE; rows * n];
+    taken.par_chunks_mut(n.max(1)).enumerate().for_each(|(row, taken)| {
+        let own = row * width..(row + 1) * width;
+        let pairs = ids[own.clone()].iter().copied().zip(scores[own].iter().copied());
+        let mut ranked: Vec<(u32, f64)> = pairs.skip(1).filter(|(item, _)| *item != NONE).collect();
+        let key = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
+        ranked.sort_by(|a, b| key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0)));
+        // Equal items have equal scores, so they stand together.
+        ranked.dedup_by_key(|pair| pair.0);
+        let places = choose(&RowChoice { row, positive: scores[row * width], ranked: &ranked });
+        taken.iter_mut().zip(places).for_each(|(slot, place)| *slot = ranked[place].0);
+    });
+    Ok(one_group_per_row(choice, taken, Vec::new()))
+}
+
+/// The `n` places with the largest key, the largest first; ties to the place that comes first.
+fn places_by_key(keys: &[f64], n: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..keys.len()).collect();
+    let key = |i: usize| if keys[i].is_nan() { f64::NEG_INFINITY } else { keys[i] };
+    places.sort_by(|&i, &j| key(j).total_cmp(&key(i)));
+    places.truncate(n);
+    places
 }
 
 /// Runs `scan` with what the rows may not choose from the catalogue.

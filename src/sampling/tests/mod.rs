@@ -11,6 +11,7 @@ use statistics::{assert_law, count, verdict};
 mod laws;
 mod memory;
 mod mutants;
+mod ranked;
 mod select;
 #[path = "../../../tests/it/statistics.rs"]
 mod statistics;
