@@ -5,9 +5,9 @@
 //! ```
 //!
 //! `propose` draws items from a law no score enters (uniform, popularity, the batch, the target's time, attributes or
-//! neighbours, walks over users, mixtures), `select` keeps what
-//! the current model finds informative, `mix` adds the target in wrong contexts, `weight` decides whether the loss is told the
-//! probability of each draw. A method of the literature is a preset: a short file naming one kind per stage (`preset.rs`).
+//! neighbours, walks over users, mixtures), `select` keeps what the current model finds informative, `mix` adds the target in
+//! wrong contexts, `weight` decides whether the loss is told the probability of each draw. A method of the literature is a
+//! preset: a short file naming one kind per stage (`preset.rs`).
 //!
 //! The promise: ids that no score touches are a pure function of (stream version, seed, epoch, row, slot, training part), the
 //! same for any batch split, order or thread count; and the log-probability reported is that of the draw that was made,

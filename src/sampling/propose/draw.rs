@@ -17,6 +17,8 @@
 //!
 //! **Shared groups.** A sequence's draw excludes what the sequence excludes; what only some rows exclude is marked in `drop`.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{Frequencies, Place, Propose};
@@ -91,7 +93,11 @@ struct Worker {
     rest: Option<Rest>,
     /// The probability that is left, for the current sequence.
     remaining: Vec<(Key, f64)>,
+    /// The law's `visits` for the current sequence, once they were asked for.
+    visited: Option<Option<Visited>>,
 }
+
+type Visited = Arc<[(u32, f64)]>;
 
 /// What a group's conditional law depends on within a sequence: its time cluster, its target where the law looks at it, and
 /// the item it excludes besides the sequence's.
@@ -115,9 +121,9 @@ struct Group<'a> {
 impl Draw<'_> {
     fn all(&self, ids: &mut [u32], log_q: &mut [f32]) -> Result<()> {
         let (rules, batch) = (self.rules, self.batch);
-        let worker = || Worker { excluded: Bits::new(rules.catalogue.items()), rest: None, remaining: Vec::new() };
+        let worker = || Worker { excluded: Bits::new(rules.catalogue.items()), rest: None, remaining: Vec::new(), visited: None };
         let epoch = rules.epoch_index;
-        let place = |cluster, target, user| Place { cluster, batch: self.frequencies, target, user, epoch };
+        let place = |cluster, target, user| Place { cluster, batch: self.frequencies, target, user, epoch, visited: None };
         if rules.scope == Scope::Batch {
             let group = Group { key: rules.batch_index, place: place(0, NONE, NONE), user: NONE, sequence: &[], extra: None };
             return self.group(&mut worker(), &group, ids, log_q);
@@ -159,6 +165,7 @@ impl Draw<'_> {
                 sequence.iter().for_each(|&i| worker.excluded.remove(i));
                 worker.rest = None;
                 worker.remaining.clear();
+                worker.visited = None;
                 result
             })
             .collect();
@@ -244,13 +251,15 @@ impl Draw<'_> {
         }
         let of = self.key(group);
         if self.rules.distinct || worker.rest.as_ref().is_none_or(|rest| rest.of != of) {
+            let visited = self.visited(worker, group);
+            let place = Place { visited: visited.as_deref(), ..group.place };
             let allowed = |i: &u32| !worker.excluded.contains(*i);
-            let candidates: Vec<u32> = match self.law.support(&group.place) {
+            let candidates: Vec<u32> = match self.law.support(&place) {
                 Some(support) => support.into_iter().filter(allowed).collect(),
                 None => self.rules.catalogue.iter().filter(allowed).collect(),
             };
             let mut probs = vec![0.0; candidates.len()];
-            self.law.prob_many(&group.place, &candidates, &mut probs);
+            self.law.prob_many(&place, &candidates, &mut probs);
             let (mut items, mut reached, mut sum) = (Vec::new(), Vec::new(), 0.0);
             for (item, prob) in candidates.into_iter().zip(probs) {
                 if prob > 0.0 {
@@ -277,13 +286,15 @@ impl Draw<'_> {
     /// `ln q(i) - ln(1 - q(excluded))` of every slot; 0 for an empty one, which no loss reads.
     fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
         let of = self.key(group);
+        let visited = self.visited(worker, group);
+        let place = Place { visited: visited.as_deref(), ..group.place };
         let known = worker.remaining.iter().find(|(key, _)| *key == of).map(|r| r.1);
         let left = known.unwrap_or_else(|| {
             let left = match group.extra {
-                None => self.law.remaining(&group.place, group.sequence),
+                None => self.law.remaining(&place, group.sequence),
                 Some(extra) => {
                     let all: Vec<u32> = group.sequence.iter().copied().chain([extra]).collect();
-                    self.law.remaining(&group.place, &all)
+                    self.law.remaining(&place, &all)
                 }
             };
             if group.extra.is_none() {
@@ -293,10 +304,14 @@ impl Draw<'_> {
         });
         let drawn: Vec<u32> = ids.iter().copied().filter(|&id| id != NONE).collect();
         let mut probs = vec![0.0; drawn.len()];
-        self.law.prob_many(&group.place, &drawn, &mut probs);
+        self.law.prob_many(&place, &drawn, &mut probs);
         for (log_q, prob) in ids.iter().zip(log_q).filter(|(id, _)| **id != NONE).map(|(_, log_q)| log_q).zip(probs) {
             *log_q = (prob.ln() - left.ln()) as f32;
         }
+    }
+
+    fn visited(&self, worker: &mut Worker, group: &Group) -> Option<Visited> {
+        worker.visited.get_or_insert_with(|| self.law.visits(group.place.user).map(Arc::from)).clone()
     }
 
     fn key(&self, group: &Group) -> Key {

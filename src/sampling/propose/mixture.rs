@@ -66,6 +66,10 @@ impl Propose for Mixture<'_> {
     fn needs_batch(&self) -> bool {
         self.parts.iter().any(|p| p.needs_batch())
     }
+    fn visits(&self, user: u32) -> Option<Vec<(u32, f64)>> {
+        let shared = self.parts.iter().zip(&self.shares).filter(|(_, share)| **share > 0.0);
+        shared.map(|(part, _)| part).find_map(|part| part.visits(user))
+    }
     fn needs_target(&self) -> bool {
         self.parts.iter().any(|p| p.needs_target())
     }

@@ -39,6 +39,9 @@ pub struct Place<'a> {
     pub user: u32,
     /// Number of the epoch: where the curves of a law stand, so that a law does not move within an epoch.
     pub epoch: u64,
+    /// The law's `visits` of the user, worked out once for all rows of a sequence; there only where probabilities are asked
+    /// for, not where items are drawn.
+    pub visited: Option<&'a [(u32, f64)]>,
 }
 
 /// A law over the training catalogue.
@@ -66,6 +69,10 @@ pub trait Propose: Send + Sync {
     /// Time clusters the law distinguishes; 0 when it needs none.
     fn clusters(&self) -> usize {
         0
+    }
+    /// What probabilities of a law that walks from the user share: the users it comes to, ascending, and how likely.
+    fn visits(&self, _user: u32) -> Option<Vec<(u32, f64)>> {
+        None
     }
     /// The only items the law can draw, ascending; `None` when that is no small part of the catalogue.
     fn support(&self, _: &Place) -> Option<Vec<u32>> {

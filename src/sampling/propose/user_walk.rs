@@ -14,8 +14,9 @@
 //!
 //! **Cost.** A draw is three dependent reads. The exact probability is asked for only with log-Q or when the rest is
 //! enumerated: `W_u` visits every event of every item of `u` (`sum over i in H_u of |H_i|`, large where `u` has met popular
-//! items), and each item then costs a search per event of its own. Rows of one user repeat that work.
+//! items), once for all rows of a sequence, and each item then costs a search per event of its own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::uniform::Uniform;
@@ -105,6 +106,9 @@ impl UserWalk {
         });
         steps
     }
+    fn at<'a>(&self, place: &Place<'a>) -> Cow<'a, [(u32, f64)]> {
+        place.visited.map_or_else(|| self.visited(place.user).into(), Cow::Borrowed)
+    }
     fn arrives(&self, visited: &[(u32, f64)], item: u32) -> f64 {
         let steps = self.items.of(item).iter().filter_map(|w| visited.binary_search_by_key(w, |v| v.0).ok());
         steps.map(|at| visited[at].1 / self.users.of(visited[at].0).len() as f64).sum()
@@ -134,7 +138,7 @@ impl Propose for UserWalk {
         if self.users.of(place.user).is_empty() {
             return self.uniform.prob_many(place, items, probs);
         }
-        let visited = self.visited(place.user);
+        let visited = self.at(place);
         for (prob, &item) in probs.iter_mut().zip(items) {
             *prob = self.arrives(&visited, item);
         }
@@ -143,7 +147,7 @@ impl Propose for UserWalk {
         if self.users.of(place.user).is_empty() {
             return self.uniform.remaining(place, excluded);
         }
-        let visited = self.visited(place.user);
+        let visited = self.at(place);
         let left = 1.0 - excluded.iter().map(|&i| self.arrives(&visited, i)).sum::<f64>();
         if left > CANCELS {
             return left;
@@ -156,6 +160,9 @@ impl Propose for UserWalk {
             weight * kept as f64 / theirs.len() as f64
         };
         visited.iter().map(of_user).sum()
+    }
+    fn visits(&self, user: u32) -> Option<Vec<(u32, f64)>> {
+        Some(self.visited(user))
     }
     fn may_run_dry(&self) -> bool {
         true

@@ -167,7 +167,7 @@ fn laws_are_their_definitions_and_sum_to_one() {
         let mut fallbacks = 0;
         for (target, user) in (0..ITEMS as u32).map(|t| (t, t as usize % USERS)) {
             for epoch in [0, 3, 10, 30] {
-                let place = Place { cluster: 0, batch: None, target, user: user as u32, epoch };
+                let place = Place { cluster: 0, batch: None, target, user: user as u32, epoch, visited: None };
                 let expected = definition(target, user, epoch);
                 let at = format!("{kind:?} at target {target}, user {user}, epoch {epoch}");
                 fallbacks += usize::from(expected == uniform(&world));
@@ -179,6 +179,8 @@ fn laws_are_their_definitions_and_sum_to_one() {
                     let (prob, expected) = (probs[i as usize], expected[i as usize]);
                     assert!((prob - expected).abs() < 1e-12, "{at}: item {i} has {prob} for {expected}");
                     assert_eq!(prob, law.prob(&place, i), "{at}: one by one");
+                    let visits = law.visits(place.user);
+                    assert_eq!(prob, law.prob(&Place { visited: visits.as_deref(), ..place }, i), "{at}: visits at hand");
                 }
                 if let Some(support) = law.support(&place) {
                     let positive: Vec<u32> = items.iter().copied().filter(|&i| expected[i as usize] > 0.0).collect();
@@ -304,7 +306,7 @@ fn held_out_events_change_nothing() {
     for (kind, _) in defined(&world) {
         let both = [&world, &other].map(|w| sampler(w, "none", vec![kind.clone()]));
         for target in 0..ITEMS as u32 {
-            let place = Place { cluster: 0, batch: None, target, user: target % USERS as u32, epoch: 10 };
+            let place = Place { cluster: 0, batch: None, target, user: target % USERS as u32, epoch: 10, visited: None };
             for item in 0..ITEMS as u32 {
                 let [a, b] = [0, 1].map(|w| both[w].proposals[0].prob(&place, item));
                 assert_eq!(a, b, "{kind:?}");
