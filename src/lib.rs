@@ -44,6 +44,10 @@
 //!   order of the rows: the same bits every time, without atomics.
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
+//! - **Selections that need a ranking decide on the host**, over scores gathered where the model is: one definition for every
+//!   device, at the price of copying `R M` scores back. `top_k` and `softmax_draw` have kernels and copy only what they keep.
+//! - **What a sampler remembers is part of a checkpoint** (`optim.sampler.*`), so a continued run draws what an uninterrupted one
+//!   would have drawn.
 //! - **Large tables are updated by row.** A step lists the rows it touches once; only the optimizer knows that the others were
 //!   left out, and its file says what that means (`optim/adamw.rs`).
 //! - **Positions count back from the last event**, so a history cut to `max_len` keeps its meaning.

@@ -34,14 +34,26 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 fn list(json: bool) -> Result<()> {
     let (presets, kinds) = (sampling::presets()?, sampling::kinds());
     if json {
-        let presets: Vec<_> = presets.iter().map(|p| json!({ "name": p.name, "about": p.about, "source": p.source })).collect();
+        let presets = presets
+            .iter()
+            .map(|p| {
+                let (needs, costs) = demands(&p.name)?;
+                Ok(json!({
+                    "name": p.name, "family": p.family, "sub_type": p.sub_type, "about": p.about, "source": p.source, "needs": needs, "cost": costs,
+                }))
+            })
+            .collect::<Result<Vec<_>>>()?;
         let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
         return terminal::out(&json!({ "presets": presets, "kinds": kinds }).to_string());
     }
     let width = presets.iter().map(|p| p.name.len()).chain(kinds.iter().map(|k| k.name.len())).max().unwrap_or(0);
     terminal::out("presets (`--sampler NAME`)")?;
     for preset in &presets {
+        let (needs, costs) = demands(&preset.name)?;
+        let needs = if needs.is_empty() { String::new() } else { format!("; needs {}", needs.join(", ")) };
         terminal::out(&format!("  {:width$}  {}", preset.name, preset.about))?;
+        terminal::out(&format!("  {:width$}    {}, {}: {}", "", preset.family, preset.sub_type, preset.source))?;
+        terminal::out(&format!("  {:width$}    cost {}{needs}", "", costs.join("; ")))?;
     }
     for stage in Stage::ALL {
         terminal::out(&format!("\n{} (`[sampler.{0}]`)", stage.name()))?;
@@ -52,18 +64,30 @@ fn list(json: bool) -> Result<()> {
     Ok(())
 }
 
+/// What the stages of a preset need besides the log, and what they cost.
+fn demands(preset: &str) -> Result<(Vec<String>, Vec<&'static str>)> {
+    let Shown::Preset { kinds, .. } = sampling::show(preset)? else { return Ok((vec![], vec![])) };
+    let mut needs: Vec<String> = kinds.iter().flat_map(|k| k.needs).map(|need| format!("{need:?}").to_lowercase()).collect();
+    needs.sort();
+    needs.dedup();
+    Ok((needs, kinds.iter().map(|k| k.cost).filter(|cost| *cost != "none").collect()))
+}
+
 fn show(name: &str, json: bool) -> Result<()> {
     match sampling::show(name)? {
         Shown::Preset { preset, resolved, kinds } => {
             if json {
                 let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
                 return terminal::out(
-                    &json!({ "name": preset.name, "about": preset.about, "source": preset.source, "sampler": resolved, "kinds": kinds }).to_string(),
+                    &json!({ "name": preset.name, "family": preset.family, "sub_type": preset.sub_type, "about": preset.about, "source": preset.source, "sampler": resolved, "kinds": kinds }).to_string(),
                 );
             }
             let spelled = std::collections::BTreeMap::from([("sampler", &*resolved)]);
             let spelled = toml::to_string(&spelled).map_err(|e| Error::internal(e.to_string()))?;
-            terminal::out(&format!("{}: {}\nsource: {}\n\n{spelled}", preset.name, preset.about, preset.source))?;
+            terminal::out(&format!(
+                "{}: {}\nfamily: {}, {}\nsource: {}\n\n{spelled}",
+                preset.name, preset.about, preset.family, preset.sub_type, preset.source
+            ))?;
             kinds.iter().try_for_each(|kind| terminal::out(&kind_text(kind)))
         }
         Shown::Kind(kind) if json => terminal::out(&kind_json(kind).to_string()),

@@ -14,6 +14,10 @@ pub struct Preset {
     /// What it does, in a line or two.
     pub about: String,
     pub source: String,
+    /// Where the survey of the field files it (Ma et al., arXiv 2409.07237): `static`, `dynamic`, `adversarial`, `re-weighting`,
+    /// `knowledge-enhanced`, or one of its future `directions`; and the kind within.
+    pub family: String,
+    pub sub_type: String,
     pub sampler: config::Sampler,
 }
 
@@ -64,4 +68,18 @@ pub fn find(name: &str) -> Result<Preset> {
 fn parse(name: &str, text: &str) -> Result<Preset> {
     let preset: Preset = toml::from_str(text).map_err(|e| Error::internal(format!("preset {name}: {e}")))?;
     Ok(Preset { name: name.to_string(), ..preset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_says_where_it_belongs_and_whence_it_comes() {
+        let families = ["static", "dynamic", "adversarial", "re-weighting", "knowledge-enhanced", "directions"];
+        for preset in all().unwrap() {
+            assert!(families.contains(&preset.family.as_str()), "{}: {}", preset.name, preset.family);
+            assert!(!preset.sub_type.is_empty() && preset.about.len() > 20 && preset.source.len() > 10, "{}", preset.name);
+        }
+    }
 }

@@ -268,7 +268,20 @@ fn print_config_shows_where_values_come_from_and_trains_nothing() {
 #[test]
 fn every_command_has_short_help_with_two_examples() {
     let folder = Folder::new();
-    for command in ["train", "prepare", "inspect", "evaluate", "recommend", "samplers", "explain", "doctor", "check"] {
+    for command in [
+        "train",
+        "prepare",
+        "inspect",
+        "evaluate",
+        "recommend",
+        "samplers",
+        "explain",
+        "doctor",
+        "check",
+        "compare",
+        "profile",
+        "sweep",
+    ] {
         let help = folder.run(&[command, "-h"]).ok();
         assert!(help.matches(&format!("hardneg {command}")).count() >= 2, "{command}: {help}");
     }
