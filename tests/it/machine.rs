@@ -39,6 +39,8 @@ const KINDS: &[&[&str]] = &[
     &["loss.kind=softmax", "model.kind=cans"],
     &["loss.kind=bce", "sampler.preset=uniform"],
     &["loss.kind=bpr", "sampler.preset=dns", "model.norm=post", "activation=gelu", "heads=2"],
+    &["loss.kind=bpr", "sampler.preset=srns"],
+    &["loss.kind=bce", "sampler.preset=dns-mn", "sampler.scope=sequence"],
     &["loss.kind=gbce", "sampler.preset=popularity", "sampler.negatives=7", "model.tied=false", "optim.clip=0.1"],
     &["loss.kind=sampled_softmax", "sampler.preset=genni", "sampler.negatives=3"],
     &["loss.kind=sampled_softmax", "sampler.preset=mns", "sampler.negatives=16", "train.targets=last"],

@@ -101,7 +101,7 @@ pub fn end_of(run: &Path) -> (String, Vec<String>) {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lasting = metrics.lines().map(|line| {
         let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
-        for clock in ["seconds", "sampling_share"] {
+        for clock in ["seconds", "sampling_share", "stage_seconds"] {
             record.as_object_mut().unwrap().remove(clock);
         }
         record.to_string()
