@@ -4,7 +4,7 @@
 //! are matched by the ids of user and item; the first run is the base.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -128,7 +128,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
 }
 
-fn rank(args: &Args, path: &PathBuf, json: bool) -> Result<Ranked> {
+fn rank(args: &Args, path: &Path, json: bool) -> Result<Ranked> {
     let Trained { config, set, mut model, device, .. } = Trained::open(path, &args.machine, &[])?;
     let ground = Ground::new(&set, args.split);
     let mut display = Display::new(Style::Auto, json, false);
