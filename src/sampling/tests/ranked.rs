@@ -6,7 +6,7 @@ use crate::ops::score::ScoreKind;
 
 const ITEMS: usize = 60;
 
-/// Score of an item: a fixed pattern without ties, `s(i) = sin(i) `.
+/// Score of an item: a fixed pattern without ties, `sin(1.7 i)`.
 fn pattern(i: usize) -> f64 {
     (i as f64 * 1.7).sin()
 }
@@ -29,8 +29,8 @@ fn of(name: &str, params: &[(&str, f64)]) -> Kind {
     kind(name, &params.iter().map(|(name, x)| (*name, number(*x))).collect::<Vec<_>>())
 }
 
-/// The band of the first N is the arg-max; nearest to a score nobody reaches is the arg-max; with all weight on information and a
-/// rising score so is the posterior. For lists of a row, of a sequence and of a batch.
+/// The band of the first N is the arg-max, and nearest to a score nobody reaches is the arg-max: for lists of a row, of a sequence
+/// and of a batch. The posterior is held to its definition below.
 #[test]
 fn the_hardest_limits_are_top_k() {
     let batch = batch(6, 40, 8, 0, &[1, 2, 8, 30]);
