@@ -3,12 +3,13 @@
 //   s_j = score of e_j, e_j = a[id_j] + g; wrong contexts: e = a[target] + g~      x_j = s_j; BPR: s_j - s+
 //   pointwise (BCE, gBCE, BPR)   loss = (beta softplus(-s+) + sum w_j softplus(x_j)) / norm,  u_j = w_j sigmoid(x_j)
 //   softmax                      l_j = s_j cold - c_j + ln w_j,  Z = sum exp l_j,  u_j = exp(l_j - max)
+//   toward (R): the loss sees a s+ + (1 - a) s_j of a negative, ds_j is then (1 - a) times and ds+ gains a sum ds (dot only)
 //   ds_j = u_j times one factor of the row, so that sum_j u_j e_j can run along while the scores come in: the softmax as the
 //   online recurrence of attention. alpha = ds heat / (|p| |e|), beta = -ds s / |e|^2 (dot: ds, 0) as in src/ops/score.rs
 //   dp = sum alpha e - (sum ds s / |p|^2) p      dg = sum beta e + (sum alpha) p      dg~ = alpha p + beta e
 //
 // Shapes   p, g, dp, dg (R,D)  a (V,D)  wrong, dwrong (R,W,D)  targets, groups (R)  ids, log_q (G,N)  drop (R,N) bytes
-//          weight (R,N)  losses (R)  alpha, beta (R,1+N+W): slot 0 the positive, then negatives, then wrong contexts
+//          weight (R,N)  row_weight, toward (R)  losses (R)  alpha, beta (R,1+N+W): slot 0 the positive, then negatives, then wrong contexts
 // Defines  those of gathered.cuh; LOSS 0 BCE, 1 gBCE, 2 BPR, 3 softmax; CORRECTION of the softmax 0 none, 1 classic, 2 revised
 // Launch   a warp per row, four to a block
 // Traffic  R (1+N) rows of a once; 8 R (1+N+W) bytes of records, written, read and written again from L1
@@ -41,6 +42,10 @@ struct Sums {
 struct Row {
   const float *log_q, *weight;   // of the row's slots, or null
   float positive, cold, log_drawn;
+  float toward, stays;           // a and 1 - a
+
+  // The score the loss sees.
+  __device__ float seen(float s, bool wrong) const { return wrong ? s : fmaf(stays, s, toward * positive); }
 
   // ln of w and of the correction, added to s cold
   __device__ float logit(float s, u32 slot, bool wrong) const {
@@ -58,7 +63,7 @@ struct Row {
     return w * sigmoid(LOSS == BPR ? s - positive : s);
   }
   __device__ void add(Sums& sums, const Part& e, Scored scored, u32 slot, bool wrong) const {
-    float s = scored.score, w = weight && !wrong ? weight[slot] : 1.0f;
+    float s = seen(scored.score, wrong), w = weight && !wrong ? weight[slot] : 1.0f;
     if (LOSS == SOFTMAX) {
       float l = logit(s, slot, wrong);
       // The first number of a list finds the maximum at minus infinity and sums of zero.
@@ -73,7 +78,7 @@ struct Row {
     float u = unit(s, slot, wrong, sums.most), pull = u * s * scored.inverse * scored.inverse;
     sums.u += u;
     sums.us = fmaf(u, s, sums.us);
-    sums.query.add(u * scored.inverse, e);
+    sums.query.add((wrong ? u : u * stays) * scored.inverse, e);
     if (wrong) return;
     sums.alpha = fmaf(u, scored.inverse, sums.alpha);
     sums.beta += pull;
@@ -83,10 +88,13 @@ struct Row {
 
 KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, float* alpha, float* beta, const float* p,
                           const float* g, const float* a, const float* wrong, const u32* targets, const u32* groups,
-                          const u32* ids, const float* log_q, const u8* drop, const float* weight, u32 R, u32 N, u32 W,
+                          const u32* ids, const float* log_q, const u8* drop, const float* weight, const float* row_weight,
+                          const float* toward, u32 R, u32 N, u32 W,
                           float heat, float scale, float gain, float cold) {
   u32 r = blockIdx.x * 4 + threadIdx.x / 32;
   if (r >= R) return;  // whole warps
+  float counts = row_weight ? row_weight[r] : 1.0f;
+  scale *= counts;
   Query query(p, g, r, heat);
   int lane = threadIdx.x % 32;
   u64 at = (u64)r * (1 + N + W), first = (u64)groups[r] * N, of_row = (u64)r * N;
@@ -97,7 +105,8 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
   Part target = Part::load(a + (u64)targets[r] * D, query.lane);
   Part own = query.encode(target);
   Scored positive = query.of_encoded(own);
-  Row row{log_q ? log_q + first : nullptr, weight ? weight + of_row : nullptr, positive.score, cold, 0.0f};
+  Row row{log_q ? log_q + first : nullptr, weight ? weight + of_row : nullptr, positive.score, cold, 0.0f, 0.0f, 1.0f};
+  if (toward) row.toward = toward[r], row.stays = 1.0f - row.toward;
   u32 kept = 0;
   for (u32 j = lane; j < N; j += 32) kept += keeps(j);
   kept = __reduce_add_sync(~0u, kept);
@@ -164,6 +173,9 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
     if (LOSS != BPR) loss = fmaf(gain * (LOSS == GBCE ? norm : 1.0f), softplus(-s), loss);
   }
 
+  // Without wrong contexts, and with dot scores, u_alpha is the sum of u.
+  ds = fmaf(row.toward * factor, u_alpha, ds);
+  u_alpha *= row.stays;
   float of_score = query.factor, own_alpha = ds * of_score * positive.inverse;
   float own_beta = COSINE ? -ds * s * positive.inverse * positive.inverse : 0.0f;
   float gamma = COSINE ? -fmaf(factor, us, ds * s) * query.norm * query.norm : 0.0f;
@@ -182,14 +194,15 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
     if (query.list == 0) out.store(dg + (u64)r * D, query.lane);
   }
   if (lane == 0) {
-    losses[r] = loss;
+    losses[r] = loss * counts;
     alpha[at] = own_alpha;
     if (COSINE) beta[at] = own_beta;
   }
   for (u32 x = lane; x < N + W; x += 32) {
     bool is_wrong = x >= N;
     float score = alpha[at + 1 + x], inverse = COSINE ? beta[at + 1 + x] : 1.0f;
-    float d = score == -INF ? 0.0f : factor * row.unit(score, is_wrong ? x - N : x, is_wrong, most);
+    float d = score == -INF ? 0.0f : factor * row.unit(row.seen(score, is_wrong), is_wrong ? x - N : x, is_wrong, most);
+    if (!is_wrong) d *= row.stays;
     alpha[at + 1 + x] = d * of_score * inverse;
     if (COSINE) beta[at + 1 + x] = score == -INF ? 0.0f : -d * score * inverse * inverse;
   }

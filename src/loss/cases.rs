@@ -1,4 +1,5 @@
-//! Every sampled loss as cases: each form of the score, each scope, empty and dropped slots, weights, wrong contexts.
+//! Every sampled loss as cases: each form of the score, each scope, empty and dropped slots, weights, wrong contexts, and negatives
+//! on their way to the positive.
 
 use super::{Loss, build};
 use crate::config::{Kind, Value};
@@ -8,7 +9,7 @@ use crate::ids::NONE;
 use crate::ops::case::{self, Case, Output, Values};
 use crate::ops::negatives::Negatives;
 use crate::ops::sampled_loss::{Gradients, RowLoss, forward_backward};
-use crate::ops::score::{Inputs, forms};
+use crate::ops::score::{Inputs, ScoreKind, forms};
 
 /// One shape, and how much of the contract it uses.
 #[derive(Clone, Copy)]
@@ -21,7 +22,7 @@ struct Shape {
     group: usize,
     /// Wrong contexts, where there are contexts.
     w: usize,
-    /// Empty and dropped slots, weights with zeros among them.
+    /// Empty and dropped slots, weights of slots and rows with zeros among them; with dot scores, negatives moved towards the positive.
     holes: bool,
 }
 
@@ -60,7 +61,7 @@ fn row_loss((name, log_q, number): (&str, &str, f64), items: usize, negatives: u
     }
 }
 
-fn negatives(shape: &Shape) -> Negatives {
+fn negatives(shape: &Shape, mixed: bool) -> Negatives {
     let Shape { r, v, n, group, .. } = *shape;
     let groups = r.div_ceil(group);
     let mut ids = case::ids(4, groups * n, v);
@@ -71,8 +72,12 @@ fn negatives(shape: &Shape) -> Negatives {
         ids.iter_mut().step_by(5).for_each(|i| *i = NONE);
         negatives.drop = case::ids(6, r * n, 4).iter().map(|&x| x == 0).collect();
         negatives.weight = case::ids(7, r * n, 5).iter().map(|&x| x as f32 / 4.0).collect();
+        negatives.row_weight = case::ids(10, r, 5).iter().map(|&x| x as f32 / 4.0).collect();
         // A row without a single negative.
         negatives.drop[..n].fill(true);
+    }
+    if mixed {
+        negatives.toward_positive = case::ids(9, r, 8).iter().map(|&x| x as f32 / 8.0).collect();
     }
     negatives.ids = ids;
     negatives
@@ -105,7 +110,7 @@ pub fn cases() -> Vec<Case> {
                         grads,
                         &inputs.scoring(),
                         &case::ids(3, r, v),
-                        &negatives(&shape),
+                        &negatives(&shape, shape.holes && kind == ScoreKind::Dot),
                         wrong.as_ref(),
                         &*row_loss(loss, v, n)?,
                         1.0 / r as f64,

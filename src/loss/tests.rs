@@ -59,10 +59,12 @@ struct Extras {
     w: usize,
     holes: bool,
     weights: bool,
+    /// Negatives moved towards the positive, where scores are dot products.
+    mixed: bool,
 }
 
-const PLAIN: Extras = Extras { context: false, w: 0, holes: false, weights: false };
-const EVERYTHING: Extras = Extras { context: true, w: 2, holes: true, weights: true };
+const PLAIN: Extras = Extras { context: false, w: 0, holes: false, weights: false, mixed: false };
+const EVERYTHING: Extras = Extras { context: true, w: 2, holes: true, weights: true, mixed: true };
 
 fn case(score: ScoreKind, [r, v, d, n]: [usize; 4], group_offsets: Vec<u32>, extras: Extras) -> Case {
     let draws = Draws::new(1, Stream::Test, 77, 0);
@@ -78,6 +80,12 @@ fn case(score: ScoreKind, [r, v, d, n]: [usize; 4], group_offsets: Vec<u32>, ext
         log_q: (0..groups * n).map(|i| -1.0 - below(word(9000 + i), 100) as f32 / 50.0).collect(),
         drop: if extras.holes { (0..r * n).map(|i| hole(200_000 + i)).collect() } else { vec![] },
         weight: if extras.weights { (0..r * n).map(|i| below(word(7000 + i), 5) as f32 / 2.0).collect() } else { vec![] },
+        row_weight: if extras.weights { (0..r).map(|i| below(word(400_000 + i), 5) as f32 / 2.0).collect() } else { vec![] },
+        toward_positive: if extras.mixed && score == ScoreKind::Dot {
+            (0..r).map(|i| below(word(300_000 + i), 8) as f32 / 8.0).collect()
+        } else {
+            vec![]
+        },
         wrong_context: vec![0; r * extras.w],
     };
     let context = if extras.context { r * d } else { 0 };
@@ -155,9 +163,16 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
         } else {
             columns.extend((0..case.v).map(|i| (i, own)));
         }
-        let scored: Vec<(T, Vec<T>)> = columns.iter().map(|&(i, c)| of(r, i, c)).collect();
-        let scores: Vec<T> = scored.iter().map(|s| s.0).collect();
+        let mut scored: Vec<(T, Vec<T>)> = columns.iter().map(|&(i, c)| of(r, i, c)).collect();
         let positive = of(r, target, own);
+        // Mixing by vectors, where our path mixes scores.
+        let toward = T::from_f64(f64::from(n.toward_positive.get(r).copied().unwrap_or(0.0)));
+        let toward_of = |column: usize| if column < log_q.len() { toward } else { T::ZERO };
+        for (column, (s, e)) in scored.iter_mut().enumerate().filter(|(column, _)| toward_of(*column) > T::ZERO) {
+            e.iter_mut().zip(&positive.1).for_each(|(e, &own)| *e = toward_of(column) * own + (T::ONE - toward_of(column)) * *e);
+            *s = dot(&x[0][r * d..(r + 1) * d], e);
+        }
+        let scores: Vec<T> = scored.iter().map(|s| s.0).collect();
         let mut ds = vec![T::ZERO; scores.len()];
         let (value, d_positive) = match loss {
             Loss::Sampled(loss) => {
@@ -171,11 +186,15 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
                 (z.ln() + largest - positive.0, -T::ONE)
             }
         };
-        total += value;
+        let counts =
+            T::from_f64(f64::from(n.row_weight.get(r).copied().filter(|_| matches!(loss, Loss::Sampled(_))).unwrap_or(1.0)));
+        total += value * counts;
         columns.push((target, own));
         ds.push(d_positive);
-        for ((&(item, context), (s, e)), &ds) in columns.iter().zip(scored.iter().chain([&positive])).zip(&ds) {
-            let ds = ds * scale;
+        for (column, ((&(item, context), (s, e)), &ds)) in
+            columns.iter().zip(scored.iter().chain([&positive])).zip(&ds).enumerate()
+        {
+            let (ds, toward) = (ds * scale * counts, toward_of(column));
             let p = &x[0][r * d..(r + 1) * d];
             let (pp, ee) = (dot(p, p), dot(e, e));
             for j in 0..d {
@@ -187,7 +206,8 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
                     }
                 };
                 grads[0][r * d + j] += dp;
-                grads[1][item * d + j] += de;
+                grads[1][item * d + j] += (T::ONE - toward) * de;
+                grads[1][target * d + j] += toward * de;
                 if let Some((buffer, at)) = context {
                     grads[buffer][at + j] += de;
                 }

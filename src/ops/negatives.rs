@@ -16,6 +16,11 @@ pub struct Negatives {
     pub drop: Vec<bool>,
     /// (R,N) stop-gradient weight of each negative; empty means one.
     pub weight: Vec<f32>,
+    /// (R) stop-gradient weight of each row's loss; empty means one.
+    pub row_weight: Vec<f32>,
+    /// (R) share of the way from each of the row's negatives to its positive at which the loss sees the negative (MixGCF):
+    /// `s' = a s+ + (1 - a) s`, below 1, dot scores only; empty means 0. Wrong contexts stay where they are.
+    pub toward_positive: Vec<f32>,
     /// (R,W) CSR positions of events whose context the row's *target item* is wrongly paired with (CaNS): W further
     /// negatives per row. Empty when there are none.
     pub wrong_context: Vec<u64>,

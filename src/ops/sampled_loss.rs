@@ -4,9 +4,10 @@
 //! row r sees   s+ = score(p[r], a[target[r]] + g[r])
 //!              s- = score(p[r], a[i] + g[r])          for its N negatives i
 //!              s~ = score(p[r], a[target[r]] + g~)    for W wrong contexts g~ of its target (CaNS)
-//! loss = scale sum over r of f(s+, s- and s~)         f: one row's loss, implemented in loss/
+//! loss = scale sum over r of w_r f(s+, s- and s~)     f: one row's loss, implemented in loss/; w_r the row's weight, or one
 //! ```
 //!
+//! Negatives that are moved towards the positive (`Negatives::toward_positive`) enter `f` as `a s+ + (1 - a) s-`.
 //! The gradient of a score is in `ops/score.rs`. Rows that share their negatives (a group of four or more) are scored by
 //! matrix products; others gather item rows. Either way scores live only as long as their block of rows, and the table
 //! gradient leaves as records (`ops/table_gradient.rs`). Empty slots (`ids::NONE`) and dropped ones never reach `f`.
@@ -23,7 +24,7 @@ use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
 use crate::ops::negatives::Negatives;
-use crate::ops::score::{Scoring, View};
+use crate::ops::score::{ScoreKind, Scoring, View};
 use crate::ops::table_gradient::{Block, Ranges, accumulate};
 use rows::{Outputs, Work};
 
@@ -164,10 +165,15 @@ fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w:
         && (n.log_q.is_empty() || n.log_q.len() == n.ids.len())
         && (n.drop.is_empty() || n.drop.len() == rows * n.n)
         && (n.weight.is_empty() || n.weight.len() == rows * n.n)
+        && (n.row_weight.is_empty() || n.row_weight.len() == rows)
+        && (n.toward_positive.is_empty() || n.toward_positive.len() == rows)
         && wrong.is_none_or(|g| g.len() == rows * w * s.dim);
     let ids_fit = targets.len() == rows && targets.iter().all(in_table);
     if !groups_fit || !lengths_fit || !ids_fit || !n.ids.iter().all(|i| in_table(i) || *i == ids::NONE) {
         return Err(Error::internal("loss: the negatives do not fit the rows or the table"));
+    }
+    if !n.toward_positive.is_empty() && s.kind != ScoreKind::Dot {
+        return Err(Error::internal("loss: only dot scores are linear in the negatives"));
     }
     if loss.needs_log_q() && n.log_q.is_empty() && !n.ids.is_empty() {
         return Err(Error::internal("loss: the sampler did not hand over log-probabilities"));

@@ -33,6 +33,11 @@ impl<'a> Knowledge<'a> {
             _ => &[],
         }
     }
+    /// Popularity alone.
+    #[cfg(test)]
+    pub fn of_counts(train_counts: &'a [u32]) -> Knowledge<'a> {
+        Knowledge { train_counts, event_items: &[], offsets: &[], train_end: &[], clusters: None, attributes: None }
+    }
     /// U
     pub fn users(&self) -> usize {
         self.train_end.len()

@@ -6,7 +6,8 @@
 //!
 //! `propose` draws items from a law no score enters (uniform, popularity, the batch, the target's time, attributes or
 //! neighbours, walks over users, mixtures), `select` keeps what the current model finds informative, `mix` adds the target in
-//! wrong contexts, `weight` decides whether the loss is told the probability of each draw. A method of the literature is a
+//! wrong contexts or moves negatives towards the positive, `weight` decides how much each counts and whether the
+//! loss is told the probability of each draw. A method of the literature is a
 //! preset: a short file naming one kind per stage (`preset.rs`).
 //!
 //! The promise: ids that no score touches are a pure function of (stream version, seed, epoch, row, slot, training part), the
@@ -40,9 +41,10 @@ use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::negatives::Negatives;
 use crate::ops::score::Scoring;
 use knowledge::Catalogue;
-use mix::WrongContext;
+use mix::Mix;
 use propose::{Mixture, Propose, Rules};
 use select::{Candidates, Choice, Select};
+use weight::Weigh;
 
 /// Who shares a draw of the propose stage. A select stage that scores chooses for every row by itself either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +67,8 @@ pub struct Sampler {
     select: Box<dyn Select>,
     /// (V) see `Choice::priors`.
     priors: Vec<f32>,
-    mix: Option<WrongContext>,
+    mix: Option<Box<dyn Mix>>,
+    weigh: Option<Box<dyn Weigh>>,
 }
 
 /// The moment of training a draw belongs to.
@@ -111,15 +114,16 @@ impl Sampler {
             }
         }
         let mix = (plan.mix.0.build)(&plan.mix.1, knowledge)?;
+        let weigh = (plan.weight.0.build)(&plan.weight.1, knowledge)?;
         let users = knowledge.train_end.len().max(1) as f64;
         let prior = |&events: &u32| (f64::from(events) / users).min(0.999) as f32;
         let priors = if select.needs_priors() { knowledge.train_counts.iter().map(prior).collect() } else { Vec::new() };
-        Ok(Sampler { plan, seed, catalogue, proposals, select, priors, mix })
+        Ok(Sampler { plan, seed, catalogue, proposals, select, priors, mix, weigh })
     }
 
     /// Whether `draw` must be given the current model's scoring.
     pub fn needs_scores(&self) -> bool {
-        self.select.needs_scores()
+        self.select.needs_scores() || self.weigh.as_ref().is_some_and(|weigh| weigh.needs_scores())
     }
     /// Whether `Batch::target_clusters` must be filled.
     pub fn needs_clusters(&self) -> bool {
@@ -127,7 +131,11 @@ impl Sampler {
     }
     /// Wrong-context negatives per row, which only a model that sees context can score.
     pub fn wrong_contexts(&self) -> usize {
-        self.mix.as_ref().map_or(0, WrongContext::count)
+        self.mix.as_ref().map_or(0, |mix| mix.wrong_contexts())
+    }
+    /// Whether only a model that scores by the dot product can use its negatives.
+    pub fn needs_dot(&self) -> bool {
+        self.mix.as_ref().is_some_and(|mix| mix.needs_dot())
     }
     /// Whether `Negatives::log_q` is delivered.
     pub fn gives_log_q(&self) -> bool {
@@ -175,14 +183,21 @@ impl Sampler {
             priors: &self.priors,
             exclude: self.plan.exclude,
             negatives: self.plan.negatives,
-            log_q: self.plan.log_q(),
+            log_q: self.plan.wants_log_q(),
             seed: self.seed,
             epoch: moment.epoch,
             epoch_index: moment.epoch_index,
         };
         let mut negatives = self.select.select(&choice, candidates)?;
         if let Some(mix) = &self.mix {
-            negatives.wrong_context = mix.draw(batch, self.seed, moment.epoch_index)?;
+            let moment = mix::Moment { seed: self.seed, epoch: moment.epoch, epoch_index: moment.epoch_index };
+            mix.mix(&mut negatives, batch, &moment)?;
+        }
+        if let Some(weigh) = &self.weigh {
+            weigh.weigh(&choice, &mut negatives)?;
+        }
+        if !self.plan.log_q() {
+            negatives.log_q = Vec::new();
         }
         Ok(negatives)
     }
@@ -194,7 +209,7 @@ impl Sampler {
             scope: self.plan.scope,
             exclude: self.plan.exclude,
             distinct: self.plan.distinct,
-            log_q: self.plan.log_q() || self.select.needs_proposal_log_q(),
+            log_q: self.plan.wants_log_q() || self.select.needs_proposal_log_q(),
             n: self.select.candidates(self.plan.negatives, moment.epoch),
             seed: self.seed,
             epoch_index: moment.epoch_index,
@@ -226,7 +241,7 @@ fn describe(plan: &Plan) -> String {
         proposals.join(" + "),
         plan.select.0.declared.name,
         plan.mix.0.declared.name,
-        plan.weight.0.name
+        plan.weight.0.declared.name
     )
 }
 
@@ -240,7 +255,7 @@ pub fn kinds() -> Vec<&'static Declared> {
     let proposals = propose::KINDS.iter().map(|e| e.declared);
     let selects = select::KINDS.iter().map(|e| e.declared);
     let mixes = mix::KINDS.iter().map(|e| e.declared);
-    proposals.chain(selects).chain(mixes).chain(weight::KINDS.iter().copied()).collect()
+    proposals.chain(selects).chain(mixes).chain(weight::KINDS.iter().map(|e| e.declared)).collect()
 }
 
 /// What a name of a preset or a kind stands for.

@@ -23,7 +23,7 @@ pub struct Plan {
     pub distinct: bool,
     pub select: (&'static select::Entry, Params),
     pub mix: (&'static mix::Entry, Params),
-    pub weight: (&'static Declared, Params),
+    pub weight: (&'static weight::Entry, Params),
 }
 
 const SCOPES: [(&str, Scope); 3] = [("position", Scope::Position), ("sequence", Scope::Sequence), ("batch", Scope::Batch)];
@@ -101,8 +101,9 @@ impl Plan {
         let mix = (entry, check(entry.declared, &kind, &own, "sampler.mix", &siblings)?);
 
         let (kind, own) = overridden(config.weight.as_ref(), of_preset(|p| p.weight.as_ref()), "one");
-        let declared = *find(weight::KINDS, |e| e, &kind.kind, "sampler.weight")?;
-        let weight = (declared, check(declared, &kind, &own, "sampler.weight", weight::KINDS)?);
+        let entry = find(weight::KINDS, |e| e.declared, &kind.kind, "sampler.weight")?;
+        let siblings: Vec<&Declared> = weight::KINDS.iter().map(|e| e.declared).collect();
+        let weight = (entry, check(entry.declared, &kind, &own, "sampler.weight", &siblings)?);
 
         let mut plan = Plan {
             preset: config.preset.clone(),
@@ -203,12 +204,12 @@ impl Plan {
                 select.fewest_candidates(self.negatives)
             ));
         }
-        if self.log_q() && !select.gives_log_q() {
+        if self.wants_log_q() && !select.gives_log_q() {
             return Err(Error::new(
                 Code::C0205,
                 format!(
-                    "`{}` keeps items for certain, so there is no probability for `weight.kind = \"log_q\"`",
-                    self.select.0.declared.name
+                    "`{}` keeps items for certain, so there is no probability for `weight.kind = \"{}\"`",
+                    self.select.0.declared.name, self.weight.0.declared.name
                 ),
             )
             .help("use `weight.kind = \"one\"`, or `select.kind = \"softmax_draw\"`"));
@@ -218,13 +219,17 @@ impl Plan {
 
     /// Whether the loss gets log-probabilities.
     pub fn log_q(&self) -> bool {
-        std::ptr::eq(self.weight.0, &weight::LOG_Q)
+        std::ptr::eq(self.weight.0.declared, &weight::LOG_Q)
+    }
+    /// Whether draws must come with them, for the loss or for a weight.
+    pub fn wants_log_q(&self) -> bool {
+        self.weight.0.declared.needs.contains(&Need::Probability)
     }
 
     /// Declarations of the stages in use.
     pub fn declared(&self) -> Vec<&'static Declared> {
         let proposals = self.propose.iter().map(|(e, _)| e.declared);
-        proposals.chain([self.select.0.declared, self.mix.0.declared, self.weight.0]).collect()
+        proposals.chain([self.select.0.declared, self.mix.0.declared, self.weight.0.declared]).collect()
     }
 
     /// The configuration with everything written out; planning it again gives the same plan.

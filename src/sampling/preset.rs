@@ -38,6 +38,8 @@ const FILES: &[(&str, &str)] = presets![
     "ahns",
     "bns",
     "tron",
+    "amns",
+    "mixgcf",
     "genni",
     "genni-full",
     "srns",
@@ -46,7 +48,12 @@ const FILES: &[(&str, &str)] = presets![
     "same-attribute",
     "knn-attribute",
     "gnno",
-    "user-walk"
+    "user-walk",
+    "geosan",
+    "pris",
+    "softmax-rho",
+    "category-balance",
+    "ubpr"
 ];
 
 /// All presets, in the order of the list above.

@@ -43,6 +43,10 @@ pub enum Need {
     Attributes,
     /// The event to be predicted, so a draw is of one row.
     Target,
+    /// A selection whose draws have a probability.
+    Probability,
+    /// A model that scores by the dot product.
+    Dot,
     /// The user, so a draw is of one sequence at most.
     User,
 }

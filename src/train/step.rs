@@ -17,6 +17,7 @@ use crate::ops::full_softmax;
 use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
+use crate::ops::score::ScoreKind;
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
 use crate::sampling::{self, Attributes, Clusters, Knowledge, Moment, Sampler};
@@ -96,6 +97,10 @@ impl Trainer {
                 format!("{} pairs items with wrong contexts, and the model sees none", sampler.describe()),
             )
             .help("use `--set model.kind=cans` or `--set model.context=yes` with a log that has times"));
+        }
+        if let Some(sampler) = sampler.as_ref().filter(|s| s.needs_dot() && model.scoring().kind != ScoreKind::Dot) {
+            let what = format!("{} mixes the vectors of items, and a cosine is not linear in them", sampler.describe());
+            return Err(Error::new(Code::C0205, what).help("use `--set model.score=dot`, or `--set sampler.mix.kind=item`"));
         }
         let loss = loss::build(&config.loss, log.items(), sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts()))?;
         let wants_log_q = matches!(&loss, Loss::Sampled(row_loss) if row_loss.needs_log_q());

@@ -59,7 +59,8 @@ impl Job<'_> {
         let targets = upload(runtime, self.targets)?;
         let groups_there = upload(runtime, &groups)?;
         let ids = upload(runtime, &n.ids)?;
-        let (log_q, weight) = (optional(&n.log_q)?, optional(&n.weight)?);
+        let (log_q, weight, toward) = (optional(&n.log_q)?, optional(&n.weight)?, optional(&n.toward_positive)?);
+        let row_weight = optional(&n.row_weight)?;
         let mut drop: Vec<u8> = n.drop.iter().map(|&d| u8::from(d)).collect();
         // A buffer counts in numbers of four bytes.
         drop.resize(drop.len().next_multiple_of(4), 0);
@@ -78,7 +79,8 @@ impl Job<'_> {
             beta.as_mut().map_or(Arg::None, Arg::Out),
         ];
         args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
-        args.extend([Arg::In(&groups_there), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop), scan::maybe(&weight)]);
+        args.extend([Arg::In(&groups_there), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop)]);
+        args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
         args.extend([scan::heat(scoring), self.scale, gain, cold].map(Arg::F32));
         let kernel = Kernel::new("sampled_loss", "sampled_loss", &defines);

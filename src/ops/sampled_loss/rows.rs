@@ -236,12 +236,24 @@ impl<T: LossReal> Work<T> {
         if !n.weight.is_empty() {
             self.weight.resize(k + job.w, 1.0);
         }
+        let toward = n.toward_positive.get(r).map_or(T::ZERO, |&a| T::from_f64(f64::from(a)));
+        let stays = T::ONE - toward;
+        if toward > T::ZERO {
+            let pull = toward * self.singles[0].s;
+            self.scores[..k].iter_mut().for_each(|s| *s = pull + stays * *s);
+        }
         self.d_scores.resize(k + job.w, T::ZERO);
         let facts = RowFacts { drawn: k, log_q: &self.log_q, weight: &self.weight };
         let (loss, d_positive) = T::row(job.loss, self.singles[0].s, &self.scores, facts, &mut self.d_scores);
-        self.loss += loss.f64();
-        self.d_scores.iter_mut().for_each(|d| *d *= job.scale);
-        self.singles[0].ds = d_positive * job.scale;
+        let counts = n.row_weight.get(r).map_or(T::ONE, |&w| T::from_f64(f64::from(w)));
+        let scale = job.scale * counts;
+        self.loss += (loss * counts).f64();
+        self.d_scores.iter_mut().for_each(|d| *d *= scale);
+        self.singles[0].ds = d_positive * scale;
+        if toward > T::ZERO {
+            self.singles[0].ds += toward * vector::sum(&self.d_scores[..k]);
+            self.d_scores[..k].iter_mut().for_each(|d| *d *= stays);
+        }
         for (one, &d) in self.singles[1..].iter_mut().zip(&self.d_scores[k..]) {
             one.ds = d;
         }

@@ -18,9 +18,11 @@
 
 use rayon::prelude::*;
 
+use super::{Mix, Moment};
 use crate::data::batch::Batch;
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::error::{Code, Error, Result};
+use crate::ops::negatives::Negatives;
 use crate::rng::{Draws, Stream, below, open01, slot_index};
 use crate::sampling::knowledge::Knowledge;
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
@@ -72,8 +74,22 @@ enum Choice {
     },
 }
 
+pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Mix>>> {
+    Ok(Some(Box::new(WrongContext::new(params, knowledge)?)))
+}
+
+impl Mix for WrongContext {
+    fn mix(&self, negatives: &mut Negatives, batch: &Batch, moment: &Moment) -> Result<()> {
+        negatives.wrong_context = self.draw(batch, moment.seed, moment.epoch_index)?;
+        Ok(())
+    }
+    fn wrong_contexts(&self) -> usize {
+        self.count
+    }
+}
+
 impl WrongContext {
-    pub fn new(params: &Params, knowledge: &Knowledge) -> Result<WrongContext> {
+    fn new(params: &Params, knowledge: &Knowledge) -> Result<WrongContext> {
         let count = params.count("count", 0.0);
         let choice = if params.word("choice") == "hard" {
             let clusters = knowledge.clusters.filter(|c| !c.events.events.is_empty()).ok_or_else(|| {
@@ -96,13 +112,8 @@ impl WrongContext {
         Ok(WrongContext { count, choice })
     }
 
-    /// W
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
     /// (R,W) CSR positions of the events whose context is wrong.
-    pub fn draw(&self, batch: &Batch, seed: u64, epoch_index: u64) -> Result<Vec<u64>> {
+    fn draw(&self, batch: &Batch, seed: u64, epoch_index: u64) -> Result<Vec<u64>> {
         let mut events = vec![0u64; batch.rows() * self.count];
         let results: Vec<Result<()>> = events
             .par_chunks_mut(self.count)

@@ -112,7 +112,7 @@ const CANDIDATES: Param = Param {
 };
 
 impl Choice<'_> {
-    fn scoring(&self) -> Result<&Scoring<'_>> {
+    pub(super) fn scoring(&self) -> Result<&Scoring<'_>> {
         self.scoring.ok_or_else(|| Error::internal("a selection that scores was given no scores"))
     }
 }
@@ -127,25 +127,31 @@ struct RowChoice<'a> {
     ranked: &'a [(u32, f64)],
 }
 
+/// (R,1+N) for every row its target and what it may take of its group's list, `NONE` for the rest; and 1+N.
+pub(super) fn beside_targets(batch: &Batch, lists: &Negatives) -> (Vec<u32>, usize) {
+    let width = lists.n + 1;
+    let mut ids = vec![NONE; batch.rows() * width];
+    for g in 0..lists.groups() {
+        for r in lists.range(g) {
+            let row = &mut ids[r * width..(r + 1) * width];
+            row[0] = batch.targets[r];
+            for (j, (slot, &item)) in row[1..].iter_mut().zip(lists.ids_of(g)).enumerate() {
+                let dropped = lists.drop.get(r * lists.n + j).copied().unwrap_or(false);
+                *slot = if dropped { NONE } else { item };
+            }
+        }
+    }
+    (ids, width)
+}
+
 /// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it
 /// does not fill stays empty.
 fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowChoice) -> Vec<usize> + Sync) -> Result<Negatives> {
     let Candidates::Listed(lists) = candidates else {
         return Err(Error::internal("this selection chooses from proposed items only"));
     };
-    let (batch, m, n) = (choice.batch, lists.n, choice.negatives);
-    let (rows, width) = (batch.rows(), m + 1);
-    let mut ids = vec![NONE; rows * width];
-    for g in 0..lists.groups() {
-        for r in lists.range(g) {
-            let row = &mut ids[r * width..(r + 1) * width];
-            row[0] = batch.targets[r];
-            for (j, (slot, &item)) in row[1..].iter_mut().zip(lists.ids_of(g)).enumerate() {
-                let dropped = lists.drop.get(r * m + j).copied().unwrap_or(false);
-                *slot = if dropped { NONE } else { item };
-            }
-        }
-    }
+    let (rows, n) = (choice.batch.rows(), choice.negatives);
+    let (ids, width) = beside_targets(choice.batch, &lists);
     let mut scores = Buffer::empty(choice.device);
     score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
     let scores = scores.to_f64(choice.device)?;

@@ -15,6 +15,7 @@ mod ranked;
 mod select;
 #[path = "../../../tests/it/statistics.rs"]
 mod statistics;
+mod weight;
 
 /// A small world: counts per item, one user per sequence.
 struct World {

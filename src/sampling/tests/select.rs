@@ -9,7 +9,7 @@ use crate::rng::{Draws, Stream, normal2};
 const DIM: usize = 5;
 
 /// Queries, contexts and a table of normal numbers; every row has the same query and context when `same`.
-struct Model {
+pub(super) struct Model {
     kind: ScoreKind,
     query: Vec<f64>,
     context: Option<Vec<f64>>,
@@ -17,7 +17,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(kind: ScoreKind, rows: usize, items: usize, context: bool, same: bool) -> Model {
+    pub(super) fn new(kind: ScoreKind, rows: usize, items: usize, context: bool, same: bool) -> Model {
         let noise = |lane: u8, n: usize, period: usize| -> Vec<f64> {
             let draws = Draws::new(17, Stream::Test, lane, 0);
             (0..n).map(|i| 0.7 * normal2(draws.words64((i % period) as u64))[0]).collect()
@@ -30,7 +30,7 @@ impl Model {
             table: noise(3, items * DIM, usize::MAX),
         }
     }
-    fn score(&self, r: usize, i: usize) -> f64 {
+    pub(super) fn score(&self, r: usize, i: usize) -> f64 {
         let p = &self.query[r * DIM..(r + 1) * DIM];
         let e: Vec<f64> =
             (0..DIM).map(|d| self.table[i * DIM + d] + self.context.as_ref().map_or(0.0, |g| g[r * DIM + d])).collect();
@@ -41,7 +41,7 @@ impl Model {
             ScoreKind::Cosine { temperature } => dot / norm(p) / norm(&e) / temperature,
         }
     }
-    fn draw(&self, device: &Device, sampler: &Sampler, batch: &Batch, moment: Moment) -> Negatives {
+    pub(super) fn draw(&self, device: &Device, sampler: &Sampler, batch: &Batch, moment: Moment) -> Negatives {
         let buffer = |x: &Vec<f64>| device.reals(x).unwrap();
         let (query, table) = (buffer(&self.query), buffer(&self.table));
         let context: Option<Buffer> = self.context.as_ref().map(buffer);
@@ -51,11 +51,11 @@ impl Model {
     }
 }
 
-const KINDS: [ScoreKind; 2] = [ScoreKind::Dot, ScoreKind::Cosine { temperature: 0.5 }];
-const DEVICES: [Device; 2] = [Device::HOST, Device::ORACLE];
+pub(super) const KINDS: [ScoreKind; 2] = [ScoreKind::Dot, ScoreKind::Cosine { temperature: 0.5 }];
+pub(super) const DEVICES: [Device; 2] = [Device::HOST, Device::ORACLE];
 
 /// A world of `items` in which every seventh item is untrained.
-fn gappy(items: usize) -> World {
+pub(super) fn gappy(items: usize) -> World {
     let history: Vec<u32> = (0..items as u32).filter(|i| i % 7 != 3).flat_map(|i| vec![i; 1 + i as usize % 4]).collect();
     World::new(items, &[history], 1, |_, _| 0)
 }

@@ -1,0 +1,121 @@
+//! Lets rare categories count more, by their effective number of events.
+//!
+//! ```text
+//! w_c = (1 - b) / (1 - b^{n_c})          n_c training events of items with attribute c
+//! w_v = mean of w_c over the attributes of v; an item without attributes has the mean over the training events
+//! of = target     the row counts w_target               of = negative     each negative counts w_n, mean one over the row
+//! ```
+//!
+//! `b` = 0 counts all alike, `b` towards 1 in inverse proportion to `n_c`. Source: the class-balanced weight that DGRec (WSDM 2023)
+//! puts on samples by category; `of = negative` is ours. Needs attributes of items (`data.items_path`).
+
+use super::{ByTarget, Weigh, mean_one};
+use crate::error::{Code, Error, Result};
+use crate::ids::NONE;
+use crate::ops::negatives::Negatives;
+use crate::sampling::knowledge::Knowledge;
+use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
+use crate::sampling::select::{Choice, beside_targets};
+
+pub static DECLARED: Declared = Declared {
+    stage: Stage::Weight,
+    name: "category_balance",
+    help: "rows or negatives of rare categories count more, by the effective number of a category's events",
+    source: "the class-balanced weight of DGRec (WSDM 2023)",
+    params: &[
+        Param {
+            name: "of",
+            form: Form::Word { words: &["target", "negative"] },
+            only_with: None,
+            help: "target: a row counts by the event to be predicted; negative: each negative by its own categories",
+        },
+        Param {
+            name: "b",
+            form: Form::Number { default: 0.99, low: 0.0, high: 0.999999, curve: false },
+            only_with: None,
+            help: "0 counts all categories alike, towards 1 in inverse proportion to their events",
+        },
+    ],
+    needs: &[Need::Attributes],
+    cost: "RN reads",
+};
+
+pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Weigh>>> {
+    let weights = weights(params.number("b", 0.0), knowledge)?;
+    Ok(Some(match params.word("of") {
+        "target" => Box::new(ByTarget { weights }),
+        _ => Box::new(ByNegative { weights }),
+    }))
+}
+
+/// (V) with mean one over the training events.
+fn weights(b: f64, knowledge: &Knowledge) -> Result<Vec<f32>> {
+    let attributes = knowledge.attributes.filter(|a| !a.codes.is_empty()).ok_or_else(|| {
+        Error::new(Code::D0303, "the weight `category_balance` needs attributes of items, and this log has none")
+            .help("name a file of items (`data.items_path`), or use `sampler.weight.kind=one`")
+    })?;
+    let width = attributes.codes.iter().max().map_or(0, |&most| most as usize + 1);
+    let mut events = vec![0u64; width];
+    for (item, &count) in knowledge.train_counts.iter().enumerate() {
+        attributes.of(item as u32).iter().for_each(|&code| events[code as usize] += u64::from(count));
+    }
+    // ln b is minus infinity at 0, and every category counts one.
+    let effective = |n: u64| -(n as f64 * b.ln()).exp_m1() / (1.0 - b);
+    let of_code: Vec<f64> = events.iter().map(|&n| if n > 0 { 1.0 / effective(n) } else { 0.0 }).collect();
+    let codes = (0..knowledge.train_counts.len()).map(|item| attributes.of(item as u32));
+    let of_item: Vec<Option<f64>> = codes
+        .map(|codes| (!codes.is_empty()).then(|| codes.iter().map(|&c| of_code[c as usize]).sum::<f64>() / codes.len() as f64))
+        .collect();
+    let known = || of_item.iter().zip(knowledge.train_counts).filter_map(|(w, &f)| w.map(|w| (w, f64::from(f))));
+    let mean = known().map(|(w, f)| w * f).sum::<f64>() / known().map(|(_, f)| f).sum::<f64>().max(1.0);
+    Ok(mean_one(&of_item.iter().map(|w| w.unwrap_or(mean)).collect::<Vec<_>>(), knowledge))
+}
+
+struct ByNegative {
+    /// (V)
+    weights: Vec<f32>,
+}
+
+impl Weigh for ByNegative {
+    fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
+        let (ids, width) = beside_targets(choice.batch, negatives);
+        let mut weight = vec![1.0f32; choice.batch.rows() * negatives.n];
+        for (weight, ids) in weight.chunks_mut(negatives.n.max(1)).zip(ids.chunks(width)) {
+            let filled = || ids[1..].iter().filter(|id| **id != NONE).map(|&id| self.weights[id as usize]);
+            let mean = filled().map(f64::from).sum::<f64>() / filled().count().max(1) as f64;
+            let slots = weight.iter_mut().zip(&ids[1..]).filter(|(_, id)| **id != NONE && mean > 0.0);
+            slots.for_each(|(w, &id)| *w = (f64::from(self.weights[id as usize]) / mean) as f32);
+        }
+        negatives.weight = weight;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::Attributes;
+
+    fn knowledge<'a>(counts: &'a [u32], offsets: &'a [u64], codes: &'a [u32]) -> Knowledge<'a> {
+        Knowledge { attributes: Some(Attributes { offsets, codes }), ..Knowledge::of_counts(counts) }
+    }
+
+    #[test]
+    fn weights_are_the_effective_numbers() {
+        // Items 0 and 1 in category 0 (6 events), item 2 in 0 and 1, item 3 without.
+        let (counts, offsets, codes) = ([1, 2, 3, 4], [0, 1, 2, 4, 4], [0, 0, 0, 1]);
+        let b: f64 = 0.9;
+        let got = weights(b, &knowledge(&counts, &offsets, &codes)).unwrap();
+        let w = |n: i32| (1.0 - b) / (1.0 - b.powi(n));
+        let both = (w(6) + w(3)) / 2.0;
+        let mean = (3.0 * w(6) + 3.0 * both) / 6.0;
+        let want = [w(6) / mean, w(6) / mean, both / mean, 1.0];
+        got.iter().zip(want).for_each(|(g, w)| assert!((f64::from(*g) - w).abs() < 1e-6, "{got:?} {want:?}"));
+    }
+
+    #[test]
+    fn without_b_all_count_alike() {
+        let (counts, offsets, codes) = ([1, 2, 3, 4], [0, 1, 2, 4, 4], [0, 0, 0, 1]);
+        assert_eq!(weights(0.0, &knowledge(&counts, &offsets, &codes)).unwrap(), [1.0; 4]);
+    }
+}

@@ -1,0 +1,130 @@
+//! The weight stage: how much does a negative count, how much a row, and is the loss told the probability of each draw?
+//!
+//! `one` hands over the items alone. `log_q` also hands over the natural logarithm of the probability with which each slot was
+//! drawn; the loss subtracts it from the score (sampled softmax, in the variant chosen there), so that the expected loss is
+//! that of the whole catalogue whatever the sampler prefers. Where no probability exists (an arg-max), `log_q` is refused.
+//!
+//! The other kinds hand over weights without a gradient. Weights of a row's negatives have mean one over its filled slots, so that
+//! a loss that counts negatives still counts as many; weights of rows have mean one over the training events. `attention` and
+//! `divergence` divide by the probability themselves, and no loss corrects for it again. A new kind is one file and one line in
+//! [`KINDS`].
+
+mod attention;
+mod category_balance;
+mod divergence;
+mod propensity;
+
+use rayon::prelude::*;
+
+use crate::device::Buffer;
+use crate::error::Result;
+use crate::ids::NONE;
+use crate::ops::negatives::Negatives;
+use crate::ops::score;
+use crate::sampling::knowledge::Knowledge;
+use crate::sampling::registry::{Declared, Need, Params, Stage};
+use crate::sampling::select::{Choice, beside_targets};
+
+/// Decides weights once the negatives are chosen and mixed.
+pub trait Weigh: Send + Sync {
+    fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()>;
+    /// Whether the current model's scores are needed.
+    fn needs_scores(&self) -> bool {
+        false
+    }
+}
+
+/// A kind; `one` and `log_q` build nothing.
+pub struct Entry {
+    pub declared: &'static Declared,
+    pub build: fn(&Params, &Knowledge) -> Result<Option<Box<dyn Weigh>>>,
+}
+
+/// The registry.
+pub const KINDS: &[Entry] = &[
+    Entry { declared: &ONE, build: |_, _| Ok(None) },
+    Entry { declared: &LOG_Q, build: |_, _| Ok(None) },
+    Entry { declared: &attention::DECLARED, build: attention::build },
+    Entry { declared: &divergence::DECLARED, build: divergence::build },
+    Entry { declared: &category_balance::DECLARED, build: category_balance::build },
+    Entry { declared: &propensity::DECLARED, build: propensity::build },
+];
+
+pub static ONE: Declared = Declared {
+    stage: Stage::Weight,
+    name: "one",
+    help: "every negative counts the same",
+    source: "BPR (Rendle et al., UAI 2009)",
+    params: &[],
+    needs: &[],
+    cost: "none",
+};
+
+pub static LOG_Q: Declared = Declared {
+    stage: Stage::Weight,
+    name: "log_q",
+    help: "hand the log-probability of each draw to the loss, which corrects for it if it is told to (`loss.log_q`)",
+    source: "Bengio and Senecal (2008); Yi et al. (RecSys 2019); Khrylchenko et al. (RecSys 2025)",
+    params: &[],
+    needs: &[Need::Probability],
+    cost: "RN probabilities",
+};
+
+/// A row's filled slots.
+struct Row<'a> {
+    positive: f64,
+    /// As the loss sees them, on their way to the positive if they are mixed.
+    scores: &'a [f64],
+    /// Empty where the sampler gives none.
+    log_q: &'a [f64],
+}
+
+/// Gives every row's negatives weights in proportion to `exp(log_weights)`, one number per filled slot, with mean one.
+fn weigh_by_score(choice: &Choice, negatives: &mut Negatives, log_weights: impl Fn(&Row) -> Vec<f64> + Sync) -> Result<()> {
+    let n = negatives.n;
+    let (ids, width) = beside_targets(choice.batch, negatives);
+    let mut s = Buffer::empty(choice.device);
+    score::gather(choice.device, &mut s, choice.scoring()?, &ids)?;
+    let s = s.to_f64(choice.device)?;
+    let groups: Vec<usize> = (0..negatives.groups()).flat_map(|g| negatives.range(g).map(move |_| g)).collect();
+    let mut weight = vec![1.0f32; groups.len() * n];
+    weight.par_chunks_mut(n.max(1)).enumerate().for_each(|(r, weight)| {
+        let (own, ids) = (&s[r * width..(r + 1) * width], &ids[r * width + 1..(r + 1) * width]);
+        let toward = negatives.toward_positive.get(r).map_or(0.0, |&a| f64::from(a));
+        let slots: Vec<usize> = (0..n).filter(|&j| ids[j] != NONE).collect();
+        let scores: Vec<f64> = slots.iter().map(|&j| toward * own[0] + (1.0 - toward) * own[1 + j]).collect();
+        let of_slot = |&j: &usize| f64::from(negatives.log_q[groups[r] * n + j]);
+        let log_q: Vec<f64> = if negatives.log_q.is_empty() { vec![] } else { slots.iter().map(of_slot).collect() };
+        let logs = log_weights(&Row { positive: own[0], scores: &scores, log_q: &log_q });
+        let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let shares: Vec<f64> = logs.iter().map(|&l| (l - most).exp()).collect();
+        let factor = slots.len() as f64 / shares.iter().sum::<f64>();
+        // A score that is no number leaves the row as it is; the loss will report it.
+        if factor.is_finite() {
+            slots.iter().zip(shares).for_each(|(&j, share)| weight[j] = (share * factor) as f32);
+        }
+    });
+    negatives.weight = weight;
+    Ok(())
+}
+
+/// Divides a weight of each item by its mean over the training events.
+fn mean_one(weights: &[f64], knowledge: &Knowledge) -> Vec<f32> {
+    let events = |(&w, &f): (&f64, &u32)| w * f64::from(f);
+    let total: f64 = weights.iter().zip(knowledge.train_counts).map(events).sum();
+    let mean = total / knowledge.train_counts.iter().map(|&f| f64::from(f)).sum::<f64>().max(1.0);
+    weights.iter().map(|&w| (w / mean) as f32).collect()
+}
+
+/// Rows count by their target.
+struct ByTarget {
+    /// (V)
+    weights: Vec<f32>,
+}
+
+impl Weigh for ByTarget {
+    fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
+        negatives.row_weight = choice.batch.targets.iter().map(|&target| self.weights[target as usize]).collect();
+        Ok(())
+    }
+}
