@@ -39,21 +39,30 @@ const SHAPES: [Shape; 8] = [
     Shape { r: 19, v: 9, d: 512, n: 4, group: 3, w: 2, holes: true },
 ];
 
-const LOSSES: [(&str, &str, f64); 6] = [
-    ("bce", "", 0.0),
-    ("gbce", "", 0.6),
-    ("bpr", "", 0.0),
-    ("sampled_softmax", "none", 0.7),
-    ("sampled_softmax", "classic", 1.0),
-    ("sampled_softmax", "revised", 1.0),
+/// Name, correction by `log_q`, other parameters.
+type Chosen = (&'static str, &'static str, &'static [(&'static str, f64)]);
+
+const LOSSES: [Chosen; 12] = [
+    ("bce", "", &[]),
+    ("gbce", "", &[("t", 0.6)]),
+    ("bpr", "", &[]),
+    ("sampled_softmax", "none", &[("temperature", 0.7)]),
+    ("sampled_softmax", "classic", &[]),
+    ("sampled_softmax", "revised", &[]),
+    ("contrastive", "", &[("temperature", 0.7)]),
+    ("contrastive", "", &[("tau_plus", 0.1), ("beta", 0.8)]),
+    // Low enough to be below the floor in some rows and above it in others.
+    ("contrastive", "", &[("tau_plus", 0.4), ("lowest", -0.5)]),
+    ("bpr_max", "", &[("lambda", 0.3)]),
+    ("hinge", "", &[("margin", 0.3)]),
+    ("hard_bpr", "", &[]),
 ];
 
-fn row_loss((name, log_q, number): (&str, &str, f64), items: usize, negatives: usize) -> Result<Box<dyn RowLoss>> {
-    let params: &[(&str, Value)] = match name {
-        "gbce" => &[("t", Value::Number(number))],
-        "sampled_softmax" => &[("temperature", Value::Number(number)), ("log_q", Value::Word(log_q.into()))],
-        _ => &[],
-    };
+fn row_loss((name, log_q, numbers): Chosen, items: usize, negatives: usize) -> Result<Box<dyn RowLoss>> {
+    let mut params: Vec<(&str, Value)> = numbers.iter().map(|&(name, x)| (name, Value::Number(x))).collect();
+    if !log_q.is_empty() {
+        params.push(("log_q", Value::Word(log_q.into())));
+    }
     let kind = Kind { kind: name.into(), params: params.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() };
     match build(&kind, items, negatives)? {
         Loss::Sampled(loss) => Ok(loss),
@@ -89,10 +98,11 @@ pub fn cases() -> Vec<Case> {
         let Shape { r, v, d, n, .. } = shape;
         for (form, kind, with_context) in forms(turn) {
             let w = if with_context { shape.w } else { 0 };
-            // All losses at one shape, two at each of the others.
+            // All losses at one shape, a third of them at each of the others.
             let losses = LOSSES.into_iter().enumerate().filter(|(l, _)| d == 16 || l % 3 == turn % 3);
             for (_, loss) in losses {
-                let name = format!("{} {}, {form}, R {r}, V {v}, D {d}, N {n}, W {w}", loss.0, loss.1);
+                let numbers: String = loss.2.iter().map(|(name, x)| format!(" {name} {x}")).collect();
+                let name = format!("{} {}{numbers}, {form}, R {r}, V {v}, D {d}, N {n}, W {w}", loss.0, loss.1);
                 cases.push(Case::new("sampled_loss", name, move |device: &Device| {
                     let inputs = Inputs::new(device, [r, v, d], kind, with_context, false)?;
                     let noise: Vec<f64> = case::noise(8, r * w * d).iter().map(|x| x * (d as f64).powf(-0.25)).collect();

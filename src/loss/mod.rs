@@ -11,18 +11,28 @@
 //! | `bce` | `softplus(-s+) + sum w_n softplus(s_n) / sum w_n` |
 //! | `gbce` | `(beta softplus(-s+) + sum w_n softplus(s_n)) / (1 + sum w_n)` |
 //! | `bpr` | `sum w_n softplus(s_n - s+) / sum w_n` |
+//! | `bpr_max` | `-ln sum v_n sigma(s+ - s_n) + lambda sum v_n s_n^2`, `v` the softmax of the negatives |
+//! | `contrastive` | `ln(exp s+ + M g) - s+`, `g` a debiased mean of `exp s_n` that may favour the hard ones, see `contrastive.rs` |
+//! | `hinge` | `sum w_n max(0, margin + s_n - s+) / sum w_n` |
+//! | `hard_bpr` | `sum w_n f(s+ - s_n) / sum w_n`, `f(x) = ln(1 + a) - ln(sigma(c x + b) + a)` |
 
 mod bce;
 mod bpr;
+mod bpr_max;
 mod cases;
+mod contrastive;
 mod gbce;
+mod hard_bpr;
+mod hinge;
 mod sampled_softmax;
 #[cfg(test)]
 mod tests;
 
 use crate::config::{Kind, Value};
+use crate::device::Real;
 use crate::error::{Code, Error, Result, did_you_mean};
-use crate::ops::sampled_loss::RowLoss;
+use crate::ops::sampled_loss::{RowFacts, RowLoss};
+use crate::ops::vector;
 
 pub use cases::cases;
 
@@ -83,6 +93,10 @@ pub static KINDS: &[Declared] = &[
     bce::DECLARED,
     gbce::DECLARED,
     bpr::DECLARED,
+    contrastive::DECLARED,
+    bpr_max::DECLARED,
+    hinge::DECLARED,
+    hard_bpr::DECLARED,
 ];
 
 /// The parameters a user wrote, checked, with the numbers a loss may depend on.
@@ -158,6 +172,27 @@ fn check(declared: &Declared, name: &str, value: &Value) -> Result<()> {
         .at(place)
         .note(param.help)
         .help(format!("range: {}", param.form.range())))
+}
+
+/// A row of a loss that is the weighted mean of `f(s_n - s+)`, zero without weight: the loss and its gradients. `f` gives its value
+/// and its slope.
+fn mean_of_pairs<T: Real>(s: T, negatives: &[T], facts: RowFacts, d: &mut [T], f: impl Fn(T) -> (T, T)) -> (T, T) {
+    vector::fast(
+        #[inline(always)]
+        || {
+            let (mut loss, mut total) = (T::ZERO, T::ZERO);
+            for (n, (d, &negative)) in d.iter_mut().zip(negatives).enumerate() {
+                let w = facts.weight.get(n).map_or(T::ONE, |&w| T::from_f64(f64::from(w)));
+                let (value, slope) = f(negative - s);
+                loss += w * value;
+                total += w;
+                *d = w * slope;
+            }
+            let share = if total > T::ZERO { T::ONE / total } else { T::ZERO };
+            vector::scale(d, share);
+            (loss * share, -vector::sum(d))
+        },
+    )
 }
 
 /// Implements [`RowLoss`] for a loss written once as `fn row<T: Real>(&self, ...) -> (T, T)`.

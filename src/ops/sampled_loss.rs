@@ -60,6 +60,10 @@ pub enum Twin {
     Gbce { beta: f64 },
     Bpr,
     SampledSoftmax { temperature: f64, correction: Correction },
+    Contrastive { temperature: f64, tau_plus: f64, beta: f64, floor: f64 },
+    BprMax { lambda: f64 },
+    Hinge { margin: f64 },
+    HardBpr { a: f64, b: f64, c: f64 },
 }
 
 /// How a sampled softmax corrects for the probability of each draw.

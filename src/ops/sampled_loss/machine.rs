@@ -22,20 +22,24 @@ pub struct Job<'a> {
 }
 
 impl Twin {
-    /// LOSS, CORRECTION, and the two scalars of the kernel: weight of the positive, 1 / temperature.
-    fn define(self) -> (i64, i64, f32, f32) {
+    /// LOSS, CORRECTION, and the numbers of the kernel: 1 / temperature, then c0, c1, c2.
+    fn define(self) -> (i64, i64, [f64; 4]) {
         match self {
-            Twin::Bce => (0, 0, 1.0, 1.0),
-            Twin::Gbce { beta } => (1, 0, beta as f32, 1.0),
-            Twin::Bpr => (2, 0, 1.0, 1.0),
+            Twin::Bce => (0, 0, [1.0, 1.0, 0.0, 0.0]),
+            Twin::Gbce { beta } => (1, 0, [1.0, beta, 0.0, 0.0]),
+            Twin::Bpr => (2, 0, [1.0, 0.0, 0.0, 0.0]),
             Twin::SampledSoftmax { temperature, correction } => {
                 let correction = match correction {
                     Correction::None => 0,
                     Correction::Classic => 1,
                     Correction::Revised => 2,
                 };
-                (3, correction, 1.0, (1.0 / temperature) as f32)
+                (3, correction, [1.0 / temperature, 0.0, 0.0, 0.0])
             }
+            Twin::Contrastive { temperature, tau_plus, beta, floor } => (4, 0, [1.0 / temperature, tau_plus, beta, floor]),
+            Twin::BprMax { lambda } => (5, 0, [1.0, lambda, 0.0, 0.0]),
+            Twin::Hinge { margin } => (6, 0, [1.0, margin, 0.0, 0.0]),
+            Twin::HardBpr { a, b, c } => (7, 0, [1.0, a, b, c]),
         }
     }
 }
@@ -66,7 +70,7 @@ impl Job<'_> {
         drop.resize(drop.len().next_multiple_of(4), 0);
         let drop = (!drop.is_empty()).then(|| upload(runtime, &drop)).transpose()?;
 
-        let (loss, correction, gain, cold) = self.twin.define();
+        let (loss, correction, numbers) = self.twin.define();
         let mut defines = scan::gathered(scoring)?;
         defines.extend([("LOSS", loss), ("CORRECTION", correction)]);
         let wrong = || self.wrong.filter(|_| self.w > 0).map_or(Arg::None, Arg::In);
@@ -82,7 +86,8 @@ impl Job<'_> {
         args.extend([Arg::In(&groups_there), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop)]);
         args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
-        args.extend([scan::heat(scoring), self.scale, gain, cold].map(Arg::F32));
+        args.extend([scan::heat(scoring), self.scale].map(Arg::F32));
+        args.extend(numbers.map(|x| Arg::F32(x as f32)));
         let kernel = Kernel::new("sampled_loss", "sampled_loss", &defines);
         runtime.launch(&kernel, Grid::row(rows.div_ceil(4), 128), &mut args)?;
 
