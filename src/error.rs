@@ -119,6 +119,10 @@ codes! {
         "A stored tensor holds NaN or infinity; a model with such weights cannot score.";
     M0405 Model "no checkpoint yet"
         "The run directory holds no checkpoint, so there is no model to use. Train first, or wait until the run has written its first checkpoint.";
+    M0406 Model "no records yet"
+        "The run directory holds no record of an epoch or an evaluation and no final report, so there is nothing to show. Wait for the end of the first epoch, or continue the run with the command that began it.";
+    M0407 Model "a run of another version"
+        "The records or the manifest of the run have another version than this hardneg reads, so figures could be taken for what they are not. Use the version that made the run; the message names it.";
     // ---- G: devices and memory -----------------------------------------------------------------------------------
     G0501 Device "no usable GPU"
         "`--device cuda` was requested, but no NVIDIA driver, no device, or a driver that is too old was found. The message says what was looked for. Use `--device host`, or `auto` to fall back by itself.";

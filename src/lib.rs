@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5  face     cli/  main.rs                        one file per subcommand; the only place that prints, reads arguments or exits
-//! 4  work     train/  eval/                        loops that tie the parts together; `train/step.rs` is the step
+//! 4  work     train/  eval/  report/               loops that tie the parts together; `train/step.rs` is the step
 //! 3  parts    model/  loss/  sampling/  optim/     policies: which operations, in which order; siblings never meet
 //! 2  ops      ops/                                 one operation per file: definition, reference, gradient, tests
 //! 1  machine  device/                              memory, launch, time; the only place with `unsafe` and cudarc
@@ -29,6 +29,7 @@
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
 //! | what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
+//! | what did a run buy | [`report`]: a page, TensorBoard events, a table |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |
 //!
 //! # Decisions that last, and why
@@ -67,6 +68,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod report;
 pub mod rng;
 pub mod sampling;
 pub mod train;

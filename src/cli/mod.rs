@@ -23,6 +23,7 @@ mod measure;
 mod prepare;
 mod profile;
 mod recommend;
+mod report;
 mod samplers;
 pub mod settings;
 mod sweep;
@@ -65,6 +66,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Whether runs differ, request by request.
     Compare(compare::Args),
+    /// What runs bought: a page, TensorBoard events, a table.
+    Report(report::Args),
     /// Lists of items for users or histories.
     Recommend(recommend::Args),
     /// Presets and stages of negative samplers.
@@ -110,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Prepare(args) => prepare::run(&args, cli.json),
         Command::Evaluate(args) => evaluate::run(&args, cli.json),
         Command::Recommend(args) => recommend::run(&args),
+        Command::Report(args) => report::run(&args, cli.json),
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Profile(args) => profile::run(&args, cli.json),

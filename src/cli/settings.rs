@@ -87,6 +87,11 @@ impl Settings {
     }
 }
 
+/// Every key of a configuration and its value, in its order.
+pub fn flat(config: &Config) -> Result<Vec<(String, Value)>> {
+    Table::try_from(config).map(|table| keys::flatten(&table)).map_err(|e| Error::internal(e.to_string()))
+}
+
 #[derive(Clone)]
 struct Entry {
     value: Value,

@@ -8,6 +8,7 @@
 //! checkpoints/step-N/    training state (checkpoint.rs)
 //! best/step-N/           the model alone, at the best validation score
 //! report.json report.md  final metrics beside the baselines, with the protocol
+//! report.html            the page of `hardneg report`
 //! log.txt                what was said on the terminal
 //! lock                   held while a process trains here; the holder's process id
 //! ```
@@ -37,6 +38,7 @@ const NAMES: &[&str] = &[
     "best",
     "report.json",
     "report.md",
+    "report.html",
     "log.txt",
 ];
 
@@ -198,11 +200,25 @@ impl RunDir {
     }
     /// The records of `metrics.jsonl`; a last line cut by a crash is dropped.
     pub fn records(&self) -> Result<Vec<Value>> {
-        match fs::read(self.metrics()) {
-            Ok(bytes) => Ok(bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
-            Err(e) => Err(Error::io("reading", &self.metrics(), &e)),
-        }
+        Ok(self.records_and_broken()?.0)
+    }
+    /// The records of `metrics.jsonl`, and how many lines are none.
+    pub fn records_and_broken(&self) -> Result<(Vec<Value>, usize)> {
+        let bytes = match fs::read(self.metrics()) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((vec![], 0)),
+            Err(e) => return Err(Error::io("reading", &self.metrics(), &e)),
+        };
+        let lines: Vec<&[u8]> = bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+        let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let broken = lines.len() - records.len();
+        Ok((records, broken))
+    }
+    /// A JSON file of the run as it stands; `None` if it is not there.
+    pub fn read_json(&self, name: &str) -> Result<Option<Value>> {
+        let path = self.path.join(name);
+        let Some(text) = read_capped(&path)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| Error::new(Code::M0403, format!("{}: {e}", path.display())))
     }
     /// Forgets records after `step`: a resumed run writes them again.
     pub fn rewind_records(&self, step: u64) -> Result<()> {
@@ -277,7 +293,7 @@ mod tests {
         }
         run.record(&serde_json::json!({ "v": 1, "kind": "end", "step": 20 })).unwrap();
         fs::File::options().append(true).open(run.metrics()).unwrap().write_all(b"{\"v\":1,\"ki").unwrap();
-        assert_eq!(run.records().unwrap().len(), 4);
+        assert_eq!((run.records().unwrap().len(), run.records_and_broken().unwrap().1), (4, 1));
         run.rewind_records(20).unwrap();
         assert_eq!(run.records().unwrap().iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 20]);
     }

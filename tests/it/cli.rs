@@ -274,6 +274,7 @@ fn every_command_has_short_help_with_two_examples() {
         "inspect",
         "evaluate",
         "recommend",
+        "report",
         "samplers",
         "explain",
         "doctor",

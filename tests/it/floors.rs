@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("optim", 3),
     ("train", 4),
     ("eval", 4),
+    ("report", 4),
     ("cli", 5),
 ];
 

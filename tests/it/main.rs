@@ -14,6 +14,7 @@ mod mutants;
 mod prepare;
 mod program;
 mod readers;
+mod report;
 mod resume;
 mod samplers;
 mod settings;
