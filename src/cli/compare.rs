@@ -217,7 +217,7 @@ fn notes(runs: &[Ranked]) -> Vec<String> {
             }
         };
         differ("their data", base.manifest.data_fingerprint == run.manifest.data_fingerprint);
-        differ("the protocol of evaluation", base.evaluation.protocol.json() == run.evaluation.protocol.json());
+        differ("the protocol of evaluation", base.evaluation.protocol.agrees(&run.evaluation.protocol));
         differ("the version of hardneg that trained them", base.manifest.version == run.manifest.version);
         differ("the device that trained them", base.manifest.device == run.manifest.device);
         let common = base.ranks.keys().filter(|id| run.ranks.contains_key(*id)).count();

@@ -151,6 +151,11 @@ impl Protocol {
         caveats
     }
 
+    /// Whether figures made under both mean the same: all but the tied targets, which are the model's doing.
+    pub fn agrees(&self, other: &Protocol) -> bool {
+        Protocol { tied_targets: other.tied_targets, ..self.clone() } == *other
+    }
+
     /// The object under `protocol` in a report.
     pub fn json(&self) -> serde_json::Value {
         let counts = |pairs: &[(String, u64)]| {

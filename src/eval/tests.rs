@@ -152,6 +152,10 @@ fn a_constant_scorer_earns_nothing_or_chance_and_never_more() {
         assert_eq!(got.protocol.tied_targets, u64::from(USERS));
         got
     };
+    // Ties are the model's doing and no difference of protocols; the rule for them is one.
+    let without_ties = run(&mut By(ITEMS, |_, i| i as f32), &targets(), &config(|e| e.ties = "pessimistic".into()), 16).unwrap();
+    assert!(without_ties.protocol.tied_targets == 0 && without_ties.protocol.agrees(&figure("pessimistic").protocol));
+    assert!(!without_ties.protocol.agrees(&figure("average").protocol));
     assert_eq!(figure("pessimistic").get("hr@10"), Some(0.0));
     assert_eq!(figure("average").get("hr@10"), Some(0.0));
     // Chance is about .1 here; eight standard errors keep 61 requests away from 1.

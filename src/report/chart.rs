@@ -11,7 +11,7 @@ use crate::report::escape;
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 280.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;
@@ -248,7 +248,7 @@ pub fn curves(labels: &Labels<'_>, all: &[Series]) -> String {
 fn bar(i: usize, x: f64, y: f64, width: f64, height: f64, title: &str) -> String {
     let place = format!("x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"");
     let title = if title.is_empty() { String::new() } else { format!("<title>{}</title>", escape(title)) };
-    let hatch = if i % 5 == 0 { String::new() } else { format!("<rect {place} fill=\"url(#h{})\"/>", i % 5) };
+    let hatch = if i.is_multiple_of(5) { String::new() } else { format!("<rect {place} fill=\"url(#h{})\"/>", i % 5) };
     format!("<g>{title}<rect class=\"f{}\" {place}/>{hatch}</g>", i % 8)
 }
 
@@ -353,26 +353,45 @@ pub fn plane(labels: &Labels<'_>, dots: &[Dot]) -> String {
             "<circle class=\"{class}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"{radius:.1}\"><title>{title}</title></circle>"
         );
     }
-    // Names from top to bottom, each at least a line below the one before on its side.
-    let mut order: Vec<usize> = (0..dots.len()).collect();
-    order.sort_by(|&a, &b| y.y(dots[a].y).total_cmp(&y.y(dots[b].y)));
-    let mut free = [TOP + 8.0; 2];
-    for i in order {
-        let (cx, cy) = (x.x(dots[i].x), y.y(dots[i].y));
-        let side = usize::from(cx > (LEFT + WIDTH - RIGHT) / 2.0);
-        let at = (cy + 4.0).max(free[side]);
-        free[side] = at + 13.0;
-        let (anchor, from) = if side == 1 { ("end", cx - 12.0) } else { ("start", cx + 12.0) };
-        let mut name: String = dots[i].name.chars().take(28).collect();
-        if name.len() < dots[i].name.len() {
-            name.push('…');
+    let short = |name: &str| match name.char_indices().nth(28) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_string(),
+    };
+    let names: Vec<String> = dots.iter().map(|dot| short(&dot.name)).collect();
+    let spots: Vec<(f64, f64)> = dots.iter().map(|dot| (x.x(dot.x), y.y(dot.y))).collect();
+    for ((name, (left, line)), (cx, cy)) in names.iter().zip(places(&spots, &names)).zip(spots) {
+        if (line - cy).abs() > LINE {
+            let end = if left > cx { left - 2.0 } else { left + LETTER * name.chars().count() as f64 + 2.0 };
+            let _ = write!(to, "<path class=\"lead\" d=\"M{cx:.1} {cy:.1}L{end:.1} {line:.1}\"/>");
         }
-        if at < HEIGHT - BOTTOM {
-            let name = escape(&name);
-            let _ = write!(to, "<text class=\"dot\" x=\"{from:.1}\" y=\"{at:.1}\" text-anchor=\"{anchor}\">{name}</text>");
-        }
+        let name = escape(name);
+        let _ = write!(to, "<text class=\"dot\" x=\"{left:.1}\" y=\"{:.1}\">{name}</text>", line + 4.0);
     }
     figure(labels, &to, &[])
+}
+
+/// Height of a line of names and width of a letter, roughly.
+const LINE: f64 = 13.0;
+const LETTER: f64 = 6.2;
+
+/// (left, middle) of each name: beside its dot, or the nearest place up or down on either side that covers no name before it.
+fn places(spots: &[(f64, f64)], names: &[String]) -> Vec<(f64, f64)> {
+    let mut taken: Vec<(f64, f64, f64)> = vec![];
+    for (&(cx, cy), name) in spots.iter().zip(names) {
+        let width = LETTER * name.chars().count() as f64;
+        let sides = [cx + 12.0, cx - 12.0 - width];
+        let lines = (0..24).flat_map(|k| [cy + LINE * f64::from(k), cy - LINE * f64::from(k)]);
+        let inside = |&(left, line): &(f64, f64)| {
+            left >= LEFT && left + width <= WIDTH && (TOP + LINE / 2.0..=HEIGHT - BOTTOM - LINE / 2.0).contains(&line)
+        };
+        let free = |&(left, line): &(f64, f64)| {
+            taken.iter().all(|&(l, w, y)| (line - y).abs() >= LINE || left + width < l || l + w < left)
+        };
+        let fits = lines.flat_map(|line| sides.map(|left| (left, line))).find(|place| inside(place) && free(place));
+        let (left, line) = fits.unwrap_or((sides[0], cy));
+        taken.push((left, width, line));
+    }
+    taken.into_iter().map(|(left, _, line)| (left, line)).collect()
 }
 
 #[cfg(test)]
@@ -429,6 +448,19 @@ mod tests {
             assert!(!["<script", "<b>", "<x>", "<i>", "<g>", "<s>"].iter().any(|bad| chart.contains(bad)), "{chart}");
         }
         assert_eq!(curves(&labels, &odd[1..]) + &plane(&labels, &dots[..1]) + &bars(&labels, &groups, &[], false), "");
+    }
+
+    #[test]
+    fn names_do_not_cover_each_other() {
+        let spots: Vec<(f64, f64)> = (0..12).map(|i| (250.0 + f64::from(i), 120.0)).collect();
+        let names: Vec<String> = (0..12).map(|i| format!("run number {i}")).collect();
+        let places = places(&spots, &names);
+        for (i, a) in places.iter().enumerate() {
+            for b in &places[..i] {
+                let beside = (a.0 - b.0).abs() >= LETTER * 12.0;
+                assert!(beside || (a.1 - b.1).abs() >= LINE, "{a:?} {b:?}");
+            }
+        }
     }
 
     #[test]

@@ -70,10 +70,12 @@ pub fn notes(runs: &[Run]) -> Vec<String> {
         if run.report.is_null() {
             notes.push(format!("{}: has not finished, so there are no test metrics", run.name));
         }
-        for (what, key) in [("data", "data_fingerprint"), ("version of hardneg", "version"), ("device", "device")] {
-            if run.manifest[key] != runs[0].manifest[key] {
-                notes.push(format!("{} and {} differ in their {what}", runs[0].name, run.name));
-            }
+    }
+    for (what, key) in [("data", "data_fingerprint"), ("version of hardneg", "version"), ("device", "device")] {
+        let differs = runs.iter().filter(|run| run.manifest[key] != runs[0].manifest[key]);
+        let names: Vec<&str> = differs.map(|run| run.name.as_str()).collect();
+        if !names.is_empty() {
+            notes.push(format!("not of the same {what} as {}: {}", runs[0].name, names.join(", ")));
         }
     }
     notes

@@ -38,6 +38,7 @@ const FILES: &[(&str, &str)] = presets![
     "ahns",
     "bns",
     "tron",
+    "gru4rec",
     "amns",
     "mixgcf",
     "genni",
