@@ -30,7 +30,7 @@ const SHAPES: [Shape; 8] = [
     // Wide, because the rounding of a handful of numbers is luck and no measure.
     Shape { r: 1, v: 11, d: 67, n: 3, group: 1, w: 0, holes: false },
     Shape { r: 29, v: 13, d: 5, n: 3, group: 1, w: 0, holes: false },
-    Shape { r: 7, v: 17, d: 16, n: 5, group: 1, w: 2, holes: true },
+    Shape { r: 37, v: 17, d: 16, n: 5, group: 1, w: 2, holes: true },
     Shape { r: 33, v: 5, d: 31, n: 0, group: 4, w: 1, holes: false },
     Shape { r: 5, v: 131, d: 64, n: 33, group: 5, w: 0, holes: true },
     // One item with more records than a piece of the table gradient holds.

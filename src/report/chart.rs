@@ -440,12 +440,12 @@ mod tests {
             Dot { name: "<script>".into(), x: 0.1, y: f64::NAN, size: None },
             Dot { name: "\"<".into(), x: 0.1, y: 0.2, size: Some(0.0) },
         ];
-        let groups = ["<g>".to_string()];
+        let groups = ["<group>".to_string()];
         for chart in
             [curves(&labels, &odd), plane(&labels, &dots), bars(&labels, &groups, &[Series::new("<s>", vec![(0.0, 1.0)])], true)]
         {
             assert!(chart.contains("<svg") && !chart.contains("NaN") && !chart.contains("inf"), "{chart}");
-            assert!(!["<script", "<b>", "<x>", "<i>", "<g>", "<s>"].iter().any(|bad| chart.contains(bad)), "{chart}");
+            assert!(!["<script", "<b>", "<x>", "<i>", "<group>", "<s>"].iter().any(|bad| chart.contains(bad)), "{chart}");
         }
         assert_eq!(curves(&labels, &odd[1..]) + &plane(&labels, &dots[..1]) + &bars(&labels, &groups, &[], false), "");
     }

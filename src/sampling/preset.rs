@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = presets![
     "dns-mn",
     "ahns",
     "bns",
+    "mcns",
     "tron",
     "gru4rec",
     "amns",

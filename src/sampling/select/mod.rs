@@ -6,6 +6,7 @@
 mod adaptive;
 mod all;
 mod memory;
+mod metropolis;
 mod posterior;
 mod rank_band;
 mod softmax_draw;
@@ -101,6 +102,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &adaptive::DECLARED, build: adaptive::build },
     Entry { declared: &posterior::DECLARED, build: posterior::build },
     Entry { declared: &memory::DECLARED, build: memory::build },
+    Entry { declared: &metropolis::DECLARED, build: metropolis::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

@@ -453,7 +453,7 @@ fn shared_draws_mark_what_a_row_must_not_count() {
 #[test]
 fn every_item_of_a_large_catalogue_can_be_drawn() {
     // 2^24 + 1 is where f32 stops counting; fifty million is where f32 scaling misses two thirds.
-    for n in [3usize, 1000, 1_000_000, (1 << 24) + 1] {
+    for n in [3usize, 1000, 1_000_000, (1 << 24) + 1, 50_000_000] {
         let world = Knowledge {
             train_counts: &vec![1; n],
             event_items: &[],

@@ -141,6 +141,61 @@ fn the_sound_law_passes_and_every_mutant_is_caught() {
     let baseless = sound(&counts.iter().map(|n| n.ln_1p()).collect::<Vec<_>>());
     caught("the base of the cluster's law is missing", draws(&baseless, Exclude::None, false), &law(&cans, &[]));
 
+    let off_by_one = Law {
+        draw: {
+            let draw = sound(&weights).draw;
+            Box::new(move |w| (draw(w) + 1) % ITEMS as u32)
+        },
+        ..sound(&weights)
+    };
+    caught("ids off by one", draws(&off_by_one, Exclude::None, false), &free);
+
+    let other_item = Law {
+        prob: {
+            let prob = sound(&weights).prob;
+            Box::new(move |i| prob((i + 1) % ITEMS as u32))
+        },
+        ..sound(&weights)
+    };
+    caught("log q of another item", draws(&other_item, Exclude::None, false), &free);
+
+    let base_two = Law {
+        prob: {
+            let prob = sound(&weights).prob;
+            Box::new(move |i| prob(i).powf(std::f64::consts::LOG2_E))
+        },
+        ..sound(&weights)
+    };
+    caught("log q to base two", draws(&base_two, Exclude::None, false), &free);
+
+    let twice = {
+        let (prob, remaining) = (sound(&weights).prob, sound(&weights).remaining);
+        Law {
+            remaining: Box::new(move |excluded| remaining(excluded) - excluded.first().map_or(0.0, |&i| prob(i))),
+            ..sound(&weights)
+        }
+    };
+    caught("an excluded item taken off twice", draws(&twice, Exclude::History, false), &held);
+
+    let columns = Law { draw: Box::new(|w| below(w[0], ITEMS as u64) as u32), ..sound(&weights) };
+    caught("an alias table without its aliases", draws(&columns, Exclude::None, false), &free);
+
+    let one_word = {
+        let draw = sound(&weights).draw;
+        let prob = |p: f64| 0.5 * p + 0.5 / ITEMS as f64;
+        let of = sound(&weights).prob;
+        let mixed = move |w: &[u64]| if w[0] >> 63 == 0 { draw(w) } else { below(w[0], ITEMS as u64) as u32 };
+        Law { draw: Box::new(mixed), prob: Box::new(move |i| prob(of(i))), ..sound(&weights) }
+    };
+    caught("one word for the component and the item", draws(&one_word, Exclude::None, false), &halves);
+
+    let mut looked_ahead = weights.clone();
+    (0..ITEMS).step_by(6).for_each(|i| looked_ahead[i] *= 1.05);
+    caught("counts that include held-out events", draws(&sound(&looked_ahead), Exclude::None, false), &free);
+
+    let smoothed: Vec<f64> = (0..ITEMS).map(|i| (2.0 + 600.0 / (1.0 + i as f64)).powf(0.75)).collect();
+    caught("one event too many for every item", draws(&sound(&smoothed), Exclude::None, false), &free);
+
     let repeated = draws(&sound(&weights), Exclude::None, false);
     let repeats = |n: &Negatives| (0..n.groups()).any(|g| (1..n.n).any(|s| n.ids_of(g)[..s].contains(&n.ids_of(g)[s])));
     assert!(repeats(&repeated) && !repeats(&draws(&sound(&weights), Exclude::None, true)));

@@ -298,3 +298,21 @@ fn contradictions_of_selections_are_refused() {
         "softmax_draw",
     );
 }
+
+/// After enough proposals the walk has forgotten its start: its end follows exp(power s), whatever law proposed.
+#[test]
+fn a_walk_ends_in_the_wanted_law() {
+    let world = gappy(40);
+    for (score, proposal, power) in [
+        (KINDS[0], super::kind("uniform", &[]), 1.0),
+        (KINDS[1], super::kind("popularity", &[("alpha", number(1.0))]), 0.5),
+        (KINDS[0], super::kind("popularity", &[("alpha", number(1.0))]), 0.0),
+    ] {
+        let model = Model::new(score, 20_000, 40, true, true);
+        let select = super::kind("metropolis", &[("power", number(power)), ("candidates", number(160.0))]);
+        let sampler = Sampler::new(&choosing("position", 1, "history", proposal, select, false), &world.knowledge(), 3).unwrap();
+        let negatives = model.draw(&Device::HOST, &sampler, &batch(2, 10_000, 8, 0, &[1, 2, 30]), START);
+        let expected = law(&preference(&model, &world, power), &[1, 2, 8, 30]);
+        assert_law("end of the walk", &count(40, negatives.ids.iter().copied()), &expected);
+    }
+}
