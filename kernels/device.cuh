@@ -29,7 +29,12 @@ struct bf16 { u16 bits; };
 
 constexpr float INF = __builtin_bit_cast(float, 0x7f800000u);
 
-#define KERNEL(threads, name) extern "C" __global__ void __launch_bounds__(threads) name
+// A file that defines ROOMY as `, 1` gets all the registers it wants, where the compiler would rather spill a few of them to
+// keep more warps resident.
+#ifndef ROOMY
+#define ROOMY
+#endif
+#define KERNEL(threads, name) extern "C" __global__ void __launch_bounds__(threads ROOMY) name
 #define SHARED(T, name, dims) __shared__ __align__(16) T name dims
 // One block of dynamic shared memory, seen as T; aligned for the widest asynchronous copy.
 #define SHARED_DYN(T, name)                            \

@@ -23,6 +23,7 @@
 // Determinism  a list of a warp takes every LISTS-th slot in order, lists are added in a fixed tree
 // Source   see src/loss/: Kang and McAuley 2018, Petrov and Macdonald 2023, Rendle et al. 2009, Khrylchenko et al. 2025,
 //          Chuang et al. 2020, Robinson et al. 2021, Hidasi and Karatzoglou 2018, Yang et al. 2020, Shi et al. 2022
+#define ROOMY , 1
 #include "gathered.cuh"
 #include "reduce.cuh"
 

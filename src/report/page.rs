@@ -27,7 +27,6 @@ pub fn html(runs: &[Run]) -> String {
     }
     let mut to = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
          <title>hardneg: {0}</title><style>\n{1}{colours}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
         escape(&title),

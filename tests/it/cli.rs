@@ -52,7 +52,7 @@ fn misuse_is_2() {
         (&["train", "--set", "model.dmi=3"][..], "C0201"),
         (&["train", "--set", "model.dim=three"], "C0202"),
         (&["train", "--sampler", "popularty"], "C0202"),
-        (&["train", "--set", "loss=hinge"], "C0202"),
+        (&["train", "--set", "loss=hinged"], "C0202"),
         (&["train", "--sampler", "dns", "--set", "sampler.select.foo=3"], "C0201"),
         (&["train", "--set", "train.metric=ndcg@11"], "C0202"),
         (&["train", "--set", "model.temperature=0.3"], "C0203"),
