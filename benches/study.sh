@@ -47,11 +47,11 @@ for seed in $seeds; do
     sets=()
     for pair in $(settings "$row") "$@"; do sets+=(--set "$pair"); done
     "$binary" train "$log" --out "$run" --seed "$seed" --quiet --device host "${sets[@]}" >"$out/$row-seed$seed.log" 2>&1 ||
-      { echo "$row, seed $seed: $(head -1 "$out/$row-seed$seed.log")"; }
+      echo "$row, seed $seed: $(head -1 "$out/$row-seed$seed.log")" >&2
   done
 done
 
-OUT=$out python3 - <<'PY'
+OUT=$out python3 - <<'PY' | tee "$out/study.tsv"
 import json, os, pathlib
 
 out = pathlib.Path(os.environ["OUT"])
@@ -66,7 +66,7 @@ for row in dict.fromkeys(p.parent.name.rsplit("-seed", 1)[0] for p in sorted(out
     facts = [e[-1]["negatives"] for e in epochs if "negatives" in e[-1]]
     ndcg = [r["model"]["ndcg@10"] for r in reports]
     cells = [row, str(len(runs))] + [f"{mean([r['model'][k] for r in reports]):.4f}" for k in keys]
-    cells += [f"{max(ndcg) - min(ndcg):.4f}", ", ".join(str(r["best"]["step"] if isinstance(r["best"], dict) else r["best"]) for r in reports)]
+    cells += [f"{max(ndcg) - min(ndcg):.4f}", ", ".join(str(r["best"]["step"]) for r in reports)]
     cells += [f"{100 * mean([f['false_negatives'] for f in facts]):.2f}%" if facts else "-", f"{mean([f['hardness'] for f in facts]):.2f}" if facts else "-"]
     cells += [f"{mean([mean([x['seconds'] for x in e]) for e in epochs]):.2f}"]
     print("\t".join(cells))

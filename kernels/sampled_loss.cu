@@ -63,11 +63,11 @@ __device__ inline Total total_exp(u32 n, F f) {
 struct Sums {
   float most;                    // largest l
   float loss, weight, u;         // sums of w softplus, of w, of u
-  float us, alpha, beta;         // of u s, and without wrong contexts of u / |e| and u s / |e|^2
+  float us, alpha;               // of u s, and without wrong contexts of u / |e|
   Part query, context;           // of u e / |e| and, without wrong contexts, of u s e / |e|^2
 
   __device__ void fade(float by) {
-    u *= by, us *= by, alpha *= by, beta *= by;
+    u *= by, us *= by, alpha *= by;
     query.scale(by);
     if (COSINE && CONTEXT) context.scale(by);
   }
@@ -185,7 +185,6 @@ struct Row {
     sums.query.add((wrong ? u : u * stays) * scored.inverse, e);
     if (wrong) return;
     sums.alpha = fmaf(u, scored.inverse, sums.alpha);
-    sums.beta += pull;
     if (COSINE && CONTEXT) sums.context.add(pull, e);
   }
 };
@@ -217,7 +216,7 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
   kept = __reduce_add_sync(~0u, kept);
   if (CORRECTION != UNCORRECTED) row.log_drawn = logf((float)kept);
 
-  Sums sums{-INF, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, Part::zero(), Part::zero()};
+  Sums sums{-INF, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, Part::zero(), Part::zero()};
   for (int turn = WHOLE ? 0 : 1; turn < 2; ++turn) {
     bool adds = turn == 1;
     // A row of items is under way while the one before it is scored.
@@ -263,7 +262,7 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
   sums.query.sum_lists();
   if (COSINE && CONTEXT) sums.context.sum_lists();
   float loss = sum_lists(sums.loss), total = sum_lists(sums.weight), u = sum_lists(sums.u);
-  float us = sum_lists(sums.us), u_alpha = sum_lists(sums.alpha), u_beta = sum_lists(sums.beta);
+  float us = sum_lists(sums.us), u_alpha = sum_lists(sums.alpha);
 
   // ds_j = factor u_j, and the gradient of the positive's score
   float s = positive.score, factor, ds;

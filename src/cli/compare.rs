@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::arguments::Machine;
 use crate::cli::display::{Display, Style};
 use crate::cli::measure::{Ground, Part};
+use crate::cli::settings::flat;
 use crate::cli::terminal;
 use crate::cli::trained::Trained;
 use crate::error::{Code, Error, Result, did_you_mean};
@@ -141,25 +142,8 @@ fn rank(args: &Args, path: &Path, json: bool) -> Result<Ranked> {
     let id = |o: &crate::eval::Outcome| (data.user_name(o.user).to_vec(), data.item_name(o.item).to_vec());
     let ranks = evaluation.outcomes.iter().map(|o| (id(o), o.rank)).collect();
     let manifest = RunDir::open(path)?.read_manifest()?.unwrap_or_default();
-    let mut flat = BTreeMap::new();
-    let text = toml::Value::try_from(&config).map_err(|e| Error::internal(e.to_string()))?;
-    flatten("", &text, &mut flat);
-    Ok(Ranked { path: path.display().to_string(), config: flat, manifest, evaluation, ranks })
-}
-
-/// `a.b.c = value` for every leaf.
-fn flatten(key: &str, value: &toml::Value, to: &mut BTreeMap<String, String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (name, value) in table {
-                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                flatten(&key, value, to);
-            }
-        }
-        value => {
-            to.insert(key.into(), value.to_string());
-        }
-    }
+    let config = flat(&config)?.into_iter().map(|(key, value)| (key, value.to_string())).collect();
+    Ok(Ranked { path: path.display().to_string(), config, manifest, evaluation, ranks })
 }
 
 fn value(run: &Ranked, metric: &str) -> f64 {

@@ -73,7 +73,7 @@ pub struct Settings {
 impl Settings {
     /// What somebody set to something other than the default.
     pub fn chosen(&self) -> impl Iterator<Item = &(String, Value, Source)> {
-        let defaults = Table::try_from(Config::default()).map(|t| keys::flatten(&t)).unwrap_or_default();
+        let defaults = flat(&Config::default()).unwrap_or_default();
         self.origins.iter().filter(move |(key, value, source)| {
             *source != Source::Default && !defaults.iter().any(|(k, v)| k == key && v == value)
         })

@@ -34,6 +34,10 @@ impl Negatives {
     pub fn range(&self, g: usize) -> std::ops::Range<usize> {
         self.group_offsets[g] as usize..self.group_offsets[g + 1] as usize
     }
+    /// (R) the group of each row.
+    pub fn groups_of_rows(&self) -> Vec<u32> {
+        (0..self.groups()).flat_map(|g| self.range(g).map(move |_| g as u32)).collect()
+    }
     /// Ids of group `g`.
     pub fn ids_of(&self, g: usize) -> &[u32] {
         &self.ids[g * self.n..(g + 1) * self.n]

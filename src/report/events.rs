@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn an_event_is_the_bytes_the_format_asks_for() {
         let bytes = file(&[json!({ "v": 1, "kind": "e", "step": 300, "loss": 0.5, "name": "x", "none": null })], 2.0);
-        // The first frame: 24 bytes of message that hold the version.
+        // The first frame: 26 bytes of message that hold the version.
         assert_eq!(bytes[..8], 26u64.to_le_bytes());
         assert_eq!(bytes[12..38], *b"\x09\0\0\0\0\0\0\0\x40\x10\0\x1a\x0dbrain.Event:2");
         let second = &bytes[42..];

@@ -26,12 +26,11 @@ pub fn html(runs: &[Run]) -> String {
         );
     }
     let mut to = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
-         <title>hardneg: {0}</title><style>\n{1}{colours}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
+        "{3}<title>hardneg: {0}</title><style>\n{1}{colours}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
         escape(&title),
         include_str!("page.css"),
         chart::hatches(),
+        include_str!("head.html"),
     );
     for note in notes(runs) {
         let _ = writeln!(to, "<p class=\"warn\">{}</p>", escape(&note));
@@ -428,6 +427,7 @@ mod tests {
             "False negatives",
             "Test ndcg@10 by segment",
         ];
+        assert!(one.contains("Content-Security-Policy\" content=\"default-src 'none'"));
         for title in titles {
             assert!(one.contains(&format!("<figcaption>{title}</figcaption>")), "{title}");
         }

@@ -85,8 +85,7 @@ impl<'a, F: Fn(u32) -> &'a [u32]> Evidence<'a, F> {
         let (rows, n) = (batch.rows(), negatives.n);
         let stride = rows.div_ceil(ROWS).max(1);
         let sequences = batch.sequence_of_rows();
-        let mut groups = vec![0u32; rows];
-        (0..negatives.groups()).for_each(|g| groups[negatives.range(g)].fill(g as u32));
+        let groups = negatives.groups_of_rows();
 
         let draws = Draws::new(self.seed, Stream::Diagnosis, 0, self.step);
         let width = SCORED.min(n) + REFERENCES;

@@ -67,11 +67,10 @@ pub struct AttributeGroups {
 }
 
 impl AttributeGroups {
-    /// Groups the trained items by attribute for the proposal called `kind`; D0303 where there are no attributes.
-    pub fn new(knowledge: &Knowledge, catalogue: &Catalogue, kind: &str) -> Result<AttributeGroups> {
+    /// Groups the trained items by attribute for `what`, such as a stage and its kind; D0303 where there are no attributes.
+    pub fn new(knowledge: &Knowledge, catalogue: &Catalogue, what: &str) -> Result<AttributeGroups> {
         let attributes = knowledge.attributes.filter(|a| !a.codes.is_empty()).ok_or_else(|| {
-            Error::new(Code::D0303, format!("the proposal `{kind}` needs attributes of items, and this log has none"))
-                .note("it draws items that resemble the event to be predicted")
+            Error::new(Code::D0303, format!("{what} needs attributes of items, and this log has none"))
                 .help("name a file of items (`data.items_path`), or choose another sampler")
         })?;
         let codes: Vec<Vec<u32>> = (0..catalogue.items() as u32)

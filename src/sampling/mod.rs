@@ -114,7 +114,7 @@ impl Sampler {
             }
         }
         let mix = (plan.mix.0.build)(&plan.mix.1, knowledge)?;
-        let weigh = (plan.weight.0.build)(&plan.weight.1, knowledge)?;
+        let weigh = (plan.weight.0.build)(&plan.weight.1, knowledge, &catalogue)?;
         let users = knowledge.train_end.len().max(1) as f64;
         let prior = |&events: &u32| (f64::from(events) / users).min(0.999) as f32;
         let priors = if select.needs_priors() { knowledge.train_counts.iter().map(prior).collect() } else { Vec::new() };

@@ -58,7 +58,7 @@ impl Job<'_> {
         let cosine = scoring.kind != ScoreKind::Dot;
         let (mut losses, mut alpha) = (sized(rows)?, sized(rows * slots)?);
         let mut beta = if cosine { Some(sized(rows * slots)?) } else { None };
-        let groups: Vec<u32> = (0..n.groups()).flat_map(|g| n.range(g).map(move |_| g as u32)).collect();
+        let groups = n.groups_of_rows();
         let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
         let targets = upload(runtime, self.targets)?;
         let groups_there = upload(runtime, &groups)?;

@@ -46,7 +46,7 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    let groups = AttributeGroups::new(knowledge, catalogue, DECLARED.name)?;
+    let groups = AttributeGroups::new(knowledge, catalogue, "the proposal `attribute_neighbours`")?;
     let lists = nearest(&groups, catalogue, params.count("neighbours", 0.0), params.word("weighting") == "idf");
     let lists = lists.into_iter().map(|list| list.into_iter().map(|(_, item)| (0.0, item)).collect()).collect();
     Ok(Box::new(Neighbours::new(Uniform::new(catalogue), lists, |_| 1.0, None)))

@@ -36,7 +36,7 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    let groups = AttributeGroups::new(knowledge, catalogue, DECLARED.name)?;
+    let groups = AttributeGroups::new(knowledge, catalogue, "the proposal `same_attribute`")?;
     let popular = params.word("items") == "popularity";
     let reached = (0..groups.width() as u32)
         .map(|code| {

@@ -55,14 +55,8 @@ struct Adaptive {
 }
 
 impl Select for Adaptive {
-    fn candidates(&self, _: usize, epoch: f64) -> usize {
-        self.params.count("candidates", epoch)
-    }
-    fn fewest_candidates(&self, _: usize) -> usize {
-        self.params.least("candidates") as usize
-    }
-    fn most_candidates(&self, _: usize) -> usize {
-        self.params.most("candidates") as usize
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
     }
     fn gives_log_q(&self) -> bool {
         false

@@ -22,8 +22,8 @@ pub fn build(_: &Params) -> Box<dyn Select> {
 struct All;
 
 impl Select for All {
-    fn candidates(&self, negatives: usize, _: f64) -> usize {
-        negatives
+    fn params(&self) -> Option<&Params> {
+        None
     }
     fn needs_scores(&self) -> bool {
         false

@@ -170,14 +170,11 @@ impl Memory {
 }
 
 impl Select for Memory {
-    fn candidates(&self, _: usize, epoch: f64) -> usize {
-        self.params.count("candidates", epoch)
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
     }
     fn fewest_candidates(&self, _: usize) -> usize {
         (self.params.least("candidates")).min(self.params.least("size")) as usize
-    }
-    fn most_candidates(&self, _: usize) -> usize {
-        self.params.most("candidates") as usize
     }
     fn gives_log_q(&self) -> bool {
         false

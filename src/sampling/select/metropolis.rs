@@ -16,12 +16,10 @@
 
 use rayon::prelude::*;
 
-use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row};
-use crate::device::Buffer;
+use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row, scored_beside_targets};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
-use crate::ops::score;
 use crate::rng::{Draws, Stream, open01, slot_index};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 
@@ -55,14 +53,8 @@ struct Metropolis {
 }
 
 impl Select for Metropolis {
-    fn candidates(&self, _: usize, epoch: f64) -> usize {
-        self.params.count("candidates", epoch)
-    }
-    fn fewest_candidates(&self, _: usize) -> usize {
-        self.params.least("candidates") as usize
-    }
-    fn most_candidates(&self, _: usize) -> usize {
-        self.params.most("candidates") as usize
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
     }
     fn needs_proposal_log_q(&self) -> bool {
         true
@@ -75,17 +67,15 @@ impl Select for Metropolis {
             return Err(Error::internal("a walk goes over proposed items only"));
         };
         let power = self.params.number("power", choice.epoch);
-        let (ids, width) = beside_targets(choice.batch, &lists);
-        let mut s = Buffer::empty(choice.device);
-        score::gather(choice.device, &mut s, choice.scoring()?, &ids)?;
-        let s = s.to_f64(choice.device)?;
-        let groups: Vec<usize> = (0..lists.groups()).flat_map(|g| lists.range(g).map(move |_| g)).collect();
+        let (ids, s, width) = scored_beside_targets(choice, &lists)?;
+        let groups = lists.groups_of_rows();
         let (m, n) = (lists.n, choice.negatives);
         let draws = Draws::new(choice.seed, Stream::Select, ACCEPT, choice.epoch_index);
         let mut taken = vec![NONE; choice.batch.rows() * n];
         taken.par_chunks_mut(n.max(1)).enumerate().for_each(|(r, taken)| {
             let (ids, s) = (&ids[r * width + 1..(r + 1) * width], &s[r * width + 1..(r + 1) * width]);
-            let log_q = &lists.log_q[groups[r] * m..(groups[r] + 1) * m];
+            let group = groups[r] as usize;
+            let log_q = &lists.log_q[group * m..(group + 1) * m];
             // How much the wanted law prefers a candidate to the law it came from.
             let worth = |j: usize| power * s[j] - f64::from(log_q[j]);
             let mut stands: Option<usize> = None;

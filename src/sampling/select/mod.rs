@@ -51,14 +51,18 @@ pub struct Choice<'a> {
 }
 
 pub trait Select: Send + Sync {
+    /// Its parameters, if `candidates` is one of them; a selection without it keeps all that is proposed.
+    fn params(&self) -> Option<&Params>;
     /// Candidates per group it wants from the propose stage at `epoch`, to keep `negatives`.
-    fn candidates(&self, negatives: usize, epoch: f64) -> usize;
-    /// The fewest and the most it will ever want.
+    fn candidates(&self, negatives: usize, epoch: f64) -> usize {
+        self.params().map_or(negatives, |params| params.count("candidates", epoch))
+    }
+    /// The fewest from which it may have to keep `negatives`, and the most it will ever want.
     fn fewest_candidates(&self, negatives: usize) -> usize {
-        negatives
+        self.params().map_or(negatives, |params| params.least("candidates") as usize)
     }
     fn most_candidates(&self, negatives: usize) -> usize {
-        negatives
+        self.params().map_or(negatives, |params| params.most("candidates") as usize)
     }
     /// Whether the current model's scores are needed.
     fn needs_scores(&self) -> bool {
@@ -114,7 +118,7 @@ const CANDIDATES: Param = Param {
 };
 
 impl Choice<'_> {
-    pub(super) fn scoring(&self) -> Result<&Scoring<'_>> {
+    fn scoring(&self) -> Result<&Scoring<'_>> {
         self.scoring.ok_or_else(|| Error::internal("a selection that scores was given no scores"))
     }
 }
@@ -146,6 +150,14 @@ pub(super) fn beside_targets(batch: &Batch, lists: &Negatives) -> (Vec<u32>, usi
     (ids, width)
 }
 
+/// The same with the scores (R,1+N), computed where the model is.
+pub(super) fn scored_beside_targets(choice: &Choice, lists: &Negatives) -> Result<(Vec<u32>, Vec<f64>, usize)> {
+    let (ids, width) = beside_targets(choice.batch, lists);
+    let mut scores = Buffer::empty(choice.device);
+    score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
+    Ok((ids, scores.to_f64(choice.device)?, width))
+}
+
 /// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it
 /// does not fill stays empty.
 fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowChoice) -> Vec<usize> + Sync) -> Result<Negatives> {
@@ -153,10 +165,7 @@ fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowCh
         return Err(Error::internal("this selection chooses from proposed items only"));
     };
     let (rows, n) = (choice.batch.rows(), choice.negatives);
-    let (ids, width) = beside_targets(choice.batch, &lists);
-    let mut scores = Buffer::empty(choice.device);
-    score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
-    let scores = scores.to_f64(choice.device)?;
+    let (ids, scores, width) = scored_beside_targets(choice, &lists)?;
     let mut taken = vec![NONE; rows * n];
     taken.par_chunks_mut(n.max(1)).enumerate().for_each(|(row, taken)| {
         let own = row * width..(row + 1) * width;

@@ -48,15 +48,12 @@ struct RankBand {
 }
 
 impl Select for RankBand {
-    fn candidates(&self, _: usize, epoch: f64) -> usize {
-        self.params.count("candidates", epoch)
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
     }
     fn fewest_candidates(&self, _: usize) -> usize {
         let band = self.params.least("to") - self.params.most("from") + 1.0;
         band.max(0.0).min(self.params.least("candidates")) as usize
-    }
-    fn most_candidates(&self, _: usize) -> usize {
-        self.params.most("candidates") as usize
     }
     fn gives_log_q(&self) -> bool {
         false

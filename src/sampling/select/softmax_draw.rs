@@ -45,15 +45,12 @@ struct SoftmaxDraw {
 }
 
 impl Select for SoftmaxDraw {
-    fn candidates(&self, _: usize, epoch: f64) -> usize {
-        self.params.count("candidates", epoch)
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
     }
     fn fewest_candidates(&self, negatives: usize) -> usize {
         // With replacement any number can be drawn from any list.
         if self.params.flag("replace") { negatives } else { self.params.least("candidates") as usize }
-    }
-    fn most_candidates(&self, _: usize) -> usize {
-        self.params.most("candidates") as usize
     }
     fn needs_proposal_log_q(&self) -> bool {
         true

@@ -454,15 +454,9 @@ fn shared_draws_mark_what_a_row_must_not_count() {
 fn every_item_of_a_large_catalogue_can_be_drawn() {
     // 2^24 + 1 is where f32 stops counting; fifty million is where f32 scaling misses two thirds.
     for n in [3usize, 1000, 1_000_000, (1 << 24) + 1, 50_000_000] {
-        let world = Knowledge {
-            train_counts: &vec![1; n],
-            event_items: &[],
-            offsets: &[0],
-            train_end: &[],
-            clusters: None,
-            attributes: None,
-        };
-        let sampler = Sampler::new(&config("position", 4096, "none", vec![kind("uniform", &[])], false), &world, 1).unwrap();
+        let counts = vec![1; n];
+        let config = config("position", 4096, "none", vec![kind("uniform", &[])], false);
+        let sampler = Sampler::new(&config, &Knowledge::of_counts(&counts), 1).unwrap();
         let ids = drawn(&sampler, &batch(1, 50, 0, 0, &[])).ids;
         assert!(ids.iter().all(|&i| (i as usize) < n));
         // Halves, odd items and the last part are met as often as they should: 204,800 draws.

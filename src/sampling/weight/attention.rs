@@ -11,7 +11,7 @@
 use super::{Weigh, weigh_by_score};
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
-use crate::sampling::knowledge::Knowledge;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 use crate::sampling::select::Choice;
 
@@ -30,7 +30,7 @@ pub static DECLARED: Declared = Declared {
     cost: "2RND flops, RN exponentials",
 };
 
-pub fn build(params: &Params, _: &Knowledge) -> Result<Option<Box<dyn Weigh>>> {
+pub fn build(params: &Params, _: &Knowledge, _: &Catalogue) -> Result<Option<Box<dyn Weigh>>> {
     Ok(Some(Box::new(Attention { params: params.clone() })))
 }
 

@@ -10,10 +10,10 @@
 //! puts on samples by category; `of = negative` is ours. Needs attributes of items (`data.items_path`).
 
 use super::{ByTarget, Weigh, mean_one};
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
-use crate::sampling::knowledge::Knowledge;
+use crate::sampling::knowledge::{AttributeGroups, Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 use crate::sampling::select::{Choice, beside_targets};
 
@@ -40,8 +40,8 @@ pub static DECLARED: Declared = Declared {
     cost: "RN reads",
 };
 
-pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Weigh>>> {
-    let weights = weights(params.number("b", 0.0), knowledge)?;
+pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Catalogue) -> Result<Option<Box<dyn Weigh>>> {
+    let weights = weights(params.number("b", 0.0), knowledge, catalogue)?;
     Ok(Some(match params.word("of") {
         "target" => Box::new(ByTarget { weights }),
         _ => Box::new(ByNegative { weights }),
@@ -49,24 +49,21 @@ pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn We
 }
 
 /// (V) with mean one over the training events.
-fn weights(b: f64, knowledge: &Knowledge) -> Result<Vec<f32>> {
-    let attributes = knowledge.attributes.filter(|a| !a.codes.is_empty()).ok_or_else(|| {
-        Error::new(Code::D0303, "the weight `category_balance` needs attributes of items, and this log has none")
-            .help("name a file of items (`data.items_path`), or use `sampler.weight.kind=one`")
-    })?;
-    let width = attributes.codes.iter().max().map_or(0, |&most| most as usize + 1);
-    let mut events = vec![0u64; width];
-    for (item, &count) in knowledge.train_counts.iter().enumerate() {
-        attributes.of(item as u32).iter().for_each(|&code| events[code as usize] += u64::from(count));
-    }
+fn weights(b: f64, knowledge: &Knowledge, catalogue: &Catalogue) -> Result<Vec<f32>> {
+    let groups = AttributeGroups::new(knowledge, catalogue, "the weight `category_balance`")?;
+    let events = |item: u32| f64::from(knowledge.train_counts[item as usize]);
     // ln b is minus infinity at 0, and every category counts one.
-    let effective = |n: u64| -(n as f64 * b.ln()).exp_m1() / (1.0 - b);
-    let of_code: Vec<f64> = events.iter().map(|&n| if n > 0 { 1.0 / effective(n) } else { 0.0 }).collect();
-    let codes = (0..knowledge.train_counts.len()).map(|item| attributes.of(item as u32));
-    let of_item: Vec<Option<f64>> = codes
+    let effective = |n: f64| -(n * b.ln()).exp_m1() / (1.0 - b);
+    let of_code = |code: u32| {
+        let n: f64 = groups.of_code(code).iter().map(|&item| events(item)).sum();
+        if n > 0.0 { 1.0 / effective(n) } else { 0.0 }
+    };
+    let of_code: Vec<f64> = (0..groups.width() as u32).map(of_code).collect();
+    let of_item: Vec<Option<f64>> = (0..catalogue.items() as u32)
+        .map(|item| groups.of_item(item))
         .map(|codes| (!codes.is_empty()).then(|| codes.iter().map(|&c| of_code[c as usize]).sum::<f64>() / codes.len() as f64))
         .collect();
-    let known = || of_item.iter().zip(knowledge.train_counts).filter_map(|(w, &f)| w.map(|w| (w, f64::from(f))));
+    let known = || (0..).zip(&of_item).filter_map(|(item, w)| Some((w.as_ref()?, events(item))));
     let mean = known().map(|(w, f)| w * f).sum::<f64>() / known().map(|(_, f)| f).sum::<f64>().max(1.0);
     Ok(mean_one(&of_item.iter().map(|w| w.unwrap_or(mean)).collect::<Vec<_>>(), knowledge))
 }
@@ -102,10 +99,10 @@ mod tests {
 
     #[test]
     fn weights_are_the_effective_numbers() {
-        // Items 0 and 1 in category 0 (6 events), item 2 in 0 and 1, item 3 without.
-        let (counts, offsets, codes) = ([1, 2, 3, 4], [0, 1, 2, 4, 4], [0, 0, 0, 1]);
+        // Items 0 and 1 in category 0 (6 events), item 1 named there twice, item 2 in 0 and 1, item 3 without.
+        let (counts, offsets, codes) = ([1, 2, 3, 4], [0, 1, 3, 5, 5], [0, 0, 0, 0, 1]);
         let b: f64 = 0.9;
-        let got = weights(b, &knowledge(&counts, &offsets, &codes)).unwrap();
+        let got = weights(b, &knowledge(&counts, &offsets, &codes), &Catalogue::new(&counts)).unwrap();
         let w = |n: i32| (1.0 - b) / (1.0 - b.powi(n));
         let both = (w(6) + w(3)) / 2.0;
         let mean = (3.0 * w(6) + 3.0 * both) / 6.0;
@@ -116,6 +113,6 @@ mod tests {
     #[test]
     fn without_b_all_count_alike() {
         let (counts, offsets, codes) = ([1, 2, 3, 4], [0, 1, 2, 4, 4], [0, 0, 0, 1]);
-        assert_eq!(weights(0.0, &knowledge(&counts, &offsets, &codes)).unwrap(), [1.0; 4]);
+        assert_eq!(weights(0.0, &knowledge(&counts, &offsets, &codes), &Catalogue::new(&counts)).unwrap(), [1.0; 4]);
     }
 }

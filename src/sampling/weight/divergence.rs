@@ -9,9 +9,10 @@
 //! Source: Shi et al., WWW 2023, On the Theories behind Hard Negative Sampling for Recommendation, and its released program.
 
 use super::{Weigh, weigh_by_score};
+use crate::device::Real;
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
-use crate::sampling::knowledge::Knowledge;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 use crate::sampling::select::Choice;
 
@@ -30,7 +31,7 @@ pub static DECLARED: Declared = Declared {
     cost: "2RND flops, RN exponentials",
 };
 
-pub fn build(params: &Params, _: &Knowledge) -> Result<Option<Box<dyn Weigh>>> {
+pub fn build(params: &Params, _: &Knowledge, _: &Catalogue) -> Result<Option<Box<dyn Weigh>>> {
     Ok(Some(Box::new(Divergence { params: params.clone() })))
 }
 
@@ -42,7 +43,7 @@ impl Weigh for Divergence {
     fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
         let rho = self.params.number("rho", choice.epoch);
         weigh_by_score(choice, negatives, |row| {
-            let z: Vec<f64> = row.scores.iter().map(|s| softplus(s - row.positive)).collect();
+            let z: Vec<f64> = row.scores.iter().map(|s| (s - row.positive).softplus()).collect();
             let n = z.len().max(1) as f64;
             let mean = z.iter().sum::<f64>() / n;
             let variance = z.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / n;
@@ -53,8 +54,4 @@ impl Weigh for Divergence {
     fn needs_scores(&self) -> bool {
         true
     }
-}
-
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }

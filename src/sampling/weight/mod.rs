@@ -16,14 +16,12 @@ mod propensity;
 
 use rayon::prelude::*;
 
-use crate::device::Buffer;
 use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
-use crate::ops::score;
-use crate::sampling::knowledge::Knowledge;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Need, Params, Stage};
-use crate::sampling::select::{Choice, beside_targets};
+use crate::sampling::select::{Choice, scored_beside_targets};
 
 /// Decides weights once the negatives are chosen and mixed.
 pub trait Weigh: Send + Sync {
@@ -37,13 +35,13 @@ pub trait Weigh: Send + Sync {
 /// A kind; `one` and `log_q` build nothing.
 pub struct Entry {
     pub declared: &'static Declared,
-    pub build: fn(&Params, &Knowledge) -> Result<Option<Box<dyn Weigh>>>,
+    pub build: fn(&Params, &Knowledge, &Catalogue) -> Result<Option<Box<dyn Weigh>>>,
 }
 
 /// The registry.
 pub const KINDS: &[Entry] = &[
-    Entry { declared: &ONE, build: |_, _| Ok(None) },
-    Entry { declared: &LOG_Q, build: |_, _| Ok(None) },
+    Entry { declared: &ONE, build: |_, _, _| Ok(None) },
+    Entry { declared: &LOG_Q, build: |_, _, _| Ok(None) },
     Entry { declared: &attention::DECLARED, build: attention::build },
     Entry { declared: &divergence::DECLARED, build: divergence::build },
     Entry { declared: &category_balance::DECLARED, build: category_balance::build },
@@ -82,18 +80,15 @@ struct Row<'a> {
 /// Gives every row's negatives weights in proportion to `exp(log_weights)`, one number per filled slot, with mean one.
 fn weigh_by_score(choice: &Choice, negatives: &mut Negatives, log_weights: impl Fn(&Row) -> Vec<f64> + Sync) -> Result<()> {
     let n = negatives.n;
-    let (ids, width) = beside_targets(choice.batch, negatives);
-    let mut s = Buffer::empty(choice.device);
-    score::gather(choice.device, &mut s, choice.scoring()?, &ids)?;
-    let s = s.to_f64(choice.device)?;
-    let groups: Vec<usize> = (0..negatives.groups()).flat_map(|g| negatives.range(g).map(move |_| g)).collect();
+    let (ids, s, width) = scored_beside_targets(choice, negatives)?;
+    let groups = negatives.groups_of_rows();
     let mut weight = vec![1.0f32; groups.len() * n];
     weight.par_chunks_mut(n.max(1)).enumerate().for_each(|(r, weight)| {
         let (own, ids) = (&s[r * width..(r + 1) * width], &ids[r * width + 1..(r + 1) * width]);
         let toward = negatives.toward_positive.get(r).map_or(0.0, |&a| f64::from(a));
         let slots: Vec<usize> = (0..n).filter(|&j| ids[j] != NONE).collect();
         let scores: Vec<f64> = slots.iter().map(|&j| toward * own[0] + (1.0 - toward) * own[1 + j]).collect();
-        let of_slot = |&j: &usize| f64::from(negatives.log_q[groups[r] * n + j]);
+        let of_slot = |&j: &usize| f64::from(negatives.log_q[groups[r] as usize * n + j]);
         let log_q: Vec<f64> = if negatives.log_q.is_empty() { vec![] } else { slots.iter().map(of_slot).collect() };
         let logs = log_weights(&Row { positive: own[0], scores: &scores, log_q: &log_q });
         let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -10,7 +10,7 @@
 
 use super::{ByTarget, Weigh, mean_one};
 use crate::error::Result;
-use crate::sampling::knowledge::Knowledge;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Param, Params, Stage};
 
 pub static DECLARED: Declared = Declared {
@@ -36,7 +36,7 @@ pub static DECLARED: Declared = Declared {
     cost: "R reads",
 };
 
-pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Weigh>>> {
+pub fn build(params: &Params, knowledge: &Knowledge, _: &Catalogue) -> Result<Option<Box<dyn Weigh>>> {
     let weights = weights(params.number("eta", 0.0), params.number("most", 0.0), knowledge);
     Ok(Some(Box::new(ByTarget { weights })))
 }

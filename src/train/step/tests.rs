@@ -55,6 +55,9 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("separate gbce", separate),
         ("genni", sampled("bce", "genni")),
         ("srns", sampled("bpr", "srns")),
+        ("mixgcf", sampled("sampled_softmax", "mixgcf")),
+        ("pris", sampled("bpr", "pris")),
+        ("mcns", sampled("hinge", "mcns")),
     ]
 }
 
@@ -126,4 +129,17 @@ fn contradictions_are_found_before_training() {
         c.loss = kind("sampled_softmax");
     };
     assert_eq!(code(&cans_without_context), Some(Code::D0303));
+}
+
+/// Only dot scores are linear in the items that are mixed.
+#[test]
+fn mixing_items_is_refused_for_a_cosine() {
+    let mut config = small();
+    config.loss = kind("sampled_softmax");
+    config.sampler.preset = "mixgcf".into();
+    config.model.score = "cosine".into();
+    let error = Trainer::new(&config, data(&config), &Device::HOST).err().unwrap();
+    assert_eq!(error.code(), Code::C0205);
+    config.model.score = "dot".into();
+    assert!(Trainer::new(&config, data(&config), &Device::HOST).is_ok());
 }
