@@ -7,10 +7,9 @@
 # OUT   folder of results; a run per preset stays there, with presets.tsv, the table
 # SET   further settings for all runs, e.g. train.epochs=20 data.items_path=ml-100k.item
 #
-# PRESETS="dns genni" limits the presets, SEED=2 sets the seed. Presets that hand over log-probabilities train with the sampled softmax
-# that corrects by them, CaNS with one that does not, gsasrec with gbce, the others with bce; a preset that pairs items with wrong
-# contexts trains a model that sees context; `softmax` is the full softmax without any sampler. A preset that the log
-# cannot serve is reported with the reason and does not stop the rest.
+# PRESETS="dns genni" limits the presets, SEED=2 sets the seed. A preset that names a loss trains with it, the others with bce; a
+# preset that pairs items with wrong contexts trains a model that sees context; `softmax` is the full softmax without any
+# sampler. A preset that the log cannot serve is reported with the reason and does not stop the rest.
 set -euo pipefail
 log=$1 out=$2
 shift 2
@@ -39,12 +38,7 @@ for name in names:
     loss = "softmax"
     if name != "softmax":
         shown = ask("samplers", "show", name)
-        corrects = (shown["sampler"].get("weight") or {}).get("kind") == "log_q"
-        made_for = {"kind": "bce"}
-        if name == "gsasrec":
-            made_for = {"kind": "gbce"}
-        elif corrects or name.startswith("cans"):
-            made_for = {"kind": "sampled_softmax", "log_q": "classic" if corrects else "none"}
+        made_for = shown.get("loss") or {"kind": "bce"}
         loss = made_for["kind"]
         words += ["--sampler", name]
         if "wrong_context" in json.dumps(shown):

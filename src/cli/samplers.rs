@@ -79,11 +79,14 @@ fn show(name: &str, json: bool) -> Result<()> {
             if json {
                 let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
                 return terminal::out(
-                    &json!({ "name": preset.name, "family": preset.family, "sub_type": preset.sub_type, "about": preset.about, "source": preset.source, "sampler": resolved, "kinds": kinds }).to_string(),
+                    &json!({ "name": preset.name, "family": preset.family, "sub_type": preset.sub_type, "about": preset.about, "source": preset.source, "sampler": resolved, "loss": preset.loss, "kinds": kinds }).to_string(),
                 );
             }
-            let spelled = std::collections::BTreeMap::from([("sampler", &*resolved)]);
-            let spelled = toml::to_string(&spelled).map_err(|e| Error::internal(e.to_string()))?;
+            let mut spelled = toml::to_string(&json!({ "sampler": resolved })).map_err(|e| Error::internal(e.to_string()))?;
+            if let Some(loss) = &preset.loss {
+                let loss = toml::to_string(&json!({ "loss": loss })).map_err(|e| Error::internal(e.to_string()))?;
+                spelled = format!("{loss}\n{spelled}");
+            }
             terminal::out(&format!(
                 "{}: {}\nfamily: {}, {}\nsource: {}\n\n{spelled}",
                 preset.name, preset.about, preset.family, preset.sub_type, preset.source

@@ -64,7 +64,7 @@ fn row_loss((name, log_q, numbers): Chosen, items: usize, negatives: usize) -> R
         params.push(("log_q", Value::Word(log_q.into())));
     }
     let kind = Kind { kind: name.into(), params: params.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() };
-    match build(&kind, items, negatives)? {
+    match build(&kind, items, negatives, ScoreKind::Dot)? {
         Loss::Sampled(loss) => Ok(loss),
         Loss::Full => Err(Error::internal(format!("{name} is not sampled"))),
     }

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A share `tau_plus` of what is drawn is taken to be positive; its expected part is subtracted, and `g` never falls below what
-//! a negative of the lowest possible score would give: -1 for a cosine, as in the papers, minus the inverse of
-//! `model.temperature` for the cosine score here, which is divided by that already. `beta = 0` is DCL (Chuang et al.,
+//! a negative of the lowest possible score would give: that of a cosine of -1, as in the papers, which divided by
+//! `model.temperature` is the cosine score here. A dot product has no lowest; there the floor is -1 by convention. `beta = 0` is DCL (Chuang et al.,
 //! NeurIPS 2020), `beta > 0` is HCL (Robinson et al., ICLR 2021), and both at 0 the sampled softmax: nothing is subtracted
 //! then, so there is no floor either.
 //!
@@ -24,6 +24,7 @@ use crate::device::Real;
 use crate::loss::bce::sigmoid;
 use crate::loss::{Declared, Form, Loss, Param, row_loss};
 use crate::ops::sampled_loss::{RowFacts, Twin};
+use crate::ops::score::ScoreKind;
 use crate::ops::vector;
 
 pub const DECLARED: Declared = Declared {
@@ -48,13 +49,17 @@ pub const DECLARED: Declared = Declared {
         },
         Param {
             name: "lowest",
-            form: Form::Number { default: -1.0, low: -1e6, high: 0.0 },
-            help: "lowest score a negative can have, the floor of the correction; -1 / model.temperature with the cosine score",
+            form: Form::Derived { default: "-1, or -1 / model.temperature with the cosine score", low: -1e6, high: 0.0 },
+            help: "lowest score a negative can have, the floor of the correction",
         },
     ],
     sampled: true,
     build: |p| {
-        let [temperature, tau_plus, beta, lowest] = ["temperature", "tau_plus", "beta", "lowest"].map(|name| p.number(name));
+        let [temperature, tau_plus, beta] = ["temperature", "tau_plus", "beta"].map(|name| p.number(name));
+        let lowest = p.given("lowest").unwrap_or(match p.score {
+            ScoreKind::Dot => -1.0,
+            ScoreKind::Cosine { temperature } => -1.0 / temperature,
+        });
         // Where nothing is subtracted nothing can fall below the floor of a cosine.
         let floor = if tau_plus > 0.0 { lowest / temperature } else { f64::NEG_INFINITY };
         Loss::Sampled(Box::new(Contrastive { temperature, tau_plus, beta, floor }))

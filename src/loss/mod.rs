@@ -32,6 +32,7 @@ use crate::config::{Kind, Value};
 use crate::device::Real;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::sampled_loss::{RowFacts, RowLoss};
+use crate::ops::score::ScoreKind;
 use crate::ops::vector;
 
 pub use cases::cases;
@@ -65,6 +66,8 @@ pub struct Param {
 pub enum Form {
     /// A real in `low..=high`.
     Number { default: f64, low: f64, high: f64 },
+    /// A real in `low..=high` that follows from the model where it is not given.
+    Derived { default: &'static str, low: f64, high: f64 },
     /// One of these; the first is the default.
     Word(&'static [&'static str]),
 }
@@ -74,6 +77,7 @@ impl Form {
     pub fn range(&self) -> String {
         match self {
             Form::Number { default, low, high } => format!("{low} .. {high}, default {default}"),
+            Form::Derived { default, low, high } => format!("{low} .. {high}, default {default}"),
             Form::Word(words) => format!("{}, default {}", words.join(" | "), words[0]),
         }
     }
@@ -105,9 +109,17 @@ struct Params<'a> {
     given: &'a Kind,
     items: usize,
     negatives: usize,
+    score: ScoreKind,
 }
 
 impl Params<'_> {
+    /// A number, if it was given.
+    fn given(&self, name: &str) -> Option<f64> {
+        match self.given.params.get(name) {
+            Some(Value::Number(x)) => Some(*x),
+            _ => None,
+        }
+    }
     fn number(&self, name: &str) -> f64 {
         match (self.given.params.get(name), self.declared.params.iter().find(|p| p.name == name).map(|p| &p.form)) {
             (Some(Value::Number(x)), _) => *x,
@@ -132,14 +144,14 @@ pub fn find(kind: &str) -> Result<&'static Declared> {
     })
 }
 
-/// Builds the configured loss for a catalogue of `items` and `negatives` per row. C0202: unknown kind, or a value out of
+/// Builds the configured loss for a catalogue of `items`, `negatives` per row and a model that scores by `score`. C0202: unknown kind, or a value out of
 /// range; C0201: unknown parameter; C0203: a parameter of another loss.
-pub fn build(kind: &Kind, items: usize, negatives: usize) -> Result<Loss> {
+pub fn build(kind: &Kind, items: usize, negatives: usize, score: ScoreKind) -> Result<Loss> {
     let declared = find(&kind.kind)?;
     for (name, value) in &kind.params {
         check(declared, name, value)?;
     }
-    Ok((declared.build)(&Params { declared, given: kind, items, negatives }))
+    Ok((declared.build)(&Params { declared, given: kind, items, negatives, score }))
 }
 
 fn check(declared: &Declared, name: &str, value: &Value) -> Result<()> {
@@ -161,7 +173,7 @@ fn check(declared: &Declared, name: &str, value: &Value) -> Result<()> {
         });
     };
     let accepted = match (&param.form, value) {
-        (Form::Number { low, high, .. }, Value::Number(x)) => (low..=high).contains(&x),
+        (Form::Number { low, high, .. } | Form::Derived { low, high, .. }, Value::Number(x)) => (low..=high).contains(&x),
         (Form::Word(words), Value::Word(word)) => words.contains(&word.as_str()),
         _ => false,
     };

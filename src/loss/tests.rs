@@ -17,7 +17,7 @@ fn kind(name: &str, params: &[(&str, Value)]) -> Kind {
 }
 
 fn sampled(kind: &Kind, items: usize, negatives: usize) -> Box<dyn RowLoss> {
-    match build(kind, items, negatives).unwrap() {
+    match build(kind, items, negatives, ScoreKind::Dot).unwrap() {
         Loss::Sampled(loss) => loss,
         Loss::Full => panic!("{} is not sampled", kind.kind),
     }
@@ -509,11 +509,11 @@ fn a_broken_hand_over_is_an_internal_error_and_not_a_panic() {
 
 #[test]
 fn the_registry_refuses_what_it_does_not_know() {
-    let code = |k: &Kind| build(k, 10, 2).map(|_| ()).map_err(|e| (e.code(), e.to_string()));
+    let code = |k: &Kind| build(k, 10, 2, ScoreKind::Dot).map(|_| ()).map_err(|e| (e.code(), e.to_string()));
     for declared in KINDS {
         assert!(code(&kind(declared.name, &[])).is_ok());
         assert!(declared.help.len() > 10 && declared.source.len() > 10);
-        assert_eq!(matches!(build(&kind(declared.name, &[]), 10, 2), Ok(Loss::Sampled(_))), declared.sampled);
+        assert_eq!(matches!(build(&kind(declared.name, &[]), 10, 2, ScoreKind::Dot), Ok(Loss::Sampled(_))), declared.sampled);
     }
     let (c, text) = code(&kind("gbec", &[])).unwrap_err();
     assert!(c == Code::C0202 && text.contains("did you mean `gbce`?"));

@@ -144,7 +144,7 @@ impl Plan {
             if self.select.0.declared.name == "all" {
                 return contradiction("the proposal `catalogue` needs a select stage that chooses from it".into());
             }
-            if !matches!(self.select.0.declared.name, "top_k" | "softmax_draw") {
+            if !(self.select.0.build)(&self.select.1).takes_catalogue() {
                 let name = self.select.0.declared.name;
                 return contradiction(format!("`{name}` chooses from proposed items, not from the whole catalogue"));
             }

@@ -19,6 +19,8 @@ pub struct Preset {
     pub family: String,
     pub sub_type: String,
     pub sampler: config::Sampler,
+    /// The loss it is made for, where the method names one: what training takes unless another is chosen.
+    pub loss: Option<config::Kind>,
 }
 
 macro_rules! presets {
@@ -55,7 +57,13 @@ const FILES: &[(&str, &str)] = presets![
     "pris",
     "softmax-rho",
     "category-balance",
-    "ubpr"
+    "ubpr",
+    "logq",
+    "logq-2025",
+    "dcl",
+    "hcl",
+    "kbgan",
+    "irgan"
 ];
 
 /// All presets, in the order of the list above.

@@ -102,7 +102,8 @@ impl Trainer {
             let what = format!("{} mixes the vectors of items, and a cosine is not linear in them", sampler.describe());
             return Err(Error::new(Code::C0205, what).help("use `--set model.score=dot`, or `--set sampler.mix.kind=item`"));
         }
-        let loss = loss::build(&config.loss, log.items(), sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts()))?;
+        let negatives = sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts());
+        let loss = loss::build(&config.loss, log.items(), negatives, model.scoring().kind)?;
         let wants_log_q = matches!(&loss, Loss::Sampled(row_loss) if row_loss.needs_log_q());
         if let Some(sampler) = sampler.as_ref().filter(|s| wants_log_q && !s.gives_log_q()) {
             let what =

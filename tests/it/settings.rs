@@ -234,3 +234,23 @@ fn naming_another_kind_drops_the_parameters_of_the_former() {
     let other = with(&["sampler=genni"]);
     assert_eq!((other.sampler.select, other.sampler.negatives), (None, Some(8)));
 }
+
+#[test]
+fn a_preset_brings_the_loss_it_is_made_for() {
+    let loss = |sets_: &[&str]| sets(&[sets_, &["data.path=log.csv"]].concat()).unwrap().config.loss;
+    let mns = loss(&["sampler=mns"]);
+    assert_eq!((&mns.kind[..], &mns.params["log_q"]), ("sampled_softmax", &Value::Word("classic".into())));
+    assert_eq!(loss(&["sampler=gsasrec"]).kind, "gbce");
+    // What somebody says stays: another loss, and a parameter of the preset's.
+    assert_eq!(loss(&["sampler=gsasrec", "loss=bce"]).kind, "bce");
+    let hcl = loss(&["sampler=hcl", "loss.beta=0.25"]);
+    assert_eq!((&hcl.kind[..], &hcl.params["beta"]), ("contrastive", &Value::Number(0.25)));
+    assert_eq!(hcl.params["tau_plus"], Value::Number(0.1));
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("c.toml");
+    fs::write(&path, "[sampler]\npreset = \"gsasrec\"\n[loss]\nkind = \"bpr\"\n").unwrap();
+    let inputs = Inputs { config_file: Some(path), ..Inputs::default() };
+    assert_eq!(resolve(&inputs).unwrap().config.loss.kind, "bpr");
+    let (_root, again) = file(&toml::to_string(&sets(&["sampler=hcl", "data.path=log.csv"]).unwrap().config).unwrap());
+    assert_eq!(again.unwrap().config.loss.kind, "contrastive");
+}

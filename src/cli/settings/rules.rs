@@ -1,9 +1,12 @@
 //! Which settings mean nothing in which company. Whoever sets such a key expects an effect, so it is refused rather than
 //! ignored. A key left at its default is never refused: a resolved configuration names all of them.
 
+use std::collections::BTreeMap;
+
 use toml::Value;
 
 use super::{Layers, Source};
+use crate::config::Kind;
 use crate::error::{Code, Error, Result};
 use crate::sampling::{self, Shown};
 
@@ -127,15 +130,23 @@ fn for_the_generated_log() -> [(&'static str, Value); 6] {
     ]
 }
 
-/// Choices that follow from others: whoever names a sampler and no loss wants a loss that samples, and whoever gives no
-/// log wants to see something soon.
+/// Choices that follow from others: whoever names a sampler and no loss wants the one it is made for, or at least one that
+/// samples; and whoever gives no log wants to see something soon.
 pub fn derive(layers: &mut Layers) -> Result<()> {
     let free = |key: &str, layers: &Layers| layers.entries.get(key).is_some_and(|e| e.source == Source::Default);
     let sampler = layers.entries.iter().find(|(k, e)| k.starts_with("sampler.") && counts(layers, k, &e.value, &e.source));
     if let Some(key) = sampler.map(|(k, _)| k.clone()).filter(|_| free("loss.kind", layers)) {
-        let why = format!("because `{key}` is set");
-        layers.put("loss.kind", Value::String("sampled_softmax".into()), Source::Derived(why.clone()), 6)?;
-        layers.notes.push(format!("the loss is `sampled_softmax` {why}; choose another with `--set loss=NAME`"));
+        let preset = word(layers, "sampler.preset").to_string();
+        let made_for = match sampling::show(&preset) {
+            Ok(Shown::Preset { preset, .. }) => preset.loss,
+            _ => None,
+        };
+        let (loss, why) = match made_for {
+            Some(loss) => (loss, format!("because the preset `{preset}` is made for it")),
+            None => (Kind { kind: "sampled_softmax".into(), params: BTreeMap::new() }, format!("because `{key}` is set")),
+        };
+        layers.notes.push(format!("the loss is `{}` {why}; choose another with `--set loss=NAME`", loss.kind));
+        put_below(layers, "loss", &loss, &Source::Derived(why))?;
     }
     if word(layers, "data.path").is_empty() {
         for (key, value) in for_the_generated_log() {
@@ -163,14 +174,19 @@ pub fn complete_from_preset(layers: &mut Layers) -> Result<()> {
             _ => resolved.weight,
         };
         let Some(kind) = kind else { continue };
-        let source = Source::Derived(format!("the preset `{preset}`"));
-        let whole = Value::try_from(kind).map_err(|e| Error::internal(e.to_string()))?;
-        for (name, value) in whole.as_table().into_iter().flatten() {
-            let key = format!("{table}.{name}");
-            if !layers.entries.contains_key(&key) {
-                // Below every other layer, so that nothing somebody set is taken for a former kind's.
-                layers.put(&key, value.clone(), source.clone(), 0)?;
-            }
+        put_below(layers, &table, &kind, &Source::Derived(format!("the preset `{preset}`")))?;
+    }
+    Ok(())
+}
+
+/// Puts a kind with its parameters below every other layer, so that what somebody set stays and is not taken for a former
+/// kind's.
+fn put_below(layers: &mut Layers, table: &str, kind: &Kind, source: &Source) -> Result<()> {
+    let whole = Value::try_from(kind).map_err(|e| Error::internal(e.to_string()))?;
+    for (name, value) in whole.as_table().into_iter().flatten() {
+        let key = format!("{table}.{name}");
+        if layers.entries.get(&key).is_none_or(|e| e.source == Source::Default) {
+            layers.put(&key, value.clone(), source.clone(), 0)?;
         }
     }
     Ok(())

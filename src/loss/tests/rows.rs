@@ -51,6 +51,10 @@ fn the_contrastive_loss_is_debiased_and_hard_as_its_formula_says() {
     low.params.insert("lowest".into(), Value::Number(-10.0));
     let want = (6f64.exp() + 4.0 * (-20f64).exp()).ln() - 6.0;
     assert!((one_row(&low, 3.0, &NEGATIVES, &[]).0 - want).abs() < 1e-12);
+    // The floor of a cosine score, which is divided by the model's temperature, is that without being told.
+    let Loss::Sampled(cosine) = build(&floored, 10, 4, ScoreKind::Cosine { temperature: 0.1 }).unwrap() else { panic!() };
+    let mut d = [0.0; 4];
+    assert!((cosine.row_f64(3.0, &NEGATIVES, RowFacts::default(), &mut d).0 - want).abs() < 1e-12);
 }
 
 #[test]

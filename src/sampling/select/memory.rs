@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row};
+use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row, sigmoid};
 use crate::device::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
@@ -97,10 +97,6 @@ impl Entry {
         self.mean = (f64::from(self.mean) + a * off) as f32;
         self.variance = ((1.0 - a) * (f64::from(self.variance) + a * off * off)) as f32;
     }
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Positions of the `n` largest keys, the largest first, ties to the lower item; NaN counts as the smallest.

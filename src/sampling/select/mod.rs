@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod all;
+mod generator;
 mod memory;
 mod metropolis;
 mod posterior;
@@ -64,6 +65,10 @@ pub trait Select: Send + Sync {
     fn most_candidates(&self, negatives: usize) -> usize {
         self.params().map_or(negatives, |params| params.most("candidates") as usize)
     }
+    /// Whether it can choose from the whole catalogue.
+    fn takes_catalogue(&self) -> bool {
+        false
+    }
     /// Whether the current model's scores are needed.
     fn needs_scores(&self) -> bool {
         true
@@ -107,6 +112,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &posterior::DECLARED, build: posterior::build },
     Entry { declared: &memory::DECLARED, build: memory::build },
     Entry { declared: &metropolis::DECLARED, build: metropolis::build },
+    Entry { declared: &generator::DECLARED, build: generator::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.
@@ -179,6 +185,10 @@ fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowCh
         taken.iter_mut().zip(places).for_each(|(slot, place)| *slot = ranked[place].0);
     });
     Ok(one_group_per_row(choice, taken, Vec::new()))
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// The `n` places with the largest key, the largest first; ties to the place that comes first.

@@ -55,6 +55,9 @@ impl Select for SoftmaxDraw {
     fn needs_proposal_log_q(&self) -> bool {
         true
     }
+    fn takes_catalogue(&self) -> bool {
+        true
+    }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
         let scoring = choice.scoring()?;
         let rule = Rule {

@@ -35,6 +35,9 @@ impl Select for TopK {
     fn gives_log_q(&self) -> bool {
         false
     }
+    fn takes_catalogue(&self) -> bool {
+        true
+    }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
         let (k, scoring) = (choice.negatives, choice.scoring()?);
         let ids = match candidates {

@@ -55,6 +55,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("separate gbce", separate),
         ("genni", sampled("bce", "genni")),
         ("srns", sampled("bpr", "srns")),
+        ("kbgan", sampled("bpr", "kbgan")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),

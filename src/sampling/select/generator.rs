@@ -1,0 +1,367 @@
+//! Draws from a learned generator that plays against the model: KBGAN over a few candidates, IRGAN over the whole catalogue.
+//!
+//! The generator has a vector `g_i (D)` of its own for every item, zero before training, and reads the model's query `h_r`:
+//!
+//! ```text
+//! a_i   = g_i . h_r / (sqrt(D) temperature)
+//! P(i)  = exp a_i / sum over the row's candidates, each counted once         N draws with replacement
+//! R_n   = sigma(s_n), or sigma(s_n - s+) as a margin                         what the model thinks of draw n
+//! G_i   = sum over rows of  1/N sum over n of (R_n - b) d ln P(x_n)/d g_i  +  entropy d H(P)/d g_i
+//! g_i  <- g_i + rate G_i / (sqrt(sum over the steps so far of |G_i|^2 / D) + 1e-6)
+//! b    <- b + (mean of R - b) / window                                       the first step's own mean before it
+//! ```
+//!
+//! The generator climbs by REINFORCE towards what the model takes for positive, the model learns to tell that from what was,
+//! and the entropy keeps the draws from falling on one item. The table, its squares and the baseline are part of a
+//! checkpoint. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and the catalogue as
+//! proposal costs `2 R V D` flops, which suits the small ones it was published on.
+//! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017), REINFORCE (Williams 1992), Adagrad (Duchi et
+//! al. 2011), here with one square per row. The sources train the generator in turns of its own; here it learns from the very
+//! draws the model learns from.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row, sigmoid};
+use crate::device::Buffer;
+use crate::error::{Code, Error, Result};
+use crate::ids::NONE;
+use crate::ops::exclusion::Exclude;
+use crate::ops::negatives::Negatives;
+use crate::ops::segments::Segments;
+use crate::ops::{score, vector};
+use crate::rng::{Draws, Stream, open01, slot_index};
+use crate::sampling::State;
+use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
+
+/// Lane of the words that draw.
+const DRAW: u8 = 210;
+/// Below it a gradient is rounding, and Adagrad must not make a step of it.
+const EPSILON: f64 = 1e-6;
+/// Candidates whose part of the gradient is held at once.
+const BLOCK: usize = 1 << 22;
+
+pub static DECLARED: Declared = Declared {
+    stage: Stage::Select,
+    name: "generator",
+    help: "draw from a generator that learns which items the model takes for positive",
+    source: "KBGAN (Cai and Wang, NAACL 2018); IRGAN (Wang et al., SIGIR 2017); a reconstruction in which both learn from the same draws",
+    params: &[
+        Param {
+            name: "reward",
+            form: Form::Word { words: &["score", "margin"] },
+            only_with: None,
+            help: "what the generator is paid for a draw: sigma(score), or sigma(score - the positive's)",
+        },
+        Param {
+            name: "rate",
+            form: Form::Number { default: 0.05, low: 0.0, high: 10.0, curve: true },
+            only_with: None,
+            help: "learning rate of the generator (Adagrad by row)",
+        },
+        Param {
+            name: "entropy",
+            form: Form::Number { default: 0.01, low: 0.0, high: 100.0, curve: true },
+            only_with: None,
+            help: "what a nat of the generator's entropy is worth beside the reward",
+        },
+        Param {
+            name: "temperature",
+            form: Form::Number { default: 1.0, low: 1e-3, high: 1e3, curve: true },
+            only_with: None,
+            help: "the generator's logits are divided by it",
+        },
+        Param {
+            name: "window",
+            form: Form::Count { default: 20.0, low: 1.0, high: 1e6, curve: false },
+            only_with: None,
+            help: "steps over which the baseline of the reward looks back",
+        },
+        CANDIDATES,
+    ],
+    needs: &[Need::Scores],
+    cost: "4RMD flops on the host; 4V(D+1) bytes",
+};
+
+pub fn build(params: &Params) -> Box<dyn Select> {
+    Box::new(Generator { params: params.clone(), learned: Mutex::default() })
+}
+
+struct Generator {
+    params: Params,
+    learned: Mutex<Learned>,
+}
+
+/// What the generator has learned; empty before the first draw, which knows `V` and `D`.
+#[derive(Default)]
+struct Learned {
+    /// g (V,D)
+    table: Vec<f32>,
+    /// (V) sum over the steps of |G_i|^2 / D
+    squares: Vec<f32>,
+    baseline: Option<f32>,
+}
+
+/// How the rows of one draw see the generator.
+struct View<'a> {
+    choice: &'a Choice<'a>,
+    /// The listed candidates (R,M) from the second column on, and the width `1+M`; nothing for the catalogue.
+    listed: Option<(Vec<u32>, usize)>,
+    /// (R) the sequence of each row.
+    sequences: Vec<u32>,
+    /// h (R,D)
+    query: Vec<f32>,
+    dim: usize,
+    /// 1 / (sqrt(D) temperature)
+    scale: f64,
+}
+
+impl View<'_> {
+    /// What row `r` may be given, ascending, each item once.
+    fn candidates(&self, r: usize) -> Vec<u32> {
+        let batch = self.choice.batch;
+        let Some((ids, width)) = &self.listed else {
+            let seen = self.choice.exclude.of_sequence(batch, self.sequences[r] as usize);
+            let target = (self.choice.exclude != Exclude::None).then_some(batch.targets[r]);
+            return self.choice.catalogue.iter().filter(|i| Some(*i) != target && seen.binary_search(i).is_err()).collect();
+        };
+        let mut candidates: Vec<u32> = ids[r * width + 1..(r + 1) * width].iter().copied().filter(|&i| i != NONE).collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates
+    }
+    /// P over `candidates` for row `r`; uniform where logits are no numbers.
+    fn law(&self, table: &[f32], r: usize, candidates: &[u32]) -> Vec<f64> {
+        let (dim, query) = (self.dim, &self.query[r * self.dim..(r + 1) * self.dim]);
+        let logit = |&i: &u32| f64::from(vector::dot(&table[i as usize * dim..(i as usize + 1) * dim], query)) * self.scale;
+        let mut p: Vec<f64> = candidates.iter().map(logit).collect();
+        if !vector::softmax_in_place(&mut p).is_finite() {
+            p.fill(1.0 / candidates.len().max(1) as f64);
+        }
+        p
+    }
+}
+
+/// d/da_m of `1/N sum over n of advantage_n ln P(taken_n) + entropy H(P)` (M), by the places that were taken.
+fn slope(p: &[f64], taken: &[usize], advantages: &[f64], entropy: f64) -> Vec<f64> {
+    let n = taken.len().max(1) as f64;
+    let total = advantages.iter().sum::<f64>() / n;
+    let nats = |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
+    let spread: f64 = p.iter().map(|&p| nats(p)).sum();
+    let mut slope: Vec<f64> = p.iter().map(|&p| entropy * (nats(p) - p * spread) - total * p).collect();
+    taken.iter().zip(advantages).for_each(|(&place, advantage)| slope[place] += advantage / n);
+    slope
+}
+
+/// Where the cumulated `p` passes `u` of its sum.
+fn place(p: &[f64], u: f64) -> usize {
+    let mut left = u * p.iter().sum::<f64>();
+    let passed = p.iter().position(|p| {
+        left -= p;
+        left < 0.0
+    });
+    // Rounding may leave the end unpassed.
+    passed.unwrap_or_else(|| p.iter().rposition(|&p| p > 0.0).unwrap_or(0))
+}
+
+impl Learned {
+    /// Makes the table for a catalogue of `items` and `dim` numbers, or checks it. M0402: a restored one has another shape.
+    fn fit(&mut self, items: usize, dim: usize) -> Result<()> {
+        if self.table.is_empty() {
+            (self.table, self.squares) = (vec![0.0; items * dim], vec![0.0; items]);
+        }
+        match self.table.len() == items * dim && self.squares.len() == items {
+            true => Ok(()),
+            false => Err(Error::new(Code::M0402, "the generator in the checkpoint is not of this catalogue and model")),
+        }
+    }
+
+    /// One step up the gradient from the `taken (R,N)` and their advantages (R,N).
+    fn learn(&mut self, view: &View, taken: &[u32], advantages: &[f64], entropy: f64, rate: f64) {
+        let (rows, dim, n) = (view.sequences.len(), view.dim, view.choice.negatives);
+        let (items, most) = match &view.listed {
+            Some((ids, width)) => {
+                let listed = |r: usize| &ids[r * width + 1..(r + 1) * width];
+                let mut items: Vec<u32> = (0..rows).flat_map(listed).copied().filter(|&i| i != NONE).collect();
+                items.sort_unstable();
+                items.dedup();
+                (items, width - 1)
+            }
+            None => (view.choice.catalogue.iter().collect(), view.choice.catalogue.len()),
+        };
+        let mut gradient = vec![0.0f32; items.len() * dim];
+        let all: Vec<usize> = (0..rows).collect();
+        // Blocks of a fixed size, each added in the order of its rows: the same sums for any number of threads.
+        for block in all.chunks((BLOCK / most.max(1)).max(1)) {
+            let pulls: Vec<(Vec<u32>, Vec<f64>)> = block
+                .par_iter()
+                .map(|&r| {
+                    let candidates = view.candidates(r);
+                    let p = view.law(&self.table, r, &candidates);
+                    let own = (r * n..(r + 1) * n).filter(|&slot| taken[slot] != NONE);
+                    let places = own.filter_map(|slot| Some((candidates.binary_search(&taken[slot]).ok()?, advantages[slot])));
+                    let (places, advantages): (Vec<usize>, Vec<f64>) = places.unzip();
+                    let slope = slope(&p, &places, &advantages, entropy);
+                    (candidates, slope)
+                })
+                .collect();
+            let ids: Vec<u32> = pulls.iter().flat_map(|(ids, _)| ids).copied().collect();
+            let slopes: Vec<f64> = pulls.iter().flat_map(|(_, slopes)| slopes).copied().collect();
+            let of_row: Vec<usize> =
+                pulls.iter().zip(block).flat_map(|((ids, _), &r)| std::iter::repeat_n(r, ids.len())).collect();
+            let segments = Segments::of(&ids);
+            gradient.par_chunks_mut(dim).zip(&items).for_each(|(gradient, item)| {
+                let Ok(s) = segments.rows.binary_search(item) else { return };
+                for &at in &segments.positions[segments.offsets[s] as usize..segments.offsets[s + 1] as usize] {
+                    let (r, slope) = (of_row[at as usize], slopes[at as usize] * view.scale);
+                    vector::axpy(gradient, slope as f32, &view.query[r * dim..(r + 1) * dim]);
+                }
+            });
+        }
+        for (gradient, &item) in gradient.chunks_exact(dim).zip(&items) {
+            let square = vector::dot(gradient, gradient) / dim as f32;
+            if square > 0.0 && square.is_finite() {
+                let squares = &mut self.squares[item as usize];
+                *squares += square;
+                let step = (rate / (f64::from(*squares).sqrt() + EPSILON)) as f32;
+                vector::axpy(&mut self.table[item as usize * dim..(item as usize + 1) * dim], step, gradient);
+            }
+        }
+    }
+}
+
+impl Select for Generator {
+    fn params(&self) -> Option<&Params> {
+        Some(&self.params)
+    }
+    fn fewest_candidates(&self, negatives: usize) -> usize {
+        // With replacement any number can be drawn from any list.
+        negatives
+    }
+    fn takes_catalogue(&self) -> bool {
+        true
+    }
+    fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
+        let (batch, scoring, n) = (choice.batch, choice.scoring()?, choice.negatives);
+        let number = |name: &str| self.params.number(name, choice.epoch);
+        let view = View {
+            choice,
+            listed: match &candidates {
+                Candidates::Listed(lists) => Some(beside_targets(batch, lists)),
+                Candidates::Catalogue => None,
+            },
+            sequences: batch.sequence_of_rows(),
+            query: scoring.query.to_f64(choice.device)?.into_iter().map(|x| x as f32).collect(),
+            dim: scoring.dim,
+            scale: 1.0 / ((scoring.dim as f64).sqrt() * number("temperature")),
+        };
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.fit(scoring.items, scoring.dim)?;
+
+        let draws = Draws::new(choice.seed, Stream::Select, DRAW, choice.epoch_index);
+        let (mut taken, mut log_q) = (vec![NONE; batch.rows() * n], vec![0.0; batch.rows() * n]);
+        let slots = taken.par_chunks_mut(n.max(1)).zip(log_q.par_chunks_mut(n.max(1)));
+        slots.enumerate().for_each(|(r, (taken, log_q))| {
+            let candidates = view.candidates(r);
+            let p = view.law(&learned.table, r, &candidates);
+            for (slot, (taken, log_q)) in taken.iter_mut().zip(log_q).enumerate().filter(|_| !candidates.is_empty()) {
+                let at = place(&p, open01(draws.words64(slot_index(batch.row_keys[r], slot))[0]));
+                (*taken, *log_q) = (candidates[at], p[at].ln() as f32);
+            }
+        });
+
+        // The targets' scores beside those of what was drawn.
+        let drawn = one_group_per_row(choice, taken, if choice.log_q { log_q } else { Vec::new() });
+        let (ids, width) = beside_targets(batch, &drawn);
+        let mut scores = Buffer::empty(choice.device);
+        score::gather(choice.device, &mut scores, scoring, &ids)?;
+        let scores = scores.to_f64(choice.device)?;
+        let margin = self.params.word("reward") == "margin";
+        // As many digits as the baseline has, so that what is the same for all is nothing.
+        let reward = |s: f64, positive: f64| f64::from(sigmoid(if margin { s - positive } else { s }) as f32);
+        let rewards: Vec<f64> = scores.chunks_exact(width).flat_map(|s| s[1..].iter().map(move |&x| reward(x, s[0]))).collect();
+        let counted: Vec<f64> =
+            rewards.iter().zip(&drawn.ids).filter(|(x, id)| **id != NONE && x.is_finite()).map(|(x, _)| *x).collect();
+        if counted.is_empty() {
+            return Ok(drawn);
+        }
+        let mean = counted.iter().sum::<f64>() / counted.len() as f64;
+        let baseline = f64::from(learned.baseline.unwrap_or(mean as f32));
+        let advantages: Vec<f64> = rewards.iter().map(|r| if r.is_finite() { r - baseline } else { 0.0 }).collect();
+        learned.learn(&view, &drawn.ids, &advantages, number("entropy"), number("rate"));
+        learned.baseline = Some((baseline + (mean - baseline) / number("window")) as f32);
+        Ok(drawn)
+    }
+
+    fn state(&self) -> Vec<State> {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(baseline) = learned.baseline else { return Vec::new() };
+        let (items, dim) = (learned.squares.len(), learned.table.len() / learned.squares.len().max(1));
+        vec![
+            State { name: "generator.table".into(), shape: vec![items, dim], values: learned.table.clone() },
+            State { name: "generator.squares".into(), shape: vec![items], values: learned.squares.clone() },
+            State { name: "generator.baseline".into(), shape: vec![1], values: vec![baseline] },
+        ]
+    }
+
+    fn restore<'t>(&self, find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
+        let [table, squares, baseline] =
+            ["table", "squares", "baseline"].map(|name| find(&format!("generator.{name}")).unwrap_or(&[]));
+        let whole = table.len().checked_rem(squares.len()).unwrap_or(table.len()) == 0;
+        let sound = |x: &&[f32]| x.iter().all(|x| x.is_finite());
+        if !whole
+            || baseline.len() > 1
+            || table.is_empty() != baseline.is_empty()
+            || ![table, squares, baseline].iter().all(sound)
+        {
+            return Err(Error::new(Code::M0402, "the sampler's generator in the checkpoint does not fit together"));
+        }
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) =
+            Learned { table: table.to_vec(), squares: squares.to_vec(), baseline: baseline.first().copied() };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mean of the slope over all draws is the gradient of the expected reward and the entropy, by central differences.
+    #[test]
+    fn reinforce_is_unbiased() {
+        let (logits, rewards) = ([0.3, -1.0, 0.8, 0.0], [0.9, 0.2, 0.4, 0.7]);
+        let (baseline, entropy) = (0.35, 0.6);
+        let law = |a: &[f64]| {
+            let mut p = a.to_vec();
+            vector::softmax_in_place(&mut p);
+            p
+        };
+        let value = |a: &[f64]| -> f64 { law(a).iter().zip(rewards).map(|(p, r)| p * r - entropy * p * p.ln()).sum() };
+        let p = law(&logits);
+        // Two draws: all pairs, each with its probability.
+        let mut mean = [0.0; 4];
+        for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
+            let slope = slope(&p, &[i, j], &[rewards[i] - baseline, rewards[j] - baseline], entropy);
+            mean.iter_mut().zip(slope).for_each(|(mean, s)| *mean += p[i] * p[j] * s);
+        }
+        for m in 0..4 {
+            let nudged = |h: f64| {
+                let mut a = logits;
+                a[m] += h;
+                value(&a)
+            };
+            let central = (nudged(1e-5) - nudged(-1e-5)) / 2e-5;
+            assert!((mean[m] - central).abs() < 1e-9, "{m}: {} against {central}", mean[m]);
+        }
+    }
+
+    #[test]
+    fn a_place_is_where_the_law_passes_the_word() {
+        let p = [0.25, 0.0, 0.5, 0.25];
+        for (u, at) in [(0.0, 0), (0.2499, 0), (0.25, 2), (0.7499, 2), (0.75, 3), (0.999_999, 3), (1.0, 3)] {
+            assert_eq!(place(&p, u), at, "{u}");
+        }
+        assert_eq!(place(&[0.5, 0.5, 0.0], 1.0), 1, "what has no probability is never taken");
+    }
+}
