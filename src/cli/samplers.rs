@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::cli::terminal;
 use crate::error::{Error, Result};
+use crate::loss;
 use crate::sampling::{self, Declared, OF_PROPOSALS, Param, Shown, Stage};
 
 #[derive(clap::Args)]
@@ -33,6 +34,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 
 fn list(json: bool) -> Result<()> {
     let (presets, kinds) = (sampling::presets()?, sampling::kinds());
+    let losses = || loss::KINDS.iter().filter(|loss| !loss.sampled);
     if json {
         let presets = presets
             .iter()
@@ -44,7 +46,8 @@ fn list(json: bool) -> Result<()> {
             })
             .collect::<Result<Vec<_>>>()?;
         let kinds: Vec<_> = kinds.iter().map(|k| kind_json(k)).collect();
-        return terminal::out(&json!({ "presets": presets, "kinds": kinds }).to_string());
+        let without: Vec<_> = losses().map(|l| json!({ "name": l.name, "help": l.help, "source": l.source })).collect();
+        return terminal::out(&json!({ "presets": presets, "kinds": kinds, "losses_without_sampler": without }).to_string());
     }
     let width = presets.iter().map(|p| p.name.len()).chain(kinds.iter().map(|k| k.name.len())).max().unwrap_or(0);
     terminal::out("presets (`--sampler NAME`)")?;
@@ -54,6 +57,11 @@ fn list(json: bool) -> Result<()> {
         terminal::out(&format!("  {:width$}  {}", preset.name, preset.about))?;
         terminal::out(&format!("  {:width$}    {}, {}: {}", "", preset.family, preset.sub_type, preset.source))?;
         terminal::out(&format!("  {:width$}    cost {}{needs}", "", costs.join("; ")))?;
+    }
+    terminal::out("\nwithout a sampler, over every item (`--set loss=NAME`)")?;
+    for loss in losses() {
+        terminal::out(&format!("  {:width$}  {}", loss.name, loss.help))?;
+        terminal::out(&format!("  {:width$}    {}", "", loss.source))?;
     }
     for stage in Stage::ALL {
         terminal::out(&format!("\n{} (`[sampler.{0}]`)", stage.name()))?;

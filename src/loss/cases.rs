@@ -66,7 +66,7 @@ fn row_loss((name, log_q, numbers): Chosen, items: usize, negatives: usize) -> R
     let kind = Kind { kind: name.into(), params: params.iter().map(|(k, v)| (k.to_string(), v.clone())).collect() };
     match build(&kind, items, negatives, ScoreKind::Dot)? {
         Loss::Sampled(loss) => Ok(loss),
-        Loss::Full => Err(Error::internal(format!("{name} is not sampled"))),
+        Loss::Full | Loss::WholeData { .. } => Err(Error::internal(format!("{name} is not sampled"))),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Losses: how a row's positive and negatives become one number. One file each; a new one is a file and a line in [`KINDS`].
 //!
-//! `softmax` sees the whole catalogue (`ops/full_softmax.rs`); the others see what a sampler hands over
+//! `softmax` and `whole_data` see the whole catalogue (`ops/full_softmax.rs`, `ops/whole_data.rs`); the others see what a sampler hands over
 //! (`ops/sampled_loss.rs`) and are functions of one row's scores. With `s+` the positive's score, `s_n` the negatives' and
 //! `w_n` their weights (one unless the sampler gives others):
 //!
 //! | loss | row |
 //! |---|---|
 //! | `softmax` | `ln sum over all items i of exp s_i  -  s+` |
+//! | `whole_data` | `(s+ - 1)^2 + c sum over the other items i of s_i^2` |
 //! | `sampled_softmax` | the same over the positive and its negatives, see `sampled_softmax.rs` |
 //! | `bce` | `softplus(-s+) + sum w_n softplus(s_n) / sum w_n` |
 //! | `gbce` | `(beta softplus(-s+) + sum w_n softplus(s_n)) / (1 + sum w_n)` |
@@ -41,6 +42,8 @@ pub use cases::cases;
 pub enum Loss {
     /// Cross-entropy over the whole catalogue.
     Full,
+    /// Squared error over the whole catalogue, in which an item that is not the target weighs `unseen`.
+    WholeData { unseen: f64 },
     /// A function of the positive and sampled negatives.
     Sampled(Box<dyn RowLoss>),
 }
@@ -92,6 +95,18 @@ pub static KINDS: &[Declared] = &[
         params: &[],
         sampled: false,
         build: |_| Loss::Full,
+    },
+    Declared {
+        name: "whole_data",
+        help: "squared error over the whole catalogue, by products of small matrices; needs no sampler, a dot product and no context",
+        source: "ENMF (Chen et al., TOIS 2020), constant weights",
+        params: &[Param {
+            name: "unseen",
+            form: Form::Number { default: 0.1, low: 0.0, high: 1.0 },
+            help: "what the square of another item's score weighs beside that of the target's error (c0)",
+        }],
+        sampled: false,
+        build: |p| Loss::WholeData { unseen: p.number("unseen") },
     },
     sampled_softmax::DECLARED,
     bce::DECLARED,

@@ -4,10 +4,10 @@ use super::*;
 use crate::device::{Buffer, Device};
 use crate::ids;
 use crate::ops::central::{check as differences, noise};
-use crate::ops::full_softmax;
 use crate::ops::negatives::Negatives;
 use crate::ops::sampled_loss::{Gradients, LossReal, RowFacts, forward_backward};
 use crate::ops::score::{ScoreKind, Scoring};
+use crate::ops::{full_softmax, whole_data};
 use crate::rng::{Draws, Stream, below};
 
 mod rows;
@@ -19,7 +19,7 @@ fn kind(name: &str, params: &[(&str, Value)]) -> Kind {
 fn sampled(kind: &Kind, items: usize, negatives: usize) -> Box<dyn RowLoss> {
     match build(kind, items, negatives, ScoreKind::Dot).unwrap() {
         Loss::Sampled(loss) => loss,
-        Loss::Full => panic!("{} is not sampled", kind.kind),
+        Loss::Full | Loss::WholeData { .. } => panic!("{} is not sampled", kind.kind),
     }
 }
 
@@ -128,6 +128,7 @@ fn ours(device: &Device, case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64,
     let scale = 1.0 / case.r.max(1) as f64;
     let value = match loss {
         Loss::Full => full_softmax::forward_backward(device, grads, &scoring, &case.targets, scale),
+        Loss::WholeData { unseen } => whole_data::forward_backward(device, grads, &scoring, &case.targets, *unseen, scale),
         Loss::Sampled(loss) => {
             let wrong = (case.w > 0).then_some(&wrong);
             forward_backward(device, grads, &scoring, &case.targets, &case.negatives, wrong, loss.as_ref(), scale)
@@ -197,6 +198,13 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
                 let z: T = scores.iter().map(|&s| (s - largest).exp()).sum();
                 ds.iter_mut().zip(&scores).for_each(|(d, &s)| *d = (s - largest).exp() / z);
                 (z.ln() + largest - positive.0, -T::ONE)
+            }
+            Loss::WholeData { unseen } => {
+                // Every item by its own square, the target's once more to leave it out and once for its error.
+                let (c, two) = (T::from_f64(*unseen), T::from_f64(2.0));
+                ds.iter_mut().zip(&scores).for_each(|(d, &s)| *d = two * c * s);
+                let (s, all) = (positive.0, scores.iter().map(|&s| c * s * s).sum::<T>());
+                (all - c * s * s + (s - T::ONE) * (s - T::ONE), two * (s - T::ONE) - two * c * s)
             }
         };
         let counts =
@@ -280,6 +288,28 @@ fn the_full_softmax_has_the_gradient_of_its_value() {
             }
         }
     }
+}
+
+#[test]
+fn the_whole_data_loss_is_the_sum_over_all_items_and_has_its_gradient() {
+    for unseen in [0.0, 0.1, 1.0] {
+        let loss = Loss::WholeData { unseen };
+        for [r, v, d] in [[1, 1, 1], [5, 13, 6], [40, 3, 2], [700, 97, 19]] {
+            let case = case(ScoreKind::Dot, [r, v, d, 0], vec![0, r as u32], PLAIN);
+            let (value, grads) = ours(&Device::ORACLE, &case, &case.inputs, &loss);
+            let want = naive::<f64>(&case, &case.inputs, &loss);
+            assert!((value - want.0).abs() < 1e-11 * want.0.abs().max(1.0), "{value} against {}", want.0);
+            close(&grads, &want.1, 1e-11);
+            if r < 50 {
+                differences(&case.inputs, &grads, |inputs| naive::<f64>(&case, inputs, &loss).0);
+            }
+            let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let run = |threads| pool(threads).install(|| ours(&Device::HOST, &case, &case.inputs, &loss));
+            assert!(run(1) == run(3));
+        }
+    }
+    let empty = case(ScoreKind::Dot, [0, 3, 2, 0], vec![0], PLAIN);
+    assert_eq!(ours(&Device::HOST, &empty, &empty.inputs, &Loss::WholeData { unseen: 0.1 }).0, 0.0);
 }
 
 /// Sizes that cross vector lanes, row blocks, passes and softmax tiles.

@@ -35,10 +35,11 @@ pub mod table_gradient;
 pub mod tile;
 pub mod vector;
 pub mod vocabulary;
+pub mod whole_data;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 15] = [
+    let operations: [fn() -> Vec<case::Case>; 16] = [
         vocabulary::cases,
         embedding::cases,
         attributes::cases,
@@ -51,6 +52,7 @@ pub fn cases() -> Vec<case::Case> {
         activation::cases,
         score::cases,
         full_softmax::cases,
+        whole_data::cases,
         rank::cases,
         score_topk::cases,
         softmax_draw::cases,

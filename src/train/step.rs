@@ -13,11 +13,11 @@ use crate::ids::NONE;
 use crate::loss::{self, Loss};
 use crate::model::{Masks, Model, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
-use crate::ops::full_softmax;
 use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::ops::score::ScoreKind;
+use crate::ops::{full_softmax, whole_data};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
 use crate::sampling::{self, Attributes, Clusters, Knowledge, Moment, Sampler};
@@ -104,6 +104,12 @@ impl Trainer {
         }
         let negatives = sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts());
         let loss = loss::build(&config.loss, log.items(), negatives, model.scoring().kind)?;
+        if matches!(loss, Loss::WholeData { .. }) && (model.scoring().kind != ScoreKind::Dot || model.hyper.context) {
+            let what = "the loss `whole_data` is a product of small matrices only for dot products without context";
+            return Err(
+                Error::new(Code::C0205, what).help("use `--set model.score=dot --set model.context=no`, or `--set loss=softmax`")
+            );
+        }
         let wants_log_q = matches!(&loss, Loss::Sampled(row_loss) if row_loss.needs_log_q());
         if let Some(sampler) = sampler.as_ref().filter(|s| wants_log_q && !s.gives_log_q()) {
             let what =
@@ -123,7 +129,7 @@ impl Trainer {
         let every_row = full || !model.rows_are_independent();
         if config.optim.tables == "lazy" && every_row {
             return Err(Error::new(Code::C0205, "every row of the item table changes in every step here, so none can be lazy")
-                .note("full softmax and item attributes reach all rows")
+                .note("losses over the whole catalogue and item attributes reach all rows")
                 .help("use `--set optim.tables=dense`"));
         }
         let lazy = !every_row && optimizer.is_lazy(model.output_param());
@@ -222,7 +228,12 @@ impl Trainer {
                     wrong: None,
                     table: &mut table,
                 };
-                full_softmax::forward_backward(&self.device, grads, &scoring, &asked.targets, scale)?
+                match self.loss {
+                    Loss::WholeData { unseen } => {
+                        whole_data::forward_backward(&self.device, grads, &scoring, &asked.targets, unseen, scale)?
+                    }
+                    _ => full_softmax::forward_backward(&self.device, grads, &scoring, &asked.targets, scale)?,
+                }
             }
         };
         self.model.give_table_grad(table);

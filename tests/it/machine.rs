@@ -37,6 +37,7 @@ const SMALL: &[&str] = &[
 /// What a step may consist of: each loss, kind of score, sampler and shape of the block at least once.
 const KINDS: &[&[&str]] = &[
     &["loss.kind=softmax", "model.kind=cans"],
+    &["loss.kind=whole_data", "loss.unseen=0.02"],
     &["loss.kind=bce", "sampler.preset=uniform"],
     &["loss.kind=bpr", "sampler.preset=dns", "model.norm=post", "activation=gelu", "heads=2"],
     &["loss.kind=bpr", "sampler.preset=srns"],

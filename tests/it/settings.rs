@@ -183,6 +183,7 @@ fn an_option_without_effect_is_refused() {
         (&["model.temperature=0.2"][..], &["model.score=cosine"][..]),
         (&["data.gts_quantile=0.8"], &["data.split=gts"]),
         (&["sampler.negatives=5", "loss=softmax"], &["loss=bce"]),
+        (&["sampler.negatives=5", "loss=whole_data"], &["loss=bce"]),
         (&["data.synthetic.users=9", "data.path=x.csv"], &["data.path="]),
         (&["data.min_user=5", "data.delimiter=;"], &["data.path=x.csv"]),
         (&["train.random_prefix=true"], &["train.targets=last"]),

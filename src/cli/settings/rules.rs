@@ -8,6 +8,7 @@ use toml::Value;
 use super::{Layers, Source};
 use crate::config::Kind;
 use crate::error::{Code, Error, Result};
+use crate::loss;
 use crate::sampling::{self, Shown};
 
 /// A key (or, with a trailing dot, a section) and when it has no effect: the condition as text, and how to make it count.
@@ -49,8 +50,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         keys: &["sampler."],
-        idle: |l| word(l, "loss.kind") == "softmax",
-        because: "the full softmax compares with every item and draws no negatives",
+        idle: |l| loss::find(word(l, "loss.kind")).is_ok_and(|loss| !loss.sampled),
+        because: "the loss compares with every item and draws no negatives",
         cure: "a loss that samples, such as `--set loss=sampled_softmax`",
     },
     Rule {

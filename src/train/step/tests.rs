@@ -50,6 +50,7 @@ fn variants() -> Vec<(&'static str, Config)> {
     separate.sampler.negatives = Some(5);
     vec![
         ("softmax", base.clone()),
+        ("whole data", Config { loss: kind("whole_data"), ..base.clone() }),
         ("lazy bce", lazy),
         ("cans", cans),
         ("separate gbce", separate),
@@ -124,6 +125,8 @@ fn contradictions_are_found_before_training() {
     assert_eq!(code(&|c| c.model.causal = false), Some(Code::C0205));
     assert_eq!(code(&|c| c.optim.tables = "lazy".into()), Some(Code::C0205));
     assert_eq!(code(&|c| c.model.heads = 3), Some(Code::C0202));
+    let whole_data_of_cosines = |c: &mut Config| (c.loss, c.model.score) = (kind("whole_data"), "cosine".into());
+    assert_eq!(code(&whole_data_of_cosines), Some(Code::C0205));
     let cans_without_context = |c: &mut Config| {
         c.sampler.preset = "cans".into();
         c.sampler.negatives = Some(9);
