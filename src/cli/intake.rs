@@ -54,7 +54,13 @@ pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> 
     if let Some(bad) = sides.graph.as_ref().map(|graph| graph.bad).filter(|&bad| bad > 0) {
         display.line(&format!("{} bad rows of the knowledge graph left out", grouped(bad)));
     }
-    prepare::prepare(log, config, sides, out)
+    let data = prepare::prepare(log, config, sides, out)?;
+    if let Some(graph) = data.graph().filter(|_| !config.graph_path.is_empty()) {
+        let joined = graph.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64;
+        let (items, entities) = (grouped(data.items() as u64), grouped(graph.width() as u64));
+        display.line(&format!("graph: {} of {items} items are joined to {entities} entities", grouped(joined)));
+    }
+    Ok(data)
 }
 
 /// Reads the files beside the log that the configuration names.

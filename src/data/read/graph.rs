@@ -44,7 +44,7 @@ pub fn read_graph(triples: &Path, links: Option<&Path>, config: &Data) -> Result
     }
     if let Some(links) = links {
         let sample = Sample::take(links, config)?;
-        let (table, item, node) = pair(&sample, [&roles::ITEM, &NODE], 2, "links", "two columns: item, node of the graph")?;
+        let (table, item, node) = pair(&sample, [roles::ITEM, &NODE], 2, "links", "two columns: item, node of the graph")?;
         let (mut items, mut nodes) = (Ids::new(), vec![]);
         let help = "check that the file holds an item and its node in each row, or unset `data.link_path`";
         graph.bad += each_row(links, &sample, &table, config, help, |field| {
