@@ -10,6 +10,7 @@ use std::time::Instant;
 use hardneg::config::{Config, Data};
 use hardneg::data::context::ContextEncoder;
 use hardneg::data::prepare::prepare;
+use hardneg::data::raw::Sides;
 use hardneg::data::read::read;
 use hardneg::data::split::Split;
 use hardneg::data::training::TrainingSet;
@@ -30,7 +31,7 @@ fn main() {
     let numeric = raw.users.len() * 4 + raw.items.len() * 4 + raw.times.as_ref().map_or(0, |t| t.len() * 8);
     let after_reading = peak();
     let start = Instant::now();
-    let data = prepare(raw, &config, None, &folder.path().join("log.hn")).expect("a log that can be prepared");
+    let data = prepare(raw, &config, Sides::default(), &folder.path().join("log.hn")).expect("a log that can be prepared");
     let preparing = start.elapsed().as_secs_f64();
     println!("read     {reading:6.2} s  {:9.0} rows/s  peak {:.0} MB", rows as f64 / reading, after_reading / 1e6);
     println!("prepare  {preparing:6.2} s  {:9.0} rows/s  peak {:.0} MB", rows as f64 / preparing, peak() / 1e6);

@@ -5,7 +5,7 @@
 #
 # LOG   a log `hardneg train` reads, e.g. u.data of MovieLens 100K (not part of this repository)
 # OUT   folder of results; a run per preset stays there, with presets.tsv, the table
-# SET   further settings for all runs, e.g. train.epochs=20 data.items_path=ml-100k.item
+# SET   further settings for all runs, e.g. train.epochs=20 data.items_path=ml-100k.item data.graph_path=ml-100k.kg.gz data.link_path=ml-100k.link
 #
 # PRESETS="dns genni" limits the presets, SEED=2 sets the seed. A preset that names a loss trains with it, the others with bce; a
 # preset that pairs items with wrong contexts trains a model that sees context; `softmax` is the full softmax without any

@@ -34,6 +34,7 @@ fn main() {
         train_end: &[1],
         clusters: Some(Clusters { counts: &cluster_counts, events: &cluster_events }),
         attributes: None,
+        graph: None,
     };
     let rows = SEQUENCES * ROWS;
     let mut seen = Vec::new();

@@ -110,6 +110,10 @@ pub struct Data {
     pub items_path: String,
     /// Columns of the side file to use as attributes; empty: all but the id and free text.
     pub attributes: Vec<String>,
+    /// Knowledge graph, rows of head, relation, tail; empty: none.
+    pub graph_path: String,
+    /// Which node of the graph an item is, rows of item and node; empty: the node of its name.
+    pub link_path: String,
     /// `fail`, `skip` or `quarantine`.
     pub on_bad_row: String,
     /// More bad rows than this share of the log is an error.
@@ -315,6 +319,8 @@ impl Default for Data {
             context: vec![],
             items_path: String::new(),
             attributes: vec![],
+            graph_path: String::new(),
+            link_path: String::new(),
             on_bad_row: "quarantine".into(),
             max_bad_share: 0.25,
             min_weight: None,

@@ -91,7 +91,7 @@ codes! {
     D0302 Data "no item left to draw"
         "A negative had to be drawn for a user whose exclusion leaves no item of the training catalogue: the user has seen everything. Excluding only the target (`sampler.exclude = \"target\"`) always works with three items or more; otherwise leave such users out.";
     D0303 Data "the sampler needs data the log does not have"
-        "A stage of the negative sampler works from times, clusters of times, attributes of items or training events that this log does not provide. The message names what is missing and the option that supplies it.";
+        "A stage of the negative sampler works from times, clusters of times, attributes of items, a knowledge graph or training events that this log does not provide. The message names what is missing and the option that supplies it.";
     D0304 Data "sampling weights make no distribution"
         "The weights from which a sampling table is built must be finite, not negative, and not all zero. With popularity weights this means that the training part has no events at all.";
     D0401 Data "damaged prepared file"

@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::data::clusters::{Method, TimeClusters};
 use crate::data::context::ContextEncoder;
 use crate::data::interactions::Interactions;
+use crate::data::raw::Sides;
 use crate::data::split::Split;
 use crate::data::training::TrainingSet;
 use crate::data::{prepare, read, synthetic};
@@ -36,22 +37,42 @@ pub fn interactions(settings: &Settings, out: &Path, display: &mut Display) -> R
 
 /// Reads or generates the log and prepares it into the file `out`.
 pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> Result<Interactions> {
-    let (log, attributes) = if config.path.is_empty() {
-        let (log, attributes) = synthetic::generate(&config.synthetic)?;
-        (log, Some(attributes))
+    let (log, sides) = if config.path.is_empty() {
+        synthetic::generate(&config.synthetic)?
     } else {
         let path = Path::new(&config.path);
         display.start("reading", std::fs::metadata(path).map_or(0, |m| m.len()));
         let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let log = read::read(config, Some(folder), &mut |p| display.at(p.bytes, || format!("{} rows", grouped(p.rows))));
         display.stop();
-        (log?, (!config.items_path.is_empty()).then(|| read::read_attributes(Path::new(&config.items_path), config)).transpose()?)
+        (log?, sides(config)?)
     };
     if log.rejected.total() > 0 {
         let kept = log.rejected.quarantine.as_ref().map_or(String::new(), |to| format!(", kept in {to}"));
         display.line(&format!("{} bad rows left out{kept}; `hardneg inspect` shows why", grouped(log.rejected.total())));
     }
-    prepare::prepare(log, config, attributes, out)
+    if let Some(bad) = sides.graph.as_ref().map(|graph| graph.bad).filter(|&bad| bad > 0) {
+        display.line(&format!("{} bad rows of the knowledge graph left out", grouped(bad)));
+    }
+    let data = prepare::prepare(log, config, sides, out)?;
+    if let Some(graph) = data.graph().filter(|_| !config.graph_path.is_empty()) {
+        let joined = graph.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64;
+        let (items, entities) = (grouped(data.items() as u64), grouped(graph.width() as u64));
+        display.line(&format!("graph: {} of {items} items are joined to {entities} entities", grouped(joined)));
+    }
+    Ok(data)
+}
+
+/// Reads the files beside the log that the configuration names.
+fn sides(config: &config::Data) -> Result<Sides> {
+    let attributes = named(&config.items_path).map(|path| read::read_attributes(path, config)).transpose()?;
+    let graph = named(&config.graph_path).map(|path| read::read_graph(path, named(&config.link_path), config)).transpose()?;
+    Ok(Sides { attributes, graph })
+}
+
+/// The path a key holds, if it holds one.
+fn named(path: &str) -> Option<&Path> {
+    (!path.is_empty()).then(|| Path::new(path))
 }
 
 fn describe(data: &Interactions, display: &mut Display) {

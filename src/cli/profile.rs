@@ -11,6 +11,7 @@ use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
 use crate::data::clusters::Method;
 use crate::data::prepare;
+use crate::data::raw::Sides;
 use crate::error::{Code, Error, Result};
 use crate::loss;
 use crate::sampling::{Need, Plan};
@@ -79,7 +80,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let (mut lines, mut spans): (Vec<Line>, Vec<Span>) = (vec![], vec![]);
     for &items in &sizes {
         let log = profile::log(items, config.train.batch_size, config.model.max_len + 3, config.train.seed)?;
-        let data = Arc::new(prepare::in_memory(log, &config.data, None)?);
+        let data = Arc::new(prepare::in_memory(log, &config.data, Sides::default())?);
         for &(name, clusters, context) in &plans {
             for &n in &negatives {
                 let config = profile::with_sampler(&config, name, n, context);

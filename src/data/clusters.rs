@@ -215,7 +215,7 @@ impl ClusterCounts {
 #[cfg(test)]
 mod tests {
     use super::super::prepare::in_memory;
-    use super::super::raw::RawLog;
+    use super::super::raw::{RawLog, Sides};
     use super::*;
     use crate::config;
 
@@ -228,7 +228,7 @@ mod tests {
             raw.items.push(raw.item_ids.intern(item.as_bytes()));
         }
         raw.times = Some(seconds.iter().map(|s| s * 1_000_000).collect());
-        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let data = in_memory(raw, &config::Data::default(), Sides::default()).unwrap();
         let mut split = Split::new(&data, &config::Data::default(), 0).unwrap();
         split.train_end = vec![data.events() as u64];
         split.train_items = vec![0; data.items()];
@@ -301,7 +301,7 @@ mod tests {
         let mut raw = RawLog::default();
         raw.users.push(raw.user_ids.intern(b"u"));
         raw.items.push(raw.item_ids.intern(b"i"));
-        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let data = in_memory(raw, &config::Data::default(), Sides::default()).unwrap();
         let split = Split::new(&data, &config::Data::default(), 0).unwrap();
         assert_eq!(TimeClusters::fit(&data, &split, 2, Method::Bisecting).unwrap_err().code(), Code::D0404);
     }

@@ -348,7 +348,7 @@ fn weeks(year: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::super::prepare::in_memory;
-    use super::super::raw::{Ids, RawColumn, RawLog, RawValues};
+    use super::super::raw::{Ids, RawColumn, RawLog, RawValues, Sides};
     use super::*;
 
     /// Expected values from the calendar of Python's `datetime` (timetuple, isocalendar).
@@ -451,7 +451,7 @@ mod tests {
         let mut config = Config::default();
         config.model.context = "yes".into();
         change(&mut config);
-        let data = in_memory(log(times), &config.data, None).unwrap();
+        let data = in_memory(log(times), &config.data, Sides::default()).unwrap();
         let split = Split::new(&data, &config.data, 0).unwrap();
         let encoder = ContextEncoder::fit(&data, &split, &config);
         (data, encoder)
@@ -507,7 +507,7 @@ mod tests {
         bare.context.clear();
         let mut config = Config::default();
         config.model.context = "yes".into();
-        let data = in_memory(bare, &config.data, None).unwrap();
+        let data = in_memory(bare, &config.data, Sides::default()).unwrap();
         let split = Split::new(&data, &config.data, 0).unwrap();
         assert_eq!(ContextEncoder::fit(&data, &split, &config).unwrap_err().code(), Code::D0404);
         (config.model.context, config.model.kind) = ("auto".into(), "cans".into());

@@ -32,6 +32,10 @@ pub(super) mod kind {
     pub const ATTRIBUTE_ENDS: u32 = 13;
     /// JSON list of the context columns.
     pub const COLUMNS: u32 = 14;
+    pub const GRAPH_OFFSETS: u32 = 15;
+    pub const GRAPH_ENTITIES: u32 = 16;
+    pub const ENTITIES: u32 = 17;
+    pub const ENTITY_ENDS: u32 = 18;
     /// Plus the column's number: its values, its category names and their ends.
     pub const COLUMN: u32 = 0x1000;
     pub const CATEGORIES: u32 = 0x2000;
@@ -109,14 +113,17 @@ pub struct Interactions {
     weights: Option<Range<usize>>,
     users: NameRanges,
     item_names: NameRanges,
-    /// offsets, codes, names.
-    attributes: Option<(Range<usize>, Range<usize>, NameRanges)>,
+    attributes: Option<CodeRanges>,
+    graph: Option<CodeRanges>,
     /// name, values, names of categories.
     columns: Vec<(String, Range<usize>, Option<NameRanges>)>,
     meta: Meta,
     user_order: OnceLock<Vec<u32>>,
     item_order: OnceLock<Vec<u32>>,
 }
+
+/// offsets, codes, names.
+type CodeRanges = (Range<usize>, Range<usize>, NameRanges);
 
 #[derive(Clone)]
 struct NameRanges {
@@ -154,7 +161,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Attributes of items: item `i` has `codes[offsets[i] .. offsets[i+1]]`, ascending.
+/// Attributes (or entities) of items: item `i` has `codes[offsets[i] .. offsets[i+1]]`, ascending.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     /// (V+1)
@@ -220,16 +227,11 @@ impl Interactions {
         if let Some(times) = &times {
             check_order(&file, file.view(&offsets), file.view(times))?;
         }
-        let attributes = match file.optional::<u64>(kind::ATTRIBUTE_OFFSETS, "attribute offsets")? {
-            None => None,
-            Some(starts) => {
-                let codes = file.require::<u32>(kind::ATTRIBUTE_CODES, "attribute codes")?;
-                let labels = names(&file, kind::ATTRIBUTES, kind::ATTRIBUTE_ENDS, "attributes")?;
-                check_offsets(&file, &starts, count(&item_names), codes.len() / 4, "attributes")?;
-                check_codes(&file, &codes, count(&labels), "attributes")?;
-                Some((starts, codes, labels))
-            }
-        };
+        let of_items = count(&item_names);
+        let attributes = [kind::ATTRIBUTE_OFFSETS, kind::ATTRIBUTE_CODES, kind::ATTRIBUTES, kind::ATTRIBUTE_ENDS];
+        let attributes = codes(&file, attributes, of_items, "attributes")?;
+        let graph = [kind::GRAPH_OFFSETS, kind::GRAPH_ENTITIES, kind::ENTITIES, kind::ENTITY_ENDS];
+        let graph = codes(&file, graph, of_items, "entities")?;
         let columns = columns(&file, events)?;
         Ok(Interactions {
             offsets,
@@ -239,6 +241,7 @@ impl Interactions {
             users,
             item_names,
             attributes,
+            graph,
             columns,
             meta,
             user_order: OnceLock::new(),
@@ -299,11 +302,14 @@ impl Interactions {
     }
     /// Attributes of the items, if a side file gave any.
     pub fn attributes(&self) -> Option<Attributes<'_>> {
-        self.attributes.as_ref().map(|(offsets, codes, labels)| Attributes {
-            offsets: self.file.view(offsets),
-            codes: self.file.view(codes),
-            names: self.names(labels),
-        })
+        self.attributes.as_ref().map(|ranges| self.codes(ranges))
+    }
+    /// The entities of the items in a knowledge graph (`data/graph.rs`), if one was given; in the shape of attributes.
+    pub fn graph(&self) -> Option<Attributes<'_>> {
+        self.graph.as_ref().map(|ranges| self.codes(ranges))
+    }
+    fn codes(&self, (offsets, codes, labels): &CodeRanges) -> Attributes<'_> {
+        Attributes { offsets: self.file.view(offsets), codes: self.file.view(codes), names: self.names(labels) }
     }
     /// The user's name in the log.
     pub fn user_name(&self, user: u32) -> &[u8] {
@@ -352,6 +358,16 @@ fn names(file: &Sections, bytes: u32, ends: u32, what: &str) -> Result<NameRange
     }
     check_offsets(file, &ranges.ends, length - 1, ranges.bytes.len(), what)?;
     Ok(ranges)
+}
+
+/// Codes per item in the sections `kinds` (offsets, codes, names, their ends), if the file has them.
+fn codes(file: &Sections, kinds: [u32; 4], items: usize, what: &str) -> Result<Option<CodeRanges>> {
+    let Some(starts) = file.optional::<u64>(kinds[0], what)? else { return Ok(None) };
+    let codes = file.require::<u32>(kinds[1], what)?;
+    let labels = names(file, kinds[2], kinds[3], what)?;
+    check_offsets(file, &starts, items, codes.len() / 4, what)?;
+    check_codes(file, &codes, count(&labels), what)?;
+    Ok(Some((starts, codes, labels)))
 }
 
 /// `rows + 1` ascending numbers from 0 to `total`.

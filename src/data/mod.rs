@@ -8,6 +8,7 @@ pub mod batch;
 mod clean;
 pub mod clusters;
 pub mod context;
+pub mod graph;
 pub mod interactions;
 pub mod order;
 pub mod prepare;

@@ -10,26 +10,29 @@ use std::io::{Cursor, Seek, Write};
 use std::path::Path;
 
 use super::clean::Rows;
+use super::graph::RawGraph;
 use super::interactions::{ColumnNote, Filter, Interactions, Meta, Statistics, kind, needs_times};
-use super::raw::{Ids, RawAttributes, RawLog, RawValues};
+use super::raw::{Ids, RawAttributes, RawLog, RawValues, Sides};
 use super::sections::{DESCRIPTION, SectionWriter, write_durably};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::{LIMIT, NONE};
 
 /// Cleans and orders `raw` as `config` says, writes the prepared file `out` and opens it.
-pub fn prepare(raw: RawLog, config: &config::Data, attributes: Option<RawAttributes>, out: &Path) -> Result<Interactions> {
+pub fn prepare(raw: RawLog, config: &config::Data, sides: Sides, out: &Path) -> Result<Interactions> {
     let plan = Plan::new(&raw, config)?;
-    write_durably(out, |to| plan.write(to, &raw, attributes.as_ref()))?;
-    drop((raw, attributes, plan));
+    check_graph(&raw, &sides)?;
+    write_durably(out, |to| plan.write(to, &raw, &sides))?;
+    drop((raw, sides, plan));
     Interactions::open(out)
 }
 
 /// As [`prepare`], without a file.
-pub fn in_memory(raw: RawLog, config: &config::Data, attributes: Option<RawAttributes>) -> Result<Interactions> {
+pub fn in_memory(raw: RawLog, config: &config::Data, sides: Sides) -> Result<Interactions> {
     let plan = Plan::new(&raw, config)?;
+    check_graph(&raw, &sides)?;
     let written = SectionWriter::new(Cursor::new(vec![])).and_then(|mut to| {
-        plan.write(&mut to, &raw, attributes.as_ref())?;
+        plan.write(&mut to, &raw, &sides)?;
         to.finish()
     });
     let bytes = written.map_err(|e| Error::internal(format!("writing to memory: {e}")))?.into_inner();
@@ -120,12 +123,7 @@ impl Plan {
         Ok(Plan { rows, users, offsets, items, new_items, meta })
     }
 
-    fn write<W: Write + Seek>(
-        &self,
-        to: &mut SectionWriter<W>,
-        raw: &RawLog,
-        attributes: Option<&RawAttributes>,
-    ) -> std::io::Result<()> {
+    fn write<W: Write + Seek>(&self, to: &mut SectionWriter<W>, raw: &RawLog, sides: &Sides) -> std::io::Result<()> {
         let order = self.rows.order();
         to.gather(kind::OFFSETS, self.offsets.len(), |i| self.offsets[i])?;
         to.gather(kind::ITEMS, order.len(), |i| self.new_items[raw.items[order[i] as usize] as usize])?;
@@ -137,8 +135,11 @@ impl Plan {
         }
         write_names(to, kind::USERS, kind::USER_ENDS, &raw.user_ids, &self.users)?;
         write_names(to, kind::ITEM_NAMES, kind::ITEM_ENDS, &raw.item_ids, &self.items)?;
-        if let Some(attributes) = attributes {
+        if let Some(attributes) = &sides.attributes {
             self.write_attributes(to, raw, attributes)?;
+        }
+        if let Some(graph) = &sides.graph {
+            self.write_graph(to, raw, graph)?;
         }
         if !raw.context.is_empty() {
             let notes: Vec<ColumnNote> = raw
@@ -193,6 +194,14 @@ impl Plan {
         let every: Vec<u32> = (0..attributes.names.len() as u32).collect();
         write_names(to, kind::ATTRIBUTES, kind::ATTRIBUTE_ENDS, &attributes.names, &every)
     }
+
+    /// Entities of the items that are left, and the names of those entities.
+    fn write_graph<W: Write + Seek>(&self, to: &mut SectionWriter<W>, raw: &RawLog, graph: &RawGraph) -> std::io::Result<()> {
+        let around = graph.around(self.items.iter().map(|&item| raw.item_ids.get(item)));
+        to.gather(kind::GRAPH_OFFSETS, around.offsets.len(), |i| around.offsets[i])?;
+        to.gather(kind::GRAPH_ENTITIES, around.entities.len(), |i| around.entities[i])?;
+        write_names(to, kind::ENTITIES, kind::ENTITY_ENDS, &graph.nodes, &around.nodes)
+    }
 }
 
 fn write_names<W: Write + Seek>(
@@ -245,9 +254,26 @@ fn check(raw: &RawLog) -> Result<()> {
     if fits { Ok(()) } else { Err(Error::internal("the reader's columns disagree")) }
 }
 
+/// A graph that has none of the items is a graph of something else, or lacks its links.
+fn check_graph(raw: &RawLog, sides: &Sides) -> Result<()> {
+    let Some(graph) = &sides.graph else { return Ok(()) };
+    if (0..raw.item_ids.len() as u32).any(|item| graph.has(raw.item_ids.get(item))) {
+        return Ok(());
+    }
+    let error = Error::new(Code::D0404, "no item of the log is in the knowledge graph");
+    Err(match &graph.links {
+        None => error
+            .note("without a link file an item is the node of its name")
+            .help("name the file that says which node an item is (`data.link_path`), or unset `data.graph_path`"),
+        Some((items, _)) => error
+            .note(format!("the link file has {} items and the graph {} nodes", items.len(), graph.nodes.len()))
+            .help("check that `data.graph_path`, `data.link_path` and the log are of the same data, or unset both"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::interactions::Values;
+    use super::super::interactions::{Attributes, Values};
     use super::super::raw::{RawColumn, Rejected};
     use super::super::synthetic;
     use super::*;
@@ -307,10 +333,24 @@ mod tests {
         a
     }
 
+    /// Entities of z and y; x and t are no nodes.
+    fn graph() -> RawGraph {
+        let mut graph = RawGraph::default();
+        for (head, tail) in [("z", "round"), ("round", "red"), ("y", "round"), ("z", "gone"), ("z", "round")] {
+            let triple = [head, tail].map(|node| graph.nodes.intern(node.as_bytes()));
+            graph.triples.push(triple);
+        }
+        graph
+    }
+
+    fn sides() -> Sides {
+        Sides { attributes: Some(attributes()), graph: Some(graph()) }
+    }
+
     #[test]
     fn a_log_is_ordered_renumbered_and_described() {
         let config = config::Data { min_weight: Some(3.0), path: "some/log.tsv".into(), ..config::Data::default() };
-        let data = in_memory(log(&ROWS), &config, Some(attributes())).unwrap();
+        let data = in_memory(log(&ROWS), &config, sides()).unwrap();
         // w's only row is too light; v appeared before u. Frequencies: z 3, y 2, x 1, t 1 (x appeared first).
         let expected = [("v", "t", 3), ("v", "y", 5), ("v", "x", 5), ("v", "z", 8), ("u", "z", 1), ("u", "z", 7), ("u", "y", 7)];
         assert_eq!(rows_of(&data), expected.map(|(u, i, t)| (u.to_string(), i.to_string(), t)));
@@ -329,6 +369,10 @@ mod tests {
         assert_eq!(attributes.width(), 2);
         assert_eq!(attributes.of(0), [0, 1], "ascending and without repeats");
         assert!((1..4).all(|item| attributes.of(item).is_empty()));
+        let graph = data.graph().unwrap();
+        let entities = |item| graph.of(item).iter().map(|&e| graph.names.get(e)).collect::<Vec<_>>();
+        assert_eq!((entities(0), entities(1)), (vec![&b"round"[..], b"gone"], vec![&b"round"[..]]));
+        assert!(graph.width() == 2 && graph.of(2).is_empty() && graph.of(3).is_empty());
         let meta = data.meta();
         assert_eq!((meta.source.as_str(), meta.filters.len()), ("some/log.tsv", 1));
         assert_eq!((meta.filters[0].before.events, meta.filters[0].after.events, meta.filters[0].after.users), (9, 7, 2));
@@ -340,20 +384,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config::Data::default();
         let elsewhere = config::Data { path: "another/path".into(), ..config.clone() };
-        let memory = in_memory(log(&ROWS), &config, Some(attributes())).unwrap();
-        let file = prepare(log(&ROWS), &elsewhere, Some(attributes()), &folder.path().join("log.hn")).unwrap();
+        let memory = in_memory(log(&ROWS), &config, sides()).unwrap();
+        let file = prepare(log(&ROWS), &elsewhere, sides(), &folder.path().join("log.hn")).unwrap();
         assert_eq!(rows_of(&file), rows_of(&memory));
         assert_eq!(file.content_hash(), memory.content_hash());
         file.verify().unwrap();
         let mut other = log(&ROWS);
         other.times.as_mut().unwrap()[0] += 1;
-        assert_ne!(in_memory(other, &config, Some(attributes())).unwrap().content_hash(), memory.content_hash());
+        assert_ne!(in_memory(other, &config, sides()).unwrap().content_hash(), memory.content_hash());
     }
 
     fn bytes(raw: RawLog) -> Vec<u8> {
         let plan = Plan::new(&raw, &config::Data::default()).unwrap();
         let mut to = SectionWriter::new(Cursor::new(vec![])).unwrap();
-        plan.write(&mut to, &raw, Some(&attributes())).unwrap();
+        plan.write(&mut to, &raw, &sides()).unwrap();
         to.finish().unwrap().into_inner()
     }
 
@@ -369,7 +413,9 @@ mod tests {
                 }
             })
             .collect();
-        let attributes: Vec<_> = (0..data.items() as u32).map(|i| data.attributes().map(|a| a.of(i))).collect();
+        let codes = |a: &Attributes, i| a.of(i).iter().map(|&c| a.names.get(c).to_vec()).collect::<Vec<_>>();
+        let of_items = |a: &Attributes| -> Vec<_> { (0..data.items() as u32).map(|i| codes(a, i)).collect() };
+        let attributes = [data.attributes(), data.graph()].map(|a| a.map(|a| of_items(&a)));
         let (rows, meta) = (rows_of(data), data.meta());
         format!("{rows:?} {:?} {columns:?} {attributes:?} {meta:?} {:?}", data.weights(), data.content_hash())
     }
@@ -442,7 +488,7 @@ mod tests {
         let code = |change: fn(&mut RawLog, &mut config::Data)| {
             let (mut raw, mut config) = (log(&ROWS), config::Data::default());
             change(&mut raw, &mut config);
-            in_memory(raw, &config, None).err().map(|e| e.code())
+            in_memory(raw, &config, Sides::default()).err().map(|e| e.code())
         };
         assert_eq!(code(|raw, _| *raw = RawLog::default()), Some(Code::D0102));
         assert_eq!(code(|_, c| c.filter = "some".into()), Some(Code::C0202));
@@ -460,10 +506,10 @@ mod tests {
         raw.times = None;
         raw.rejected = Rejected::default();
         raw.rejected.count("bad_time", 3);
-        let data = in_memory(raw, &config::Data::default(), None).unwrap();
+        let data = in_memory(raw, &config::Data::default(), Sides::default()).unwrap();
         let items: Vec<&[u8]> = data.history(1).iter().map(|&i| data.item_name(i)).collect();
         assert_eq!((data.user_name(1), items), (&b"v"[..], vec![&b"y"[..], b"x", b"t", b"z"]));
-        assert!(data.times().is_none() && data.attributes().is_none());
+        assert!(data.times().is_none() && data.attributes().is_none() && data.graph().is_none());
         assert_eq!((data.meta().statistics.first_time, data.meta().rejected.total()), (None, 1));
     }
 
@@ -473,8 +519,8 @@ mod tests {
         let config = config::Data { min_user: 8, min_item: 60, dedup: "last".into(), ..Default::default() };
         let hash = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
-                let (raw, attributes) = synthetic::generate(&synthetic).unwrap();
-                let data = in_memory(raw, &config, Some(attributes)).unwrap();
+                let (raw, sides) = synthetic::generate(&synthetic).unwrap();
+                let data = in_memory(raw, &config, sides).unwrap();
                 assert!(data.users() < 3000 && data.users() > 500, "the filter should bite: {}", data.users());
                 (data.content_hash(), data.meta().statistics.clone())
             })

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use super::graph::RawGraph;
+
 /// Interned byte strings: dense code <-> bytes.
 #[derive(Default, Clone)]
 pub struct Ids {
@@ -161,6 +163,13 @@ pub struct RawAttributes {
     pub offsets: Vec<u64>,
     pub codes: Vec<u32>,
     pub names: Ids,
+}
+
+/// What is known of items besides the log.
+#[derive(Default)]
+pub struct Sides {
+    pub attributes: Option<RawAttributes>,
+    pub graph: Option<RawGraph>,
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ pub fn leakage(split: &Split, data: &Interactions) -> Leakage {
 #[cfg(test)]
 mod tests {
     use super::super::prepare::in_memory;
-    use super::super::raw::RawLog;
+    use super::super::raw::{RawLog, Sides};
     use super::*;
 
     /// Users with their (item, time) events, in this order.
@@ -259,7 +259,7 @@ mod tests {
             }
         }
         raw.times = Some(times);
-        in_memory(raw, &config::Data::default(), None).unwrap()
+        in_memory(raw, &config::Data::default(), Sides::default()).unwrap()
     }
 
     fn config(split: &str, quantile: f64, target: &str) -> config::Data {
@@ -371,7 +371,7 @@ mod tests {
         let mut raw = RawLog::default();
         raw.users.push(raw.user_ids.intern(b"u"));
         raw.items.push(raw.item_ids.intern(b"i"));
-        let untimed = in_memory(raw, &config::Data::default(), None).unwrap();
+        let untimed = in_memory(raw, &config::Data::default(), Sides::default()).unwrap();
         assert_eq!(Split::new(&untimed, &config("gts", 0.5, "last"), 1).err().map(|e| e.code()), Some(Code::D0404));
     }
 }

@@ -8,7 +8,8 @@
 
 use rayon::prelude::*;
 
-use super::raw::{Ids, RawAttributes, RawLog};
+use super::graph::RawGraph;
+use super::raw::{Ids, RawAttributes, RawLog, Sides};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::ids::{LIMIT, NONE};
@@ -29,8 +30,9 @@ const GAP: f64 = 17.0 * 3600.0;
 const SHORTEST: f64 = 3.0;
 const CHUNK: usize = 512;
 
-/// The log and its one attribute per item, the planted cluster.
-pub fn generate(config: &config::Synthetic) -> Result<(RawLog, RawAttributes)> {
+/// The log; one attribute per item, the planted cluster; and as graph each item's triples with its cluster and its three
+/// successors.
+pub fn generate(config: &config::Synthetic) -> Result<(RawLog, Sides)> {
     check(config)?;
     let world = World::new(config);
     let users: Vec<u32> = (0..config.users).collect();
@@ -65,12 +67,23 @@ pub fn generate(config: &config::Synthetic) -> Result<(RawLog, RawAttributes)> {
         names.intern(format!("cluster{c}").as_bytes());
         names
     });
+    let mut graph = RawGraph::default();
     for item in 0..config.items {
-        attributes.items.intern(format!("item{item}").as_bytes());
+        let name = format!("item{item}");
+        attributes.items.intern(name.as_bytes());
         attributes.codes.push(item % config.clusters);
         attributes.offsets.push(u64::from(item) + 1);
+        // An item that nobody met is of no use as a head.
+        if codes[item as usize] != NONE {
+            let head = graph.nodes.intern(name.as_bytes());
+            let successors = (0..3).map(|which| format!("item{}", world.planted(item, which)));
+            for tail in successors.chain([format!("cluster{}", item % config.clusters)]) {
+                let tail = graph.nodes.intern(tail.as_bytes());
+                graph.triples.push([head, tail]);
+            }
+        }
     }
-    Ok((log, attributes))
+    Ok((log, Sides { attributes: Some(attributes), graph: Some(graph) }))
 }
 
 fn check(c: &config::Synthetic) -> Result<()> {
@@ -135,6 +148,11 @@ impl World<'_> {
             u if u < 0.9 => 1,
             _ => 2,
         };
+        self.planted(item, which)
+    }
+
+    /// Successor `which` of `item`, the likeliest first.
+    fn planted(&self, item: u32, which: u64) -> u32 {
         let cluster = (item % self.config.clusters + 1) % self.config.clusters;
         let rank = below(self.draws(SUCCESSORS, item).words64(which)[0], u64::from(self.size(cluster))) as u32;
         rank * self.config.clusters + cluster
@@ -190,8 +208,8 @@ mod tests {
     fn log(change: impl Fn(&mut config::Synthetic)) -> Interactions {
         let mut settings = config::Synthetic::default();
         change(&mut settings);
-        let (raw, attributes) = generate(&settings).unwrap();
-        in_memory(raw, &config::Data::default(), Some(attributes)).unwrap()
+        let (raw, sides) = generate(&settings).unwrap();
+        in_memory(raw, &config::Data::default(), sides).unwrap()
     }
 
     #[test]
@@ -206,6 +224,9 @@ mod tests {
         assert_eq!(data.attributes().unwrap().width(), 20);
         let item = data.find_item(b"item17").unwrap();
         assert_eq!(data.attributes().unwrap().names.get(data.attributes().unwrap().of(item)[0]), b"cluster17");
+        let graph = data.graph().unwrap();
+        let entities: Vec<&[u8]> = graph.of(item).iter().map(|&e| graph.names.get(e)).collect();
+        assert!(entities.contains(&&b"cluster17"[..]) && entities.iter().any(|e| e.starts_with(b"item")), "{entities:?}");
     }
 
     #[test]

@@ -363,7 +363,7 @@ fn add_seen(batch: &mut Batch, histories: &[&[u32]]) {
 mod tests {
     use super::super::clusters::Method;
     use super::super::prepare::in_memory;
-    use super::super::raw::{Ids, RawColumn, RawLog, RawValues};
+    use super::super::raw::{Ids, RawColumn, RawLog, RawValues, Sides};
     use super::super::synthetic;
     use super::*;
     use crate::config;
@@ -387,7 +387,7 @@ mod tests {
             RawColumn { name: "number".into(), values: RawValues::Numeric(numbers) },
             RawColumn { name: "parity".into(), values: RawValues::Categorical { codes, ids } },
         ];
-        Arc::new(in_memory(raw, &config.data, None).unwrap())
+        Arc::new(in_memory(raw, &config.data, Sides::default()).unwrap())
     }
 
     fn set(config: &Config, context: bool) -> TrainingSet {
@@ -529,8 +529,8 @@ mod tests {
             data: config::Data { synthetic: config::Synthetic { users: 700, ..Default::default() }, ..Default::default() },
             ..Default::default()
         };
-        let (raw, attributes) = synthetic::generate(&config.data.synthetic).unwrap();
-        let data = Arc::new(in_memory(raw, &config.data, Some(attributes)).unwrap());
+        let (raw, sides) = synthetic::generate(&config.data.synthetic).unwrap();
+        let data = Arc::new(in_memory(raw, &config.data, sides).unwrap());
         let split = Arc::new(Split::new(&data, &config.data, 1).unwrap());
         let make = || {
             let mut config = config.clone();
@@ -557,7 +557,7 @@ mod tests {
         raw.users.push(raw.user_ids.intern(b"u"));
         raw.items.push(raw.item_ids.intern(b"i"));
         let config = Config::default();
-        let data = Arc::new(in_memory(raw, &config.data, None).unwrap());
+        let data = Arc::new(in_memory(raw, &config.data, Sides::default()).unwrap());
         let split = Arc::new(Split::new(&data, &config.data, 1).unwrap());
         let refused = TrainingSet::new(data, split, &config, None, None).err().unwrap();
         assert_eq!(refused.code(), Code::D0407);

@@ -2,8 +2,8 @@
 //!
 //! Validation and test events sit in the same CSR arrays; only positions inside `offsets[u] .. train_end[u]` (and those
 //! listed by the clusters) are ever read. Items without a training event are outside the *training catalogue*: no sampler
-//! draws one, because pushing down an item that exists only in the test part would be learning from it. Attributes are the
-//! exception: they describe items and not events, and are known of every item.
+//! draws one, because pushing down an item that exists only in the test part would be learning from it. Attributes and a
+//! knowledge graph are the exception: they describe items and not events, and are known of every item.
 
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::error::{Code, Error, Result};
@@ -23,6 +23,8 @@ pub struct Knowledge<'a> {
     pub clusters: Option<Clusters<'a>>,
     /// Attributes of the items; absent when none were read.
     pub attributes: Option<Attributes<'a>>,
+    /// Entities around the items in a knowledge graph; absent when none was read.
+    pub graph: Option<Attributes<'a>>,
 }
 
 impl<'a> Knowledge<'a> {
@@ -36,7 +38,8 @@ impl<'a> Knowledge<'a> {
     /// Popularity alone.
     #[cfg(test)]
     pub fn of_counts(train_counts: &'a [u32]) -> Knowledge<'a> {
-        Knowledge { train_counts, event_items: &[], offsets: &[], train_end: &[], clusters: None, attributes: None }
+        let (event_items, offsets, train_end) = (&[][..], &[][..], &[][..]);
+        Knowledge { train_counts, event_items, offsets, train_end, clusters: None, attributes: None, graph: None }
     }
     /// U
     pub fn users(&self) -> usize {
@@ -44,7 +47,7 @@ impl<'a> Knowledge<'a> {
     }
 }
 
-/// Attribute codes of each item.
+/// Codes of each item: its attributes, or the entities around it.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     /// (V+1)
@@ -58,35 +61,48 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// Attributes both ways: the distinct codes of an item, and the trained items of a code.
-pub struct AttributeGroups {
+/// Codes both ways, attributes or entities: the distinct ones of an item, and the trained items of one.
+pub struct Groups {
     /// (V) ascending and distinct.
     codes: Vec<Vec<u32>>,
     /// (codes) trained items, ascending.
     members: Vec<Vec<u32>>,
 }
 
-impl AttributeGroups {
+impl Groups {
     /// Groups the trained items by attribute for `what`, such as a stage and its kind; D0303 where there are no attributes.
-    pub fn new(knowledge: &Knowledge, catalogue: &Catalogue, what: &str) -> Result<AttributeGroups> {
-        let attributes = knowledge.attributes.filter(|a| !a.codes.is_empty()).ok_or_else(|| {
+    pub fn by_attribute(knowledge: &Knowledge, catalogue: &Catalogue, what: &str) -> Result<Groups> {
+        let lack = || {
             Error::new(Code::D0303, format!("{what} needs attributes of items, and this log has none"))
                 .help("name a file of items (`data.items_path`), or choose another sampler")
-        })?;
+        };
+        Groups::new(knowledge.attributes, catalogue).ok_or_else(lack)
+    }
+    /// Groups the trained items by entity of the knowledge graph; D0303 where there is no graph.
+    pub fn by_entity(knowledge: &Knowledge, catalogue: &Catalogue, what: &str) -> Result<Groups> {
+        let lack = || {
+            Error::new(Code::D0303, format!("{what} needs a knowledge graph around the items, and this log has none"))
+                .help("name a file of triples (`data.graph_path`; `data.link_path` says which node an item is)")
+                .help("or choose another sampler")
+        };
+        Groups::new(knowledge.graph, catalogue).ok_or_else(lack)
+    }
+    fn new(codes: Option<Attributes>, catalogue: &Catalogue) -> Option<Groups> {
+        let given = codes.filter(|a| !a.codes.is_empty())?;
         let codes: Vec<Vec<u32>> = (0..catalogue.items() as u32)
             .map(|item| {
-                let mut codes = attributes.of(item).to_vec();
+                let mut codes = given.of(item).to_vec();
                 codes.sort_unstable();
                 codes.dedup();
                 codes
             })
             .collect();
-        let width = attributes.codes.iter().max().map_or(0, |&most| most as usize + 1);
+        let width = given.codes.iter().max().map_or(0, |&most| most as usize + 1);
         let mut members = vec![Vec::new(); width];
         for item in catalogue.iter() {
             codes[item as usize].iter().for_each(|&code| members[code as usize].push(item));
         }
-        Ok(AttributeGroups { codes, members })
+        Some(Groups { codes, members })
     }
     /// The distinct codes of `item`, ascending.
     pub fn of_item(&self, item: u32) -> &[u32] {

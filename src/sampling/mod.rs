@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `propose` draws items from a law no score enters (uniform, popularity, the batch, the target's time, attributes or
-//! neighbours, walks over users, mixtures), `select` keeps what the current model finds informative, `mix` adds the target in
+//! neighbours, walks over users or a graph, mixtures), `select` keeps what the current model finds informative, `mix` adds the target in
 //! wrong contexts or moves negatives towards the positive, `weight` decides how much each counts and whether the
 //! loss is told the probability of each draw. A method of the literature is a
 //! preset: a short file naming one kind per stage (`preset.rs`).

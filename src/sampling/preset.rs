@@ -51,6 +51,7 @@ const FILES: &[(&str, &str)] = presets![
     "cans",
     "same-attribute",
     "knn-attribute",
+    "kg-walk",
     "gnno",
     "user-walk",
     "geosan",

@@ -41,6 +41,8 @@ pub enum Need {
     Context,
     /// Attributes of items (`data.items_path`).
     Attributes,
+    /// Entities around the items in a knowledge graph (`data.graph_path`).
+    Graph,
     /// The event to be predicted, so a draw is of one row.
     Target,
     /// A selection whose draws have a probability.

@@ -246,7 +246,7 @@ mod tests {
         config.loss.kind = "bce".into();
         config.sampler.preset = "dns".into();
         let raw = log(60, 4, 12, 1).unwrap();
-        let data = Arc::new(crate::data::prepare::in_memory(raw, &config.data, None).unwrap());
+        let data = Arc::new(crate::data::prepare::in_memory(raw, &config.data, Default::default()).unwrap());
         let split = Arc::new(crate::data::split::Split::new(&data, &config.data, 1).unwrap());
         let set = crate::data::training::TrainingSet::new(data, split, &config, None, None).unwrap();
         let set = Arc::new(set);

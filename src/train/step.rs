@@ -88,6 +88,7 @@ impl Trainer {
             train_end: &data.split().train_end,
             clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
             attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
+            graph: log.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
         };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;

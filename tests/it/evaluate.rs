@@ -6,6 +6,7 @@ use std::process::Command;
 use hardneg::config::{self, Config};
 use hardneg::data::interactions::Interactions;
 use hardneg::data::prepare;
+use hardneg::data::raw::Sides;
 use hardneg::data::read;
 use hardneg::data::split::Split;
 use hardneg::data::training::TrainingSet;
@@ -36,7 +37,7 @@ fn prepared(path: &Path) -> Prepared {
     let mut config = Config::default();
     config.data.path = path.to_string_lossy().into_owned();
     let raw = read::read(&config.data, None, &mut |_| {}).unwrap();
-    let data = Arc::new(prepare::in_memory(raw, &config.data, None).unwrap());
+    let data = Arc::new(prepare::in_memory(raw, &config.data, Sides::default()).unwrap());
     let split = Arc::new(Split::new(&data, &config.data, config.train.seed).unwrap());
     let set = TrainingSet::new(data.clone(), split.clone(), &config, None, None).unwrap();
     Prepared { data, split, set }

@@ -7,6 +7,7 @@ mod compiled;
 mod cuda;
 mod evaluate;
 mod floors;
+mod graph;
 #[cfg(feature = "emulator")]
 mod machine;
 #[cfg(feature = "emulator")]

@@ -8,6 +8,7 @@ use hardneg::data::clusters::{Method, TimeClusters};
 use hardneg::data::context::ContextEncoder;
 use hardneg::data::interactions::Interactions;
 use hardneg::data::prepare::{in_memory, prepare};
+use hardneg::data::raw::Sides;
 use hardneg::data::read::read;
 use hardneg::data::split::{Split, leakage};
 use hardneg::data::training::TrainingSet;
@@ -26,7 +27,7 @@ fn shared(name: &str) -> Option<Data> {
 }
 
 fn prepared(config: &Data) -> Interactions {
-    in_memory(read(config, None, &mut |_| {}).unwrap(), config, None).unwrap()
+    in_memory(read(config, None, &mut |_| {}).unwrap(), config, Sides::default()).unwrap()
 }
 
 fn counts(data: &Interactions) -> (usize, usize, usize) {
@@ -38,7 +39,7 @@ fn beauty_from_two_formats_is_the_same_prepared_log_and_a_five_core() {
     let Some(config) = shared("amazon-beauty/beauty.tsv.gz") else { return };
     let folder = tempfile::tempdir().unwrap();
     let raw = read(&config, None, &mut |_| {}).unwrap();
-    let data = prepare(raw, &config, None, &folder.path().join("beauty.hn")).unwrap();
+    let data = prepare(raw, &config, Sides::default(), &folder.path().join("beauty.hn")).unwrap();
     data.verify().unwrap();
     assert_eq!(counts(&data), (22_363, 12_101, 198_502));
     let statistics = &data.meta().statistics;

@@ -31,8 +31,8 @@ struct World {
 fn world() -> World {
     let synthetic = config::Synthetic { users: 120, items: 400, events_per_user: 12.0, seed: 5, ..Default::default() };
     let config = Config { data: config::Data { synthetic: synthetic.clone(), ..Default::default() }, ..Config::default() };
-    let (raw, attributes) = generate(&synthetic).unwrap();
-    let data = Arc::new(in_memory(raw, &config.data, Some(attributes)).unwrap());
+    let (raw, sides) = generate(&synthetic).unwrap();
+    let data = Arc::new(in_memory(raw, &config.data, sides).unwrap());
     let split = Arc::new(Split::new(&data, &config.data, 1).unwrap());
     let clusters = TimeClusters::fit(&data, &split, 6, Method::Bisecting).unwrap();
     let set = TrainingSet::new(data.clone(), split.clone(), &config, None, Some(clusters.clone())).unwrap();
@@ -49,6 +49,7 @@ impl World {
             train_end: &self.split.train_end,
             clusters: Some(Clusters { counts: &counts, events: &events }),
             attributes: self.data.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
+            graph: self.data.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
         };
         Sampler::new(config, &knowledge, seed).unwrap()
     }
@@ -64,6 +65,12 @@ impl World {
         let (query, table) = (noise(0, batch.rows() * DIM), noise(1, self.data.items() * DIM));
         work(&Scoring { kind: ScoreKind::Dot, dim: DIM, items: self.data.items(), query: &query, context: None, table: &table })
     }
+}
+
+/// Popularity alone is known.
+fn counted(train_counts: &[u32]) -> Knowledge<'_> {
+    let (event_items, offsets, train_end) = (&[][..], &[0][..], &[][..]);
+    Knowledge { train_counts, event_items, offsets, train_end, clusters: None, attributes: None, graph: None }
 }
 
 fn moment(epoch: u64) -> Moment {
@@ -118,13 +125,21 @@ fn no_preset_draws_what_it_must_not() {
 fn ids_no_score_touches_are_the_same_for_any_batching_and_threads() {
     let world = world();
     let all = world.batch(0..world.set.len() as u32);
-    for name in ["uniform", "gsasrec", "dross", "popularity", "log-popularity", "cans-items", "cans"].into_iter().chain([
-        "same-attribute",
-        "knn-attribute",
-        "gnno",
-        "user-walk",
-    ]) {
-        let sampler = world.sampler(&preset(name), 3);
+    let of_the_batch = ["uniform", "gsasrec", "dross", "popularity", "log-popularity", "cans-items", "cans"];
+    let of_the_data = ["same-attribute", "knn-attribute", "gnno", "user-walk"];
+    let presets = of_the_batch.into_iter().chain(of_the_data).map(|name| (name, preset(name)));
+    // The preset prunes by scores; its walk alone does not.
+    let walk = config::Kind { kind: "graph_walk".into(), params: Default::default() };
+    let walk = config::Sampler {
+        scope: Some("position".into()),
+        negatives: Some(16),
+        exclude: Some("history".into()),
+        propose: Some(vec![walk]),
+        weight: Some(config::Kind { kind: "log_q".into(), params: Default::default() }),
+        ..Default::default()
+    };
+    for (name, config) in presets.chain([("graph_walk", walk)]) {
+        let sampler = world.sampler(&config, 3);
         let whole = sampler.draw(&Device::HOST, &all, None, moment(2)).unwrap();
         for size in [1usize, 7, 32] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + size % 4).build().unwrap();
@@ -151,8 +166,7 @@ fn digest(ids: &[u32]) -> u64 {
 fn a_seed_means_the_same_draws_in_every_version() {
     let n = 1009usize;
     let counts: Vec<u32> = (0..n as u32).map(|i| 1 + 5000 / (i + 1)).collect();
-    let knowledge =
-        Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None, attributes: None };
+    let knowledge = counted(&counts);
     let batch = Batch {
         users: vec![11, 12],
         offsets: vec![0, 3, 5],
@@ -187,8 +201,7 @@ fn a_catalogue_of_millions_is_drawn_from_evenly() {
     // Contiguous ranges hide f32's faults, residues show them: 20 residues modulo a prime, a million draws.
     let n = (1usize << 24) + 1;
     let counts = vec![1u32; n];
-    let knowledge =
-        Knowledge { train_counts: &counts, event_items: &[], offsets: &[0], train_end: &[], clusters: None, attributes: None };
+    let knowledge = counted(&counts);
     let batch = Batch {
         users: vec![0; 1],
         offsets: vec![0, 1000],

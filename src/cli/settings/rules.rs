@@ -76,6 +76,7 @@ const RULES: &[Rule] = &[
             "data.on_bad_row",
             "data.max_bad_share",
             "data.items_path",
+            "data.graph_path",
         ],
         idle: |l| word(l, "data.path").is_empty(),
         because: "no log is given, and the generated one needs no reading",
@@ -86,6 +87,12 @@ const RULES: &[Rule] = &[
         idle: |l| word(l, "data.items_path").is_empty(),
         because: "no item file is given",
         cure: "`--set data.items_path=FILE`",
+    },
+    Rule {
+        keys: &["data.link_path"],
+        idle: |l| word(l, "data.graph_path").is_empty(),
+        because: "no graph is given",
+        cure: "`--set data.graph_path=FILE`",
     },
     Rule {
         keys: &["data.max_bad_share"],

@@ -11,14 +11,10 @@ use crate::config::Data;
 use crate::data::raw::RawAttributes;
 use crate::error::{Code, Error, Result};
 
-use super::blocks::{Blocks, Records, each_record};
-use super::compress::BLOCK;
-use super::delimited::{self, Splitter, content, float};
-use super::layout::Layout;
-use super::recbole;
+use super::delimited::float;
 use super::roles::{self, Column};
-use super::rows::Parsed;
-use super::sniff::{Form, Sample};
+use super::side::{self, Table};
+use super::sniff::Sample;
 
 /// How a column's field becomes attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +27,7 @@ enum Kind {
 }
 
 struct Plan {
-    form: Form,
-    names: Vec<String>,
+    table: Table,
     id: usize,
     columns: Vec<(usize, Kind)>,
 }
@@ -69,68 +64,37 @@ const FREE_TEXT: [&str; 9] = ["title", "name", "url", "link", "description", "te
 pub fn read_attributes(path: &Path, config: &Data) -> Result<RawAttributes> {
     let sample = Sample::take(path, config)?;
     let plan = plan(&sample, config)?;
-    let layout = Layout::text(&sample, &plan.form, plan.names.clone());
-    let mut blocks = Blocks::open(path, &layout, BLOCK)?;
-    let splitter = Splitter::new(&layout.delimiter, layout.quoted);
-    let records = Records::of(&layout);
-    let (mut rows, mut bad, mut header) = (0u64, 0u64, layout.header);
     let mut out = RawAttributes { offsets: vec![0], ..RawAttributes::default() };
-    let (mut fields, mut name, mut own) = (vec![], vec![], vec![]);
-    while let Some(block) = blocks.next()? {
-        if block.too_long {
-            bad += 1;
-            continue;
+    let (mut name, mut own) = (vec![], vec![]);
+    let help = "check that the file is a table of items, or unset `data.items_path`";
+    side::each_row(path, &sample, &plan.table, config, help, |field| {
+        let id = field(plan.id);
+        if id.is_empty() {
+            return false;
         }
-        let mut parsed = Parsed::new(&layout);
-        let bytes = &block.bytes[..];
-        each_record(records, &block, &mut parsed, |_, _, row| {
-            if std::mem::take(&mut header) {
-                return;
-            }
-            rows += 1;
-            let whole = splitter.split(bytes, row, &mut fields) && fields.len() >= plan.names.len();
-            let field = |i: usize| content(&bytes[fields[i].start as usize..fields[i].end as usize], layout.quoted);
-            if !whole || field(plan.id).is_empty() {
-                bad += 1;
-                return;
-            }
-            let id = field(plan.id);
-            if out.items.find(&id).is_some() {
-                return;
-            }
-            own.clear();
-            for &(column, kind) in &plan.columns {
-                let value = field(column);
-                each_value(&value, kind, |value| {
-                    name.clear();
-                    name.extend_from_slice(plan.names[column].as_bytes());
-                    if kind != Kind::Flag {
-                        name.push(b'=');
-                        name.extend_from_slice(value);
-                    }
-                    own.push(out.names.intern(&name));
-                });
-            }
-            own.sort_unstable();
-            own.dedup();
-            out.items.intern(&id);
-            out.codes.extend_from_slice(&own);
-            out.offsets.push(out.codes.len() as u64);
-        });
-        bad += parsed.bad.len() as u64;
-    }
-    if out.items.is_empty() && bad == 0 {
-        return Err(Error::new(Code::D0102, format!("{} holds no items", path.display())));
-    }
-    if bad as f64 > config.max_bad_share * (rows + bad) as f64 || out.items.is_empty() {
-        return Err(Error::new(Code::D0106, format!("{bad} of {rows} rows of {} cannot be used", path.display()))
-            .note(format!(
-                "expected {} columns separated by {}",
-                plan.names.len(),
-                super::sniff::show_delimiter(&layout.delimiter)
-            ))
-            .help("check that the file is a table of items, or unset `data.items_path`"));
-    }
+        if out.items.find(&id).is_some() {
+            return true;
+        }
+        own.clear();
+        for &(column, kind) in &plan.columns {
+            let value = field(column);
+            each_value(&value, kind, |value| {
+                name.clear();
+                name.extend_from_slice(plan.table.names[column].as_bytes());
+                if kind != Kind::Flag {
+                    name.push(b'=');
+                    name.extend_from_slice(value);
+                }
+                own.push(out.names.intern(&name));
+            });
+        }
+        own.sort_unstable();
+        own.dedup();
+        out.items.intern(&id);
+        out.codes.extend_from_slice(&own);
+        out.offsets.push(out.codes.len() as u64);
+        true
+    })?;
     Ok(out)
 }
 
@@ -151,42 +115,15 @@ fn each_value(field: &[u8], kind: Kind, mut take: impl FnMut(&[u8])) {
 
 fn plan(sample: &Sample, config: &Data) -> Result<Plan> {
     let path = &sample.path;
-    let first = sample.lines().next().unwrap_or_default();
-    let typed = ["\t", ","].iter().find_map(|d| recbole::header(first, d).map(|fields| (*d, fields)));
-    let (form, names, types) = match typed {
-        Some((delimiter, fields)) => {
-            let form = Form { delimiter: delimiter.into(), quoted: false, header: true };
-            let (names, types): (Vec<String>, Vec<&str>) = fields.into_iter().unzip();
-            (form, names, Some(types))
-        }
-        None => {
-            let Some((delimiter, width, _)) = delimited::separator(sample) else {
-                return Err(Error::new(Code::D0103, format!("{} is not a table of items", path.display()))
-                    .help("give RecBole's .item, MovieLens' movies.dat or u.item, or a CSV or TSV with an item column"));
-            };
-            let quoted = sample.quoted(delimiter);
-            let mut records = sample.records(delimiter, quoted);
-            records.retain(|r| r.len() >= width);
-            // The log's `data.header` says nothing about this file.
-            let (header, ..) = delimited::header(&records, width, &Data::default())?;
-            let names = if header {
-                records[0].iter().take(width).map(|f| String::from_utf8_lossy(f).trim().to_string()).collect()
-            } else {
-                usual_names(delimiter, width)
-            };
-            (Form { delimiter: delimiter.into(), quoted, header }, names, None)
-        }
+    let Some(mut table) = Table::of(sample, |_| false)? else {
+        return Err(Error::new(Code::D0103, format!("{} is not a table of items", path.display()))
+            .help("give RecBole's .item, MovieLens' movies.dat or u.item, or a CSV or TSV with an item column"));
     };
-    let mut records = sample.records(&form.delimiter, form.quoted);
-    records.retain(|r| r.len() >= names.len());
-    let columns: Vec<Column> = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| Column {
-            name: name.clone(),
-            values: records.iter().skip(form.header as usize).map(|r| r[i].clone()).collect(),
-        })
-        .collect();
+    let (form, types) = (&table.form, &table.types);
+    if !form.header {
+        table.names = usual_names(&form.delimiter, table.names.len());
+    }
+    let columns = table.columns(sample);
     let id = roles::item_column(path, &columns, form.header, config)?;
     let wanted: Vec<usize> = match config.attributes.is_empty() {
         true => (0..columns.len()).collect(),
@@ -207,7 +144,7 @@ fn plan(sample: &Sample, config: &Data) -> Result<Plan> {
             .note(format!("found: {}", roles::listed(&columns)))
             .help("name the columns to use with `data.attributes`"));
     }
-    Ok(Plan { form, names, id, columns: kinds.into_iter().collect() })
+    Ok(Plan { table, id, columns: kinds.into_iter().collect() })
 }
 
 /// Names of headerless columns: those of MovieLens' files by their shape, else numbers.

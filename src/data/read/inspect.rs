@@ -311,9 +311,13 @@ fn companions(path: &Path, layout: &Layout) -> Vec<Companion> {
         let path = items.display().to_string();
         out.push(Companion { path, what: "item attributes".into(), key: Some("data.items_path".into()) });
     }
-    for (ending, what) in [("user", "user attributes"), ("kg", "a knowledge graph"), ("link", "links from items to the graph")] {
+    for (ending, what, key) in [
+        ("user", "user attributes", None),
+        ("kg", "a knowledge graph", Some("data.graph_path")),
+        ("link", "links from items to the graph", Some("data.link_path")),
+    ] {
         if let Some(path) = stem(path, &["inter", "data"]).and_then(|stem| beside(path, &format!("{stem}.{ending}"))) {
-            out.push(Companion { path: path.display().to_string(), what: what.into(), key: None });
+            out.push(Companion { path: path.display().to_string(), what: what.into(), key: key.map(String::from) });
         }
     }
     out

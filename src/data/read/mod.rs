@@ -13,6 +13,7 @@ mod compress;
 mod delimited;
 mod encoding;
 mod foreign;
+pub mod graph;
 pub mod inspect;
 mod jsonl;
 pub mod layout;
@@ -23,6 +24,7 @@ mod roles;
 mod rows;
 mod s3rec;
 mod sasrec;
+mod side;
 mod sniff;
 pub mod time;
 
@@ -33,6 +35,7 @@ use crate::data::raw::RawLog;
 use crate::error::{Code, Error, Result};
 
 pub use attributes::read_attributes;
+pub use graph::read_graph;
 pub use inspect::{Inspection, inspect, side_file};
 pub use layout::{Evidence, Found, Layout};
 use rows::Rows;

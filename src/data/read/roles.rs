@@ -40,7 +40,7 @@ const USER: &[&str] = &[
     "sessid",
     "sid",
 ];
-const ITEM: &[&str] = &[
+pub const ITEM: &[&str] = &[
     "item",
     "itemid",
     "iid",
@@ -134,7 +134,7 @@ pub struct Roles {
 }
 
 /// Lower case letters and digits of a name.
-fn plain(name: &str) -> String {
+pub fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 

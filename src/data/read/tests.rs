@@ -490,7 +490,7 @@ proptest! {
         let format = READERS.get(reader).map_or("auto", |r| r.name);
         let log = Log::new("ratings_item.data", &bytes).with(|c| c.format = format.into());
         std::fs::write(log.folder.path().join("ratings_time.data"), &bytes[..bytes.len() / 2]).unwrap();
-        for result in [log.read().map(|_| ()), inspect(&log.path(), &log.config).map(|_| ()), read_attributes(&log.path(), &log.config).map(|_| ())] {
+        for result in [log.read().map(|_| ()), inspect(&log.path(), &log.config).map(|_| ()), read_attributes(&log.path(), &log.config).map(|_| ()), read_graph(&log.path(), Some(&log.path()), &log.config).map(|_| ())] {
             if let Err(error) = result {
                 prop_assert_ne!(error.code(), Code::I7001);
             }

@@ -19,7 +19,7 @@ use super::Propose;
 use super::neighbours::{Neighbours, highest};
 use super::uniform::Uniform;
 use crate::error::Result;
-use crate::sampling::knowledge::{AttributeGroups, Catalogue, Knowledge};
+use crate::sampling::knowledge::{Catalogue, Groups, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 
 pub static DECLARED: Declared = Declared {
@@ -46,14 +46,14 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    let groups = AttributeGroups::new(knowledge, catalogue, "the proposal `attribute_neighbours`")?;
+    let groups = Groups::by_attribute(knowledge, catalogue, "the proposal `attribute_neighbours`")?;
     let lists = nearest(&groups, catalogue, params.count("neighbours", 0.0), params.word("weighting") == "idf");
     let lists = lists.into_iter().map(|list| list.into_iter().map(|(_, item)| (0.0, item)).collect()).collect();
     Ok(Box::new(Neighbours::new(Uniform::new(catalogue), lists, |_| 1.0, None)))
 }
 
 /// Per item its nearest as (cosine, item), best first.
-fn nearest(groups: &AttributeGroups, catalogue: &Catalogue, most: usize, idf: bool) -> Vec<Vec<(f64, u32)>> {
+fn nearest(groups: &Groups, catalogue: &Catalogue, most: usize, idf: bool) -> Vec<Vec<(f64, u32)>> {
     let trained = catalogue.len() as f64;
     // Squares of the weights; a code no trained item carries joins nothing.
     let square: Vec<f64> = (0..groups.width() as u32)

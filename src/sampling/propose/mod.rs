@@ -7,9 +7,11 @@
 mod attribute_neighbours;
 mod cluster;
 mod draw;
+mod graph_walk;
 mod in_batch;
 mod mixture;
 mod neighbours;
+mod one_of_group;
 mod popularity;
 mod same_attribute;
 mod transition_neighbours;
@@ -109,6 +111,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &cluster::DECLARED, build: Some(cluster::build) },
     Entry { declared: &same_attribute::DECLARED, build: Some(same_attribute::build) },
     Entry { declared: &attribute_neighbours::DECLARED, build: Some(attribute_neighbours::build) },
+    Entry { declared: &graph_walk::DECLARED, build: Some(graph_walk::build) },
     Entry { declared: &transition_neighbours::DECLARED, build: Some(transition_neighbours::build) },
     Entry { declared: &user_walk::DECLARED, build: Some(user_walk::build) },
     Entry { declared: &CATALOGUE, build: None },

@@ -53,6 +53,24 @@ fn same_attribute(world: &World, target: u32, popular: bool) -> Vec<f64> {
     }
 }
 
+/// Two hops in a matrix of items and entities, hop by hop.
+fn graph_walk(world: &World, target: u32) -> Vec<f64> {
+    let graph = world.knowledge().graph.unwrap();
+    let around = |entity: u32| -> Vec<u32> {
+        trained(world).into_iter().filter(|&i| i != target && graph.of(i).contains(&entity)).collect()
+    };
+    let entities: Vec<u32> = graph.of(target).iter().copied().filter(|&e| !around(e).is_empty()).collect();
+    if entities.is_empty() {
+        return uniform(world);
+    }
+    let mut probs = vec![0.0; ITEMS];
+    for &entity in &entities {
+        let items = around(entity);
+        items.iter().for_each(|&i| probs[i as usize] += 1.0 / entities.len() as f64 / items.len() as f64);
+    }
+    probs
+}
+
 fn attribute_neighbours(world: &World, target: u32, most: usize, idf: bool) -> Vec<f64> {
     let trained = trained(world);
     let vector = |item: u32| -> Vec<f64> {
@@ -139,6 +157,7 @@ fn defined(world: &World) -> Vec<Defined<'_>> {
         let kind = kind("same_attribute", &[("items", word(items))]);
         all.push((kind, Box::new(move |t, _, _| same_attribute(world, t, popular))));
     }
+    all.push((kind("graph_walk", &[]), Box::new(|t, _, _| graph_walk(world, t))));
     for (weighting, idf, most) in [("equal", false, 5), ("idf", true, 5), ("idf", true, 100)] {
         let kind = kind("attribute_neighbours", &[("weighting", word(weighting)), ("neighbours", number(most as f64))]);
         all.push((kind, Box::new(move |t, _, _| attribute_neighbours(world, t, most, idf))));
@@ -193,7 +212,7 @@ fn laws_are_their_definitions_and_sum_to_one() {
                 }
             }
         }
-        // Items 0, 5, 10 ... carry no attributes; a rising bound lets nothing in at first.
+        // Items 0, 5, 10 ... carry no attributes, 0, 7, 14 ... are in no graph; a rising bound lets nothing in at first.
         assert_eq!(fallbacks > 0, kind.kind != "user_walk", "{kind:?}");
     }
 }

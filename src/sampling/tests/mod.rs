@@ -29,6 +29,9 @@ struct World {
     /// Item i carries i mod 3 and 3 + i mod 7; every fifth item nothing.
     attribute_offsets: Vec<u64>,
     attribute_codes: Vec<u32>,
+    /// Item i is joined to entities i mod 4, 4 + i / 6 and 60 + i / 2; every seventh item to none.
+    graph_offsets: Vec<u64>,
+    graph_entities: Vec<u32>,
 }
 
 impl World {
@@ -66,7 +69,25 @@ impl World {
             }
             attribute_offsets.push(attribute_codes.len() as u64);
         }
-        World { counts, event_items, offsets, train_end, cluster_counts, cluster_events, attribute_offsets, attribute_codes }
+        let (mut graph_offsets, mut graph_entities) = (vec![0], vec![]);
+        for item in 0..items as u32 {
+            if item % 7 > 0 {
+                graph_entities.extend([item % 4, 4 + item / 6, 60 + item / 2]);
+            }
+            graph_offsets.push(graph_entities.len() as u64);
+        }
+        World {
+            counts,
+            event_items,
+            offsets,
+            train_end,
+            cluster_counts,
+            cluster_events,
+            attribute_offsets,
+            attribute_codes,
+            graph_offsets,
+            graph_entities,
+        }
     }
     fn knowledge(&self) -> Knowledge<'_> {
         let clusters = Clusters { counts: &self.cluster_counts, events: &self.cluster_events };
@@ -77,6 +98,7 @@ impl World {
             train_end: &self.train_end,
             clusters: (!clusters.is_empty()).then_some(clusters),
             attributes: Some(Attributes { offsets: &self.attribute_offsets, codes: &self.attribute_codes }),
+            graph: Some(Attributes { offsets: &self.graph_offsets, codes: &self.graph_entities }),
         }
     }
 }
@@ -487,6 +509,7 @@ fn wrong_options_are_refused_with_the_right_code() {
     refused(config("position", 4, "none", vec![kind("in_batch", &[])], false), Code::C0205, "own target");
     refused(config("sequence", 4, "target", vec![kind("cluster", &[])], false), Code::C0205, "scope = \"position\"");
     refused(config("sequence", 4, "target", vec![kind("same_attribute", &[])], false), Code::C0205, "scope = \"position\"");
+    refused(config("batch", 4, "target", vec![kind("graph_walk", &[])], false), Code::C0205, "scope = \"position\"");
     refused(config("batch", 4, "target", vec![kind("user_walk", &[])], false), Code::C0205, "users cannot share");
     refused(config("positoin", 4, "target", vec![kind("uniform", &[])], false), Code::C0202, "did you mean `position`?");
     refused(config("position", 0, "target", vec![kind("uniform", &[])], false), Code::C0202, "range");
@@ -503,6 +526,13 @@ fn wrong_options_are_refused_with_the_right_code() {
         let error = Sampler::new(&single(kind(name, &[])), &no_attributes, 1).err().unwrap();
         assert_eq!(error.code(), Code::D0303);
         assert!(error.to_string().contains("`data.items_path`"), "{error}");
+    }
+    let nowhere = Attributes { offsets: &vec![0; world.counts.len() + 1], codes: &[] };
+    for graph in [None, Some(nowhere)] {
+        let no_graph = Knowledge { graph, ..world.knowledge() };
+        let error = Sampler::new(&single(kind("graph_walk", &[])), &no_graph, 1).err().unwrap();
+        assert_eq!(error.code(), Code::D0303);
+        assert!(error.to_string().contains("`data.graph_path`"), "{error}");
     }
     let empty = Knowledge { train_counts: &[0, 0], ..world.knowledge() };
     assert_eq!(Sampler::new(&single(kind("uniform", &[])), &empty, 1).err().unwrap().code(), Code::D0302);

@@ -13,7 +13,7 @@ use super::{ByTarget, Weigh, mean_one};
 use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
-use crate::sampling::knowledge::{AttributeGroups, Catalogue, Knowledge};
+use crate::sampling::knowledge::{Catalogue, Groups, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 use crate::sampling::select::{Choice, beside_targets};
 
@@ -50,7 +50,7 @@ pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Catalogue) -> R
 
 /// (V) with mean one over the training events.
 fn weights(b: f64, knowledge: &Knowledge, catalogue: &Catalogue) -> Result<Vec<f32>> {
-    let groups = AttributeGroups::new(knowledge, catalogue, "the weight `category_balance`")?;
+    let groups = Groups::by_attribute(knowledge, catalogue, "the weight `category_balance`")?;
     let events = |item: u32| f64::from(knowledge.train_counts[item as usize]);
     // ln b is minus infinity at 0, and every category counts one.
     let effective = |n: f64| -(n * b.ln()).exp_m1() / (1.0 - b);

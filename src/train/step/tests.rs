@@ -2,6 +2,7 @@ use super::*;
 use crate::data::clusters::{Method, TimeClusters};
 use crate::data::context::ContextEncoder;
 use crate::data::prepare::prepare;
+use crate::data::raw::Sides;
 use crate::data::split::Split;
 use crate::data::synthetic;
 
@@ -9,7 +10,7 @@ use crate::data::synthetic;
 fn data(config: &Config) -> Arc<TrainingSet> {
     let folder = tempfile::tempdir().unwrap();
     let (raw, _) = synthetic::generate(&config.data.synthetic).unwrap();
-    let log = Arc::new(prepare(raw, &config.data, None, &folder.path().join("data")).unwrap());
+    let log = Arc::new(prepare(raw, &config.data, Sides::default(), &folder.path().join("data")).unwrap());
     let split = Arc::new(Split::new(&log, &config.data, 1).unwrap());
     let context = ContextEncoder::fit(&log, &split, config).unwrap();
     let clusters = Some(TimeClusters::fit(&log, &split, 3, Method::Bisecting).unwrap());
