@@ -16,7 +16,7 @@ use hardneg::ops::param::{Param, Role};
 use hardneg::ops::rank::{self, Excluded, Mask};
 use hardneg::ops::sampled_loss::{Gradients, forward_backward};
 use hardneg::ops::score::{ScoreKind, Scoring};
-use hardneg::ops::{full_softmax, vector};
+use hardneg::ops::{full_softmax, vector, whole_data};
 use hardneg::optim::Optimizer;
 use hardneg::rng::{Draws, Stream, below, normal2};
 
@@ -85,6 +85,9 @@ impl Problem {
         let scale = 1.0 / R as f64;
         let value = match loss {
             Loss::Full => full_softmax::forward_backward(&Device::HOST, grads, &scoring, &self.targets, scale),
+            Loss::WholeData { unseen } => {
+                whole_data::forward_backward(&Device::HOST, grads, &scoring, &self.targets, *unseen, scale)
+            }
             Loss::Sampled(loss) => {
                 forward_backward(&Device::HOST, grads, &scoring, &self.targets, negatives, None, loss.as_ref(), scale)
             }
@@ -95,7 +98,7 @@ impl Problem {
 
 fn build(kind: &str, negatives: usize) -> Loss {
     let kind = config::Kind { kind: kind.into(), params: Default::default() };
-    loss::build(&kind, V, negatives).expect("a known loss")
+    loss::build(&kind, V, negatives, ScoreKind::Dot).expect("a known loss")
 }
 
 fn negatives(n: usize, rows_per_group: usize) -> Negatives {
@@ -130,6 +133,9 @@ fn main() {
     let mut bare = || bare_products(&p, &a, &mut s, &mut dp, &mut da);
     let times = alternate(&mut || problem.run(ScoreKind::Dot, false, &Loss::Full, &none), &mut bare);
     report("full softmax, dot", "its three products alone", times, flops);
+    let squared = Loss::WholeData { unseen: 0.1 };
+    let times = alternate(&mut || problem.run(ScoreKind::Dot, false, &squared, &none), &mut bare);
+    report("whole data, dot", "the three products of a full softmax", times, 4.0 * ((R + V) * D * D) as f64);
     let cosine = ScoreKind::Cosine { temperature: 0.1 };
     let times = alternate(&mut || problem.run(cosine, true, &Loss::Full, &none), &mut bare);
     report("full softmax, cosine under a context", "three of its six products", times, 0.0);
