@@ -33,8 +33,7 @@ fn main() {
         offsets: &[0, 1],
         train_end: &[1],
         clusters: Some(Clusters { counts: &cluster_counts, events: &cluster_events }),
-        attributes: None,
-        graph: None,
+        ..Knowledge::default()
     };
     let rows = SEQUENCES * ROWS;
     let mut seen = Vec::new();

@@ -118,7 +118,7 @@ pub struct Data {
     pub on_bad_row: String,
     /// More bad rows than this share of the log is an error.
     pub max_bad_share: f64,
-    /// Keep rows whose weight is at least this; absent: keep all.
+    /// Keep rows whose weight is at least this, the rest as explicit negatives; absent: keep all.
     pub min_weight: Option<f64>,
     /// Fewest events of a user and of an item.
     pub min_user: u32,

@@ -60,6 +60,12 @@ pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> 
         let (items, entities) = (grouped(data.items() as u64), grouped(graph.width() as u64));
         display.line(&format!("graph: {} of {items} items are joined to {entities} entities", grouped(joined)));
     }
+    if let Some(explicit) = data.explicit() {
+        let of = explicit.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64;
+        let (rows, of) = (grouped(explicit.items.len() as u64), grouped(of));
+        display
+            .line(&format!("{rows} rows below `data.min_weight` are explicit negatives of {of} users (`--sampler predefined`)"));
+    }
     Ok(data)
 }
 

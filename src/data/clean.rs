@@ -16,12 +16,27 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Counting sort by user, then each user by time. Rows lighter than `least` (or of weight NaN) are left out.
+    /// All rows but those lighter than `least` (or of weight NaN).
     pub fn new(raw: &RawLog, least: Option<f64>) -> Rows {
-        let keep = |row: usize| match (least, &raw.weights) {
-            (Some(least), Some(weights)) => f64::from(weights[row]) >= least,
-            _ => true,
-        };
+        match (least, &raw.weights) {
+            (Some(least), Some(weights)) => Rows::of_kept(raw, |row| f64::from(weights[row]) >= least),
+            _ => Rows::of_kept(raw, |_| true),
+        }
+    }
+
+    /// The rows lighter than `least` whose user and item `kept` holds: what is known not to be wanted.
+    pub fn lighter(raw: &RawLog, least: f64, kept: &Rows) -> Rows {
+        let weights = raw.weights.as_deref().unwrap_or(&[]);
+        let items = kept.item_counts(raw);
+        Rows::of_kept(raw, |row| {
+            weights.get(row).is_some_and(|&w| f64::from(w) < least)
+                && items[raw.items[row] as usize] > 0
+                && !kept.of(raw.users[row]).is_empty()
+        })
+    }
+
+    /// Counting sort by user, then each user by time.
+    fn of_kept(raw: &RawLog, keep: impl Fn(usize) -> bool) -> Rows {
         let mut offsets = vec![0u64; raw.user_ids.len() + 1];
         for (row, &user) in raw.users.iter().enumerate() {
             offsets[user as usize + 1] += u64::from(keep(row));

@@ -36,6 +36,9 @@ pub(super) mod kind {
     pub const GRAPH_ENTITIES: u32 = 16;
     pub const ENTITIES: u32 = 17;
     pub const ENTITY_ENDS: u32 = 18;
+    pub const EXPLICIT_OFFSETS: u32 = 19;
+    pub const EXPLICIT_ITEMS: u32 = 20;
+    pub const EXPLICIT_TIMES: u32 = 21;
     /// Plus the column's number: its values, its category names and their ends.
     pub const COLUMN: u32 = 0x1000;
     pub const CATEGORIES: u32 = 0x2000;
@@ -115,6 +118,9 @@ pub struct Interactions {
     item_names: NameRanges,
     attributes: Option<CodeRanges>,
     graph: Option<CodeRanges>,
+    /// offsets, items, times.
+    explicit: Option<(Range<usize>, Range<usize>, Option<Range<usize>>)>,
+    /// name, values, names of categories.
     /// name, values, names of categories.
     columns: Vec<(String, Range<usize>, Option<NameRanges>)>,
     meta: Meta,
@@ -180,6 +186,16 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// Explicit negatives: user `u` does not want `items[offsets[u] .. offsets[u+1]]`, in the order of time.
+#[derive(Clone, Copy)]
+pub struct Explicit<'a> {
+    /// (U+1)
+    pub offsets: &'a [u64],
+    pub items: &'a [u32],
+    /// Microseconds since 1970 UTC; there exactly when events have times.
+    pub times: Option<&'a [i64]>,
+}
+
 /// A declared context column.
 #[derive(Clone, Copy)]
 pub struct Column<'a> {
@@ -232,6 +248,22 @@ impl Interactions {
         let attributes = codes(&file, attributes, of_items, "attributes")?;
         let graph = [kind::GRAPH_OFFSETS, kind::GRAPH_ENTITIES, kind::ENTITIES, kind::ENTITY_ENDS];
         let graph = codes(&file, graph, of_items, "entities")?;
+        let explicit = match file.optional::<u64>(kind::EXPLICIT_OFFSETS, "explicit negatives")? {
+            None => None,
+            Some(starts) => {
+                let listed = file.require::<u32>(kind::EXPLICIT_ITEMS, "explicit negatives")?;
+                let when = file.optional::<i64>(kind::EXPLICIT_TIMES, "explicit negatives")?;
+                check_offsets(&file, &starts, count(&users), listed.len() / 4, "explicit negatives")?;
+                check_codes(&file, &listed, of_items, "items")?;
+                if when.as_ref().is_some_and(|when| when.len() != listed.len() * 2) || when.is_some() != times.is_some() {
+                    return Err(file.damaged("its explicit negatives have too few times or too many"));
+                }
+                if let Some(when) = &when {
+                    check_order(&file, file.view(&starts), file.view(when))?;
+                }
+                Some((starts, listed, when))
+            }
+        };
         let columns = columns(&file, events)?;
         Ok(Interactions {
             offsets,
@@ -242,6 +274,7 @@ impl Interactions {
             item_names,
             attributes,
             graph,
+            explicit,
             columns,
             meta,
             user_order: OnceLock::new(),
@@ -307,6 +340,14 @@ impl Interactions {
     /// The entities of the items in a knowledge graph (`data/graph.rs`), if one was given; in the shape of attributes.
     pub fn graph(&self) -> Option<Attributes<'_>> {
         self.graph.as_ref().map(|ranges| self.codes(ranges))
+    }
+    /// What users are known not to want, if `data.min_weight` left such rows out.
+    pub fn explicit(&self) -> Option<Explicit<'_>> {
+        self.explicit.as_ref().map(|(offsets, items, times)| Explicit {
+            offsets: self.file.view(offsets),
+            items: self.file.view(items),
+            times: times.as_ref().map(|times| self.file.view(times)),
+        })
     }
     fn codes(&self, (offsets, codes, labels): &CodeRanges) -> Attributes<'_> {
         Attributes { offsets: self.file.view(offsets), codes: self.file.view(codes), names: self.names(labels) }

@@ -3,6 +3,8 @@
 //! Order of events: by time, equal times in the order of the input (stable). Users keep the order of their first
 //! appearance; items are renumbered by descending frequency, ties by first appearance, so that item 0 is the most popular.
 //!
+//! Rows below `data.min_weight` are no events; those of users and items that stay are kept as explicit negatives.
+//!
 //! Memory beyond the log: 4 bytes a row for the order; while the k-core is peeled 5 more. Columns are written through a
 //! bounded buffer and read back by memory map.
 
@@ -42,6 +44,8 @@ pub fn in_memory(raw: RawLog, config: &config::Data, sides: Sides) -> Result<Int
 /// Which row goes where.
 struct Plan {
     rows: Rows,
+    /// Rows of explicit negatives, of the users and items that stay; absent without a threshold, or where there are none.
+    explicit: Option<Rows>,
     /// New user -> code in the log.
     users: Vec<u32>,
     /// (U+1)
@@ -111,6 +115,7 @@ impl Plan {
         let mut offsets = Vec::with_capacity(users.len() + 1);
         offsets.push(0);
         offsets.extend(users.iter().map(|&u| rows.end(u)));
+        let explicit = config.min_weight.map(|least| Rows::lighter(raw, least, &rows)).filter(|rows| rows.len() > 0);
         let statistics = rows.statistics(raw);
         debug_assert_eq!(statistics.items, items.len() as u64);
         let meta = Meta {
@@ -120,7 +125,7 @@ impl Plan {
             filters,
             statistics: Statistics { density: density(&statistics), ..statistics },
         };
-        Ok(Plan { rows, users, offsets, items, new_items, meta })
+        Ok(Plan { rows, explicit, users, offsets, items, new_items, meta })
     }
 
     fn write<W: Write + Seek>(&self, to: &mut SectionWriter<W>, raw: &RawLog, sides: &Sides) -> std::io::Result<()> {
@@ -140,6 +145,15 @@ impl Plan {
         }
         if let Some(graph) = &sides.graph {
             self.write_graph(to, raw, graph)?;
+        }
+        if let Some(rows) = &self.explicit {
+            let order = rows.order();
+            let offsets: Vec<u64> = std::iter::once(0).chain(self.users.iter().map(|&u| rows.end(u))).collect();
+            to.gather(kind::EXPLICIT_OFFSETS, offsets.len(), |i| offsets[i])?;
+            to.gather(kind::EXPLICIT_ITEMS, order.len(), |i| self.new_items[raw.items[order[i] as usize] as usize])?;
+            if let Some(times) = &raw.times {
+                to.gather(kind::EXPLICIT_TIMES, order.len(), |i| times[order[i] as usize])?;
+            }
         }
         if !raw.context.is_empty() {
             let notes: Vec<ColumnNote> = raw
@@ -395,10 +409,38 @@ mod tests {
     }
 
     fn bytes(raw: RawLog) -> Vec<u8> {
-        let plan = Plan::new(&raw, &config::Data::default()).unwrap();
+        let plan = Plan::new(&raw, &config::Data { min_weight: Some(4.5), ..config::Data::default() }).unwrap();
         let mut to = SectionWriter::new(Cursor::new(vec![])).unwrap();
         plan.write(&mut to, &raw, &sides()).unwrap();
         to.finish().unwrap().into_inner()
+    }
+
+    /// What is too light is no event, and is known not to be wanted by who stays of what stays, in the order of time.
+    #[test]
+    fn rows_below_the_threshold_are_explicit_negatives() {
+        let config = config::Data { min_weight: Some(4.5), ..config::Data::default() };
+        let named = |raw: RawLog| {
+            let data = in_memory(raw, &config, Sides::default()).unwrap();
+            let explicit = data.explicit().unwrap();
+            let of = |user: u32| {
+                let own = explicit.offsets[user as usize] as usize..explicit.offsets[user as usize + 1] as usize;
+                own.map(|at| (data.item_name(explicit.items[at]).to_vec(), explicit.times.map(|t| t[at]))).collect::<Vec<_>>()
+            };
+            ["u", "v"].map(|user| of(data.find_user(user.as_bytes()).unwrap()))
+        };
+        let at = |item: &str, time: i64| (item.as_bytes().to_vec(), Some(time));
+        // Kept: v y, v x, u y, u z. So w is gone, and s and t are no items any more.
+        assert_eq!(named(log(&ROWS)), [vec![at("z", 7)], vec![at("z", 8)]]);
+        let mut more = ROWS.to_vec();
+        more.extend([("u", "x", 3, 0.0), ("u", "x", 9, f32::NAN), ("u", "y", 1, -1.0)]);
+        assert_eq!(named(log(&more)), [vec![at("y", 1), at("x", 3), at("z", 7)], vec![at("z", 8)]]);
+        let mut timeless = log(&ROWS);
+        timeless.times = None;
+        assert_eq!(named(timeless)[0], [(b"z".to_vec(), None)]);
+        let whole = in_memory(log(&ROWS), &config::Data::default(), Sides::default()).unwrap();
+        assert!(whole.explicit().is_none(), "without a threshold nothing is explicit");
+        let none = config::Data { min_weight: Some(1.0), ..config::Data::default() };
+        assert!(in_memory(log(&ROWS), &none, Sides::default()).unwrap().explicit().is_none());
     }
 
     /// Everything an open log shows.
@@ -416,8 +458,9 @@ mod tests {
         let codes = |a: &Attributes, i| a.of(i).iter().map(|&c| a.names.get(c).to_vec()).collect::<Vec<_>>();
         let of_items = |a: &Attributes| -> Vec<_> { (0..data.items() as u32).map(|i| codes(a, i)).collect() };
         let attributes = [data.attributes(), data.graph()].map(|a| a.map(|a| of_items(&a)));
+        let explicit = data.explicit().map(|e| (e.offsets, e.items, e.times));
         let (rows, meta) = (rows_of(data), data.meta());
-        format!("{rows:?} {:?} {columns:?} {attributes:?} {meta:?} {:?}", data.weights(), data.content_hash())
+        format!("{rows:?} {:?} {columns:?} {attributes:?} {explicit:?} {meta:?} {:?}", data.weights(), data.content_hash())
     }
 
     #[test]

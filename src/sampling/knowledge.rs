@@ -10,6 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::ops::exclusion::Bits;
 
 /// Facts about the training part of a split.
+#[derive(Default)]
 pub struct Knowledge<'a> {
     /// (V) training events of each item.
     pub train_counts: &'a [u32],
@@ -25,6 +26,8 @@ pub struct Knowledge<'a> {
     pub attributes: Option<Attributes<'a>>,
     /// Entities around the items in a knowledge graph; absent when none was read.
     pub graph: Option<Attributes<'a>>,
+    /// What users are known not to want; absent when the log does not say.
+    pub explicit: Option<Explicit<'a>>,
 }
 
 impl<'a> Knowledge<'a> {
@@ -38,13 +41,22 @@ impl<'a> Knowledge<'a> {
     /// Popularity alone.
     #[cfg(test)]
     pub fn of_counts(train_counts: &'a [u32]) -> Knowledge<'a> {
-        let (event_items, offsets, train_end) = (&[][..], &[][..], &[][..]);
-        Knowledge { train_counts, event_items, offsets, train_end, clusters: None, attributes: None, graph: None }
+        Knowledge { train_counts, ..Knowledge::default() }
     }
     /// U
     pub fn users(&self) -> usize {
         self.train_end.len()
     }
+}
+
+/// Items that users are known not to want, each user's in the order of time.
+#[derive(Clone, Copy)]
+pub struct Explicit<'a> {
+    /// (U+1)
+    pub offsets: &'a [u64],
+    pub items: &'a [u32],
+    /// (E) times of the events, and times of `items`; absent when the log has none.
+    pub times: Option<(&'a [i64], &'a [i64])>,
 }
 
 /// Codes of each item: its attributes, or the entities around it.

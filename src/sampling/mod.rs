@@ -29,7 +29,7 @@ mod weight;
 
 use std::sync::Arc;
 
-pub use knowledge::{Attributes, Clusters, Knowledge};
+pub use knowledge::{Attributes, Clusters, Explicit, Knowledge};
 pub use plan::Plan;
 pub use preset::Preset;
 pub use registry::{Declared, Form, Need, OF_PROPOSALS, Param, Stage};

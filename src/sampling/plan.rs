@@ -181,7 +181,7 @@ impl Plan {
                 kind if entry.declared.needs.contains(&Need::Target) && self.scope != Scope::Position => {
                     return Err(Error::new(
                         Code::C0205,
-                        format!("`{kind}` draws what resembles each position's target, so rows cannot share a draw"),
+                        format!("`{kind}` depends on the event to be predicted, so rows cannot share a draw"),
                     )
                     .help("use `scope = \"position\"`"));
                 }

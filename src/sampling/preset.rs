@@ -33,6 +33,7 @@ const FILES: &[(&str, &str)] = presets![
     "dross",
     "popularity",
     "log-popularity",
+    "predefined",
     "in-batch",
     "mns",
     "dns",

@@ -43,6 +43,8 @@ pub enum Need {
     Attributes,
     /// Entities around the items in a knowledge graph (`data.graph_path`).
     Graph,
+    /// What users are known not to want (`data.min_weight`).
+    Explicit,
     /// The event to be predicted, so a draw is of one row.
     Target,
     /// A selection whose draws have a probability.

@@ -20,7 +20,7 @@ use crate::ops::score::ScoreKind;
 use crate::ops::{full_softmax, whole_data};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
-use crate::sampling::{self, Attributes, Clusters, Knowledge, Moment, Sampler};
+use crate::sampling::{self, Attributes, Clusters, Explicit, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{Stages, StepReport, Training};
 
@@ -89,6 +89,7 @@ impl Trainer {
             clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
             attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
             graph: log.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
+            explicit: log.explicit().map(|e| Explicit { offsets: e.offsets, items: e.items, times: log.times().zip(e.times) }),
         };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;

@@ -87,9 +87,8 @@ fn the_graph_of_movielens_100k_is_walked_as_its_text_says() {
         event_items: data.event_items(),
         offsets: data.offsets(),
         train_end: &split.train_end,
-        clusters: None,
-        attributes: None,
         graph: Some(Attributes { offsets: around.offsets, codes: around.codes }),
+        ..Knowledge::default()
     };
     let kind = |name: &str| config::Kind { kind: name.into(), params: Default::default() };
     let sampler = config::Sampler {

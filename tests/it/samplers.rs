@@ -14,7 +14,7 @@ use hardneg::device::{Buffer, Device};
 use hardneg::ids::NONE;
 use hardneg::ops::score::{ScoreKind, Scoring};
 use hardneg::rng::{Draws, Stream, normal2};
-use hardneg::sampling::{Attributes, Clusters, Knowledge, Moment, Sampler, presets};
+use hardneg::sampling::{Attributes, Clusters, Explicit, Knowledge, Moment, Sampler, presets};
 
 use crate::statistics::{assert_law, count};
 
@@ -26,6 +26,8 @@ struct World {
     split: Arc<Split>,
     set: TrainingSet,
     clusters: TimeClusters,
+    /// Six explicit negatives of every user, said before the user's first event.
+    unwanted: (Vec<u64>, Vec<u32>),
 }
 
 fn world() -> World {
@@ -36,7 +38,9 @@ fn world() -> World {
     let split = Arc::new(Split::new(&data, &config.data, 1).unwrap());
     let clusters = TimeClusters::fit(&data, &split, 6, Method::Bisecting).unwrap();
     let set = TrainingSet::new(data.clone(), split.clone(), &config, None, Some(clusters.clone())).unwrap();
-    World { data, split, set, clusters }
+    let offsets = (0..=data.users() as u64).map(|u| 6 * u).collect();
+    let unwanted = (0..6 * data.users()).map(|n| (n * 37 % data.items()) as u32).collect();
+    World { data, split, set, clusters, unwanted: (offsets, unwanted) }
 }
 
 impl World {
@@ -50,6 +54,7 @@ impl World {
             clusters: Some(Clusters { counts: &counts, events: &events }),
             attributes: self.data.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
             graph: self.data.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
+            explicit: Some(Explicit { offsets: &self.unwanted.0, items: &self.unwanted.1, times: None }),
         };
         Sampler::new(config, &knowledge, seed).unwrap()
     }
@@ -69,8 +74,7 @@ impl World {
 
 /// Popularity alone is known.
 fn counted(train_counts: &[u32]) -> Knowledge<'_> {
-    let (event_items, offsets, train_end) = (&[][..], &[0][..], &[][..]);
-    Knowledge { train_counts, event_items, offsets, train_end, clusters: None, attributes: None, graph: None }
+    Knowledge { train_counts, ..Knowledge::default() }
 }
 
 fn moment(epoch: u64) -> Moment {
@@ -126,7 +130,7 @@ fn ids_no_score_touches_are_the_same_for_any_batching_and_threads() {
     let world = world();
     let all = world.batch(0..world.set.len() as u32);
     let of_the_batch = ["uniform", "gsasrec", "dross", "popularity", "log-popularity", "cans-items", "cans"];
-    let of_the_data = ["same-attribute", "knn-attribute", "gnno", "user-walk"];
+    let of_the_data = ["same-attribute", "knn-attribute", "gnno", "user-walk", "predefined"];
     let presets = of_the_batch.into_iter().chain(of_the_data).map(|name| (name, preset(name)));
     // The preset prunes by scores; its walk alone does not.
     let walk = config::Kind { kind: "graph_walk".into(), params: Default::default() };

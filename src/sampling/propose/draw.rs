@@ -99,9 +99,9 @@ struct Worker {
 
 type Visited = Arc<[(u32, f64)]>;
 
-/// What a group's conditional law depends on within a sequence: its time cluster, its target where the law looks at it, and
-/// the item it excludes besides the sequence's.
-type Key = (u32, u32, Option<u32>);
+/// What a group's conditional law depends on within a sequence: its time cluster, its target and its event where the law looks
+/// at them, and the item it excludes besides the sequence's.
+type Key = (u32, u32, u64, Option<u32>);
 
 struct Rest {
     of: Key,
@@ -123,9 +123,11 @@ impl Draw<'_> {
         let (rules, batch) = (self.rules, self.batch);
         let worker = || Worker { excluded: Bits::new(rules.catalogue.items()), rest: None, remaining: Vec::new(), visited: None };
         let epoch = rules.epoch_index;
-        let place = |cluster, target, user| Place { cluster, batch: self.frequencies, target, user, epoch, visited: None };
+        let place =
+            |cluster, target, user, event| Place { cluster, batch: self.frequencies, target, user, event, epoch, visited: None };
         if rules.scope == Scope::Batch {
-            let group = Group { key: rules.batch_index, place: place(0, NONE, NONE), user: NONE, sequence: &[], extra: None };
+            let group =
+                Group { key: rules.batch_index, place: place(0, NONE, NONE, u64::MAX), user: NONE, sequence: &[], extra: None };
             return self.group(&mut worker(), &group, ids, log_q);
         }
         // One piece of the output per sequence; sequences are independent, so the pieces may be filled in any order.
@@ -146,13 +148,14 @@ impl Draw<'_> {
                 let user = batch.users[b];
                 let result = match rules.scope {
                     Scope::Sequence => {
-                        let group = Group { key: u64::from(user), place: place(0, NONE, user), user, sequence, extra: None };
+                        let group =
+                            Group { key: u64::from(user), place: place(0, NONE, user, u64::MAX), user, sequence, extra: None };
                         self.group(worker, &group, ids, log_q)
                     }
                     _ => batch.range(b).enumerate().try_for_each(|(t, r)| {
                         let extra = rules.exclude.of_row(batch, r, &worker.excluded);
                         let cluster = batch.target_clusters.get(r).copied().unwrap_or(0);
-                        let place = place(cluster, batch.targets[r], user);
+                        let place = place(cluster, batch.targets[r], user, batch.row_keys[r]);
                         let group = Group { key: batch.row_keys[r], place, user, sequence, extra };
                         let slots = t * rules.n..(t + 1) * rules.n;
                         let log_q = if rules.log_q { &mut log_q[slots.clone()] } else { &mut [][..] };
@@ -315,7 +318,9 @@ impl Draw<'_> {
     }
 
     fn key(&self, group: &Group) -> Key {
-        (group.place.cluster, if self.law.needs_target() { group.place.target } else { NONE }, group.extra)
+        let (law, place) = (self.law, &group.place);
+        let target = if law.needs_target() { place.target } else { NONE };
+        (place.cluster, target, if law.needs_event() { place.event } else { u64::MAX }, group.extra)
     }
 }
 

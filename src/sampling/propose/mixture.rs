@@ -73,6 +73,9 @@ impl Propose for Mixture<'_> {
     fn needs_target(&self) -> bool {
         self.parts.iter().any(|p| p.needs_target())
     }
+    fn needs_event(&self) -> bool {
+        self.parts.iter().any(|p| p.needs_event())
+    }
     fn may_run_dry(&self) -> bool {
         self.parts.iter().zip(&self.shares).all(|(p, &s)| s == 0.0 || p.may_run_dry())
     }

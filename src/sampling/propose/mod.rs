@@ -7,6 +7,7 @@
 mod attribute_neighbours;
 mod cluster;
 mod draw;
+mod explicit;
 mod graph_walk;
 mod in_batch;
 mod mixture;
@@ -39,6 +40,8 @@ pub struct Place<'a> {
     pub target: u32,
     /// The user of the sequence; `ids::NONE` where sequences share a draw.
     pub user: u32,
+    /// The CSR position of the event to be predicted; `u64::MAX` where rows share a draw.
+    pub event: u64,
     /// Number of the epoch: where the curves of a law stand, so that a law does not move within an epoch.
     pub epoch: u64,
     /// The law's `visits` of the user, worked out once for all rows of a sequence; there only where probabilities are asked
@@ -62,6 +65,10 @@ pub trait Propose: Send + Sync {
     }
     /// Whether the law depends on `Place::target`.
     fn needs_target(&self) -> bool {
+        false
+    }
+    /// Whether the law depends on `Place::event`.
+    fn needs_event(&self) -> bool {
         false
     }
     /// Whether a row may have nothing to draw although the catalogue has items left.
@@ -114,6 +121,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &graph_walk::DECLARED, build: Some(graph_walk::build) },
     Entry { declared: &transition_neighbours::DECLARED, build: Some(transition_neighbours::build) },
     Entry { declared: &user_walk::DECLARED, build: Some(user_walk::build) },
+    Entry { declared: &explicit::DECLARED, build: Some(explicit::build) },
     Entry { declared: &CATALOGUE, build: None },
 ];
 

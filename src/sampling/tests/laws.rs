@@ -186,7 +186,7 @@ fn laws_are_their_definitions_and_sum_to_one() {
         let mut fallbacks = 0;
         for (target, user) in (0..ITEMS as u32).map(|t| (t, t as usize % USERS)) {
             for epoch in [0, 3, 10, 30] {
-                let place = Place { cluster: 0, batch: None, target, user: user as u32, epoch, visited: None };
+                let place = Place { cluster: 0, batch: None, target, user: user as u32, event: 0, epoch, visited: None };
                 let expected = definition(target, user, epoch);
                 let at = format!("{kind:?} at target {target}, user {user}, epoch {epoch}");
                 fallbacks += usize::from(expected == uniform(&world));
@@ -325,7 +325,8 @@ fn held_out_events_change_nothing() {
     for (kind, _) in defined(&world) {
         let both = [&world, &other].map(|w| sampler(w, "none", vec![kind.clone()]));
         for target in 0..ITEMS as u32 {
-            let place = Place { cluster: 0, batch: None, target, user: target % USERS as u32, epoch: 10, visited: None };
+            let place =
+                Place { cluster: 0, batch: None, target, user: target % USERS as u32, event: 0, epoch: 10, visited: None };
             for item in 0..ITEMS as u32 {
                 let [a, b] = [0, 1].map(|w| both[w].proposals[0].prob(&place, item));
                 assert_eq!(a, b, "{kind:?}");

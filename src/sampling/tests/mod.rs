@@ -8,6 +8,7 @@ use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
+mod explicit;
 mod generator;
 mod laws;
 mod memory;
@@ -32,6 +33,12 @@ struct World {
     /// Item i is joined to entities i mod 4, 4 + i / 6 and 60 + i / 2; every seventh item to none.
     graph_offsets: Vec<u64>,
     graph_entities: Vec<u32>,
+    /// User u said of (3 u + 5 (j mod 6)) mod V, just before the j-th event, that it is not wanted: eight times.
+    explicit_offsets: Vec<u64>,
+    explicit_items: Vec<u32>,
+    explicit_times: Vec<i64>,
+    /// (E)
+    times: Vec<i64>,
 }
 
 impl World {
@@ -76,6 +83,13 @@ impl World {
             }
             graph_offsets.push(graph_entities.len() as u64);
         }
+        let (mut explicit_offsets, mut explicit_items, mut explicit_times) = (vec![0], vec![], vec![]);
+        for user in 0..users.len() {
+            explicit_items.extend((0..8).map(|j| ((3 * user + 5 * (j % 6)) % items) as u32));
+            explicit_times.extend((0..8).map(|j| 2 * (offsets[user] as i64 + j) - 1));
+            explicit_offsets.push(explicit_items.len() as u64);
+        }
+        let times = (0..event_items.len() as i64).map(|e| 2 * e).collect();
         World {
             counts,
             event_items,
@@ -87,6 +101,10 @@ impl World {
             attribute_codes,
             graph_offsets,
             graph_entities,
+            explicit_offsets,
+            explicit_items,
+            explicit_times,
+            times,
         }
     }
     fn knowledge(&self) -> Knowledge<'_> {
@@ -99,6 +117,11 @@ impl World {
             clusters: (!clusters.is_empty()).then_some(clusters),
             attributes: Some(Attributes { offsets: &self.attribute_offsets, codes: &self.attribute_codes }),
             graph: Some(Attributes { offsets: &self.graph_offsets, codes: &self.graph_entities }),
+            explicit: Some(Explicit {
+                offsets: &self.explicit_offsets,
+                items: &self.explicit_items,
+                times: Some((&self.times, &self.explicit_times)),
+            }),
         }
     }
 }
