@@ -2,6 +2,7 @@
 //
 //   s_j = score of e_j, e_j = a[id_j] + g; wrong contexts: e = a[target] + g~      x_j = s_j; BPR: s_j - s+
 //   pointwise (BCE, gBCE, BPR)   loss = (beta softplus(-s+) + sum w_j softplus(x_j)) / norm,  u_j = w_j sigmoid(x_j)
+//   PU                           prior softplus(-s+) + max(0, mean of w_j softplus(s_j) - prior softplus(s+)),  u_j as pointwise
 //   margins (hinge, hard BPR)    the same mean of f(x_j),  u_j = w_j f'(x_j)
 //   softmax                      l_j = s_j cold - c_j + ln w_j,  Z = sum exp l_j,  u_j = exp(l_j - max)
 //   BPR-max, contrastive         u_j needs sums over the scores of the whole row: the items are read twice, and scored first
@@ -14,20 +15,21 @@
 //          weight (R,N)  row_weight, toward (R)  losses (R)
 //          alpha, beta (R,1+N+W): slot 0 the positive, then negatives, then wrong contexts
 // Defines  those of gathered.cuh; LOSS 0 BCE, 1 gBCE, 2 BPR, 3 softmax, 4 contrastive, 5 BPR-max, 6 hinge, 7 hard BPR;
-//          CORRECTION of the softmax 0 none, 1 classic, 2 revised
+//          8 PU; CORRECTION of the softmax 0 none, 1 classic, 2 revised
 // Numbers  cold = 1 / temperature; c0, c1, c2 by loss: BCE and gBCE weight of the positive; contrastive tau_plus, beta, ln of the
-//          least g; BPR-max lambda; hinge margin; hard BPR a, b, c
+//          least g; BPR-max lambda; hinge margin; hard BPR a, b, c; PU the prior
 // Launch   a warp per row, four to a block
 // Traffic  R (1+N) rows of a once (BPR-max, contrastive: twice); 8 R (1+N+W) bytes of records, written, read and written again
 // Numerics f32; exp and log to a few units in the last place
 // Determinism  a list of a warp takes every LISTS-th slot in order, lists are added in a fixed tree
 // Source   see src/loss/: Kang and McAuley 2018, Petrov and Macdonald 2023, Rendle et al. 2009, Khrylchenko et al. 2025,
-//          Chuang et al. 2020, Robinson et al. 2021, Hidasi and Karatzoglou 2018, Yang et al. 2020, Shi et al. 2022
+//          Chuang et al. 2020, Robinson et al. 2021, Hidasi and Karatzoglou 2018, Yang et al. 2020, Shi et al. 2022,
+//          Kiryo et al. 2017
 #define ROOMY , 1
 #include "gathered.cuh"
 #include "reduce.cuh"
 
-enum { BCE, GBCE, BPR, SOFTMAX, CONTRASTIVE, BPR_MAX, HINGE, HARD_BPR };
+enum { BCE, GBCE, BPR, SOFTMAX, CONTRASTIVE, BPR_MAX, HINGE, HARD_BPR, PU };
 enum { UNCORRECTED, CLASSIC, REVISED };
 static constexpr bool WHOLE = LOSS == CONTRASTIVE || LOSS == BPR_MAX;                  // u needs sums over the whole row
 static constexpr bool PAIRS = LOSS == BPR || LOSS == HINGE || LOSS == HARD_BPR;        // a function of s - s+
@@ -281,6 +283,13 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
     factor = scale * norm;
     loss *= norm;
     ds = PAIRS ? -factor * u : -scale * c0 * (LOSS == GBCE ? norm : 1.0f) * sigmoid(-s);
+    if (LOSS == PU) {
+      // Risks are not negative: at zero neither the negatives nor what is hidden among them pulls.
+      float free = fmaf(-c0, softplus(s), loss);
+      if (free > 0.0f) ds = fmaf(-scale * c0, sigmoid(s), ds);
+      if (!(free > 0.0f)) factor = 0.0f;
+      loss = fmaxf(free, 0.0f);
+    }
     if (!PAIRS) loss = fmaf(c0 * (LOSS == GBCE ? norm : 1.0f), softplus(-s), loss);
   }
 

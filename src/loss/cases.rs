@@ -42,7 +42,7 @@ const SHAPES: [Shape; 8] = [
 /// Name, correction by `log_q`, other parameters.
 type Chosen = (&'static str, &'static str, &'static [(&'static str, f64)]);
 
-const LOSSES: [Chosen; 12] = [
+const LOSSES: [Chosen; 14] = [
     ("bce", "", &[]),
     ("gbce", "", &[("t", 0.6)]),
     ("bpr", "", &[]),
@@ -56,6 +56,9 @@ const LOSSES: [Chosen; 12] = [
     ("bpr_max", "", &[("lambda", 0.3)]),
     ("hinge", "", &[("margin", 0.3)]),
     ("hard_bpr", "", &[]),
+    ("pu", "", &[("prior", 0.2)]),
+    // Large enough to stop some rows at zero.
+    ("pu", "", &[("prior", 0.9)]),
 ];
 
 fn row_loss((name, log_q, numbers): Chosen, items: usize, negatives: usize) -> Result<Box<dyn RowLoss>> {

@@ -15,6 +15,7 @@
 //! | `bpr_max` | `-ln sum v_n sigma(s+ - s_n) + lambda sum v_n s_n^2`, `v` the softmax of the negatives |
 //! | `contrastive` | `ln(exp s+ + M g) - s+`, `g` a debiased mean of `exp s_n` that may favour the hard ones, see `contrastive.rs` |
 //! | `hinge` | `sum w_n max(0, margin + s_n - s+) / sum w_n` |
+//! | `pu` | `prior softplus(-s+) + max(0, sum w_n softplus(s_n) / sum w_n - prior softplus(s+))` |
 //! | `hard_bpr` | `sum w_n f(s+ - s_n) / sum w_n`, `f(x) = ln(1 + a) - ln(sigma(c x + b) + a)` |
 
 mod bce;
@@ -25,6 +26,7 @@ mod contrastive;
 mod gbce;
 mod hard_bpr;
 mod hinge;
+mod pu;
 mod sampled_softmax;
 #[cfg(test)]
 mod tests;
@@ -116,6 +118,7 @@ pub static KINDS: &[Declared] = &[
     bpr_max::DECLARED,
     hinge::DECLARED,
     hard_bpr::DECLARED,
+    pu::DECLARED,
 ];
 
 /// The parameters a user wrote, checked, with the numbers a loss may depend on.

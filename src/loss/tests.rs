@@ -41,6 +41,7 @@ fn differentiable() -> Vec<Kind> {
         kind("bpr_max", &[("lambda", Value::Number(0.3))]),
         kind("hinge", &[("margin", Value::Number(0.3))]),
         kind("hard_bpr", &[]),
+        kind("pu", &[("prior", Value::Number(0.3))]),
     ]
 }
 

@@ -64,6 +64,7 @@ pub enum Twin {
     BprMax { lambda: f64 },
     Hinge { margin: f64 },
     HardBpr { a: f64, b: f64, c: f64 },
+    Pu { prior: f64 },
 }
 
 /// How a sampled softmax corrects for the probability of each draw.

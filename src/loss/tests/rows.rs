@@ -85,6 +85,27 @@ fn bpr_max_compares_with_the_softly_highest_negative() {
 }
 
 #[test]
+fn the_risk_of_the_unlabelled_stops_at_zero() {
+    let softplus = |x: f64| x.exp().ln_1p();
+    let of = |prior: f64| kind("pu", &[("prior", Value::Number(prior))]);
+    for prior in [0.0, 0.2, 0.9] {
+        let formula = |s: f64, n: &[f64]| {
+            let unlabelled = n.iter().map(|&x| softplus(x)).sum::<f64>() / n.len() as f64;
+            prior * softplus(-s) + (unlabelled - prior * softplus(s)).max(0.0)
+        };
+        for s in [0.3, -1.0, 4.0] {
+            is_row(&of(prior), s, &NEGATIVES, &[], formula);
+            is_row(&of(prior), s, &NEGATIVES, &WHOLE_WEIGHTS, |s, n| formula(s, &copies(n, &WHOLE_WEIGHTS)));
+        }
+    }
+    // At zero the negatives pull no more, and the positive as far as its own risk.
+    let (_, d_positive, d) = one_row(&of(0.9), 4.0, &NEGATIVES, &[]);
+    assert_eq!(d, vec![0.0; 4]);
+    assert!((d_positive + 0.9 / (1.0 + 4f64.exp())).abs() < 1e-15);
+    assert_ne!(one_row(&of(0.2), 0.3, &NEGATIVES, &[]).2, vec![0.0; 4]);
+}
+
+#[test]
 fn the_hinge_is_zero_beyond_the_margin() {
     let hinge = kind("hinge", &[("margin", Value::Number(0.4))]);
     let mean = |s: f64, n: &[f64]| n.iter().map(|x| (0.4 + x - s).max(0.0)).sum::<f64>() / n.len() as f64;

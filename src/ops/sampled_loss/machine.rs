@@ -40,6 +40,7 @@ impl Twin {
             Twin::BprMax { lambda } => (5, 0, [1.0, lambda, 0.0, 0.0]),
             Twin::Hinge { margin } => (6, 0, [1.0, margin, 0.0, 0.0]),
             Twin::HardBpr { a, b, c } => (7, 0, [1.0, a, b, c]),
+            Twin::Pu { prior } => (8, 0, [1.0, prior, 0.0, 0.0]),
         }
     }
 }
