@@ -101,6 +101,7 @@ fn case(score: ScoreKind, [r, v, d, n]: [usize; 4], group_offsets: Vec<u32>, ext
             vec![]
         },
         wrong_context: vec![0; r * extras.w],
+        ..Negatives::default()
     };
     let context = if extras.context { r * d } else { 0 };
     let inputs = vec![noise(0, r * d), noise(1, v * d), noise(2, context), noise(3, r * extras.w * d)];
@@ -286,6 +287,45 @@ fn the_full_softmax_has_the_gradient_of_its_value() {
                 if d > 1 {
                     differences(&case.inputs, &grads, |inputs| naive::<f64>(&case, inputs, &Loss::Full).0);
                 }
+            }
+        }
+    }
+}
+
+/// Vectors that are no items, against a loop in which they are two more columns of scores.
+#[test]
+fn generated_vectors_are_further_negatives_and_no_item() {
+    for context in [false, true] {
+        for kind in differentiable().into_iter().chain([kind("sampled_softmax", &[("log_q", word("revised"))])]) {
+            let mut case = case(ScoreKind::Dot, [9, 7, 5, 6], vec![0, 4, 9], Extras { context, ..PLAIN });
+            let (r, d, count) = (case.r, case.d, 2);
+            case.negatives.generated = noise(8, r * count * d).iter().map(|&x| x as f32).collect();
+            let row_loss = sampled(&kind, case.v, 8);
+            let vectors: Vec<f64> = case.negatives.generated.iter().map(|&x| f64::from(x)).collect();
+            let value = |inputs: &[Vec<f64>]| {
+                let (p, a) = (&inputs[0], &inputs[1]);
+                let score = |r: usize, i: u32| -> f64 {
+                    let e = |j: usize| a[i as usize * d + j] + if context { inputs[2][r * d + j] } else { 0.0 };
+                    (0..d).map(|j| p[r * d + j] * e(j)).sum()
+                };
+                let of_row = |r: usize| {
+                    let group = usize::from(r >= 4);
+                    let n = &case.negatives;
+                    let mut scores: Vec<f64> = n.ids_of(group).iter().map(|&i| score(r, i)).collect();
+                    scores.extend(
+                        (0..count).map(|w| -> f64 { (0..d).map(|j| p[r * d + j] * vectors[(r * count + w) * d + j]).sum() }),
+                    );
+                    let facts = RowFacts { drawn: n.n, log_q: &n.log_q[group * n.n..(group + 1) * n.n], weight: &[] };
+                    let mut ds = vec![0.0; scores.len()];
+                    row_loss.row_f64(score(r, case.targets[r]), &scores, facts, &mut ds).0
+                };
+                (0..r).map(of_row).sum::<f64>() / r as f64
+            };
+            let loss = Loss::Sampled(sampled(&kind, case.v, 8));
+            let (got, grads) = ours(&Device::ORACLE, &case, &case.inputs, &loss);
+            assert!((got - value(&case.inputs)).abs() < 1e-12, "{kind:?}: {got} against {}", value(&case.inputs));
+            if kind.params.get("log_q") != Some(&word("revised")) {
+                differences(&case.inputs, &grads, value);
             }
         }
     }

@@ -24,6 +24,9 @@ pub struct Negatives {
     /// (R,W) CSR positions of events whose context the row's *target item* is wrongly paired with (CaNS): W further
     /// negatives per row. Empty when there are none.
     pub wrong_context: Vec<u64>,
+    /// (R,W,D) vectors that are no items, scored by the dot product alone: W further negatives per row. Empty when there are none;
+    /// never together with wrong contexts.
+    pub generated: Vec<f32>,
 }
 
 impl Negatives {

@@ -23,6 +23,7 @@ use crate::device::{Buffer, Device, Real};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
+use crate::ops::embedding;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{ScoreKind, Scoring, View};
 use crate::ops::table_gradient::{Block, Ranges, accumulate};
@@ -125,6 +126,41 @@ impl LossReal for f64 {
 /// of the wrong contexts.
 #[allow(clippy::too_many_arguments)]
 pub fn forward_backward(
+    device: &Device,
+    grads: Gradients,
+    scoring: &Scoring,
+    targets: &[u32],
+    negatives: &Negatives,
+    wrong: Option<&Buffer>,
+    loss: &dyn RowLoss,
+    scale: f64,
+) -> Result<f64> {
+    if negatives.generated.is_empty() {
+        return of_items(device, grads, scoring, targets, negatives, wrong, loss, scale);
+    }
+    // A vector v that is no item is the row's target moved there, a[target] + (v - a[target]), which scores as the target in a
+    // wrong context does. The target was not in it, so the gradient it is given is taken back.
+    let (rows, dim) = (scoring.rows(), scoring.dim);
+    let count = negatives.generated.len() / (rows * dim).max(1);
+    let fits = wrong.is_none() && scoring.kind == ScoreKind::Dot && targets.len() == rows;
+    if !fits || negatives.generated.len() != rows * count * dim {
+        return Err(Error::internal("loss: the generated vectors do not fit the rows or the score"));
+    }
+    let own: Vec<u32> = targets.iter().flat_map(|&target| std::iter::repeat_n(target, count)).collect();
+    let vectors: Vec<f64> = negatives.generated.iter().map(|&x| f64::from(x)).collect();
+    let mut moved = device.reals(&vectors)?;
+    embedding::forward(device, &mut moved, embedding::Into::Add, scoring.table, &own, dim, -1.0)?;
+    let mut given = Buffer::empty(device);
+    let Gradients { query, context, table, .. } = grads;
+    let grads = Gradients { query, context, wrong: Some(&mut given), table: &mut *table };
+    let value = of_items(device, grads, scoring, targets, negatives, Some(&moved), loss, scale)?;
+    embedding::backward(device, table, &given, &own, dim, -1.0)?;
+    Ok(value)
+}
+
+/// The same without generated vectors.
+#[allow(clippy::too_many_arguments)]
+fn of_items(
     device: &Device,
     mut grads: Gradients,
     scoring: &Scoring,

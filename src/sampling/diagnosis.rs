@@ -137,7 +137,8 @@ impl<'a, F: Fn(u32) -> &'a [u32]> Evidence<'a, F> {
             d.rows += 1;
         }
         let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
-        d.per_positive = share(kept, d.rows as u64) + negatives.wrong_contexts() as f64;
+        d.per_positive = share(kept, d.rows as u64)
+            + (negatives.wrong_contexts() + negatives.generated.len() / (d.rows * self.scoring.dim).max(1)) as f64;
         (d.empty, d.dropped) = (share(empty, slots), share(dropped, slots));
         (d.repeated, d.false_negatives) = (share(repeated, kept), share(future, kept));
         d.popularity = shown.map(|x| share(x, kept));

@@ -123,7 +123,9 @@ impl Sampler {
 
     /// Whether `draw` must be given the current model's scoring.
     pub fn needs_scores(&self) -> bool {
-        self.select.needs_scores() || self.weigh.as_ref().is_some_and(|weigh| weigh.needs_scores())
+        self.select.needs_scores()
+            || self.mix.as_ref().is_some_and(|mix| mix.needs_scores())
+            || self.weigh.as_ref().is_some_and(|weigh| weigh.needs_scores())
     }
     /// Whether `Batch::target_clusters` must be filled.
     pub fn needs_clusters(&self) -> bool {
@@ -132,6 +134,10 @@ impl Sampler {
     /// Wrong-context negatives per row, which only a model that sees context can score.
     pub fn wrong_contexts(&self) -> usize {
         self.mix.as_ref().map_or(0, |mix| mix.wrong_contexts())
+    }
+    /// Negatives a row is compared with: items, wrong contexts, and vectors that are no items.
+    pub fn per_row(&self) -> usize {
+        self.plan.negatives + self.wrong_contexts() + self.mix.as_ref().map_or(0, |mix| mix.generated())
     }
     /// Whether only a model that scores by the dot product can use its negatives.
     pub fn needs_dot(&self) -> bool {
@@ -154,11 +160,12 @@ impl Sampler {
     }
     /// What the stages remember from draw to draw; empty for all that remember nothing.
     pub fn state(&self) -> Vec<State> {
-        self.select.state()
+        self.select.state().into_iter().chain(self.mix.iter().flat_map(|mix| mix.state())).collect()
     }
     /// Takes back what `state` gave. M0402: it does not fit.
     pub fn restore<'t>(&self, find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
-        self.select.restore(find)
+        self.select.restore(find)?;
+        self.mix.as_ref().map_or(Ok(()), |mix| mix.restore(find))
     }
     /// One line for logs and reports.
     pub fn describe(&self) -> String {
@@ -190,8 +197,7 @@ impl Sampler {
         };
         let mut negatives = self.select.select(&choice, candidates)?;
         if let Some(mix) = &self.mix {
-            let moment = mix::Moment { seed: self.seed, epoch: moment.epoch, epoch_index: moment.epoch_index };
-            mix.mix(&mut negatives, batch, &moment)?;
+            mix.mix(&choice, &mut negatives)?;
         }
         if let Some(weigh) = &self.weigh {
             weigh.weigh(&choice, &mut negatives)?;

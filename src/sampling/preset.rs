@@ -65,7 +65,8 @@ const FILES: &[(&str, &str)] = presets![
     "dcl",
     "hcl",
     "kbgan",
-    "irgan"
+    "irgan",
+    "pure"
 ];
 
 /// All presets, in the order of the list above.

@@ -104,7 +104,7 @@ impl Trainer {
             let what = format!("{} mixes the vectors of items, and a cosine is not linear in them", sampler.describe());
             return Err(Error::new(Code::C0205, what).help("use `--set model.score=dot`, or `--set sampler.mix.kind=item`"));
         }
-        let negatives = sampler.as_ref().map_or(0, |s| s.negatives() + s.wrong_contexts());
+        let negatives = sampler.as_ref().map_or(0, Sampler::per_row);
         let loss = loss::build(&config.loss, log.items(), negatives, model.scoring().kind)?;
         if matches!(loss, Loss::WholeData { .. }) && (model.scoring().kind != ScoreKind::Dot || model.hyper.context) {
             let what = "the loss `whole_data` is a product of small matrices only for dot products without context";

@@ -51,6 +51,7 @@ const KINDS: &[&[&str]] = &[
     &["loss.kind=bpr", "sampler.preset=bns"],
     &["sampler.preset=kbgan", "sampler.negatives=2"],
     &["sampler.preset=irgan"],
+    &["sampler.preset=pure", "sampler.mix.count=2"],
     &["sampler.preset=hcl", "sampler.negatives=9", "model.score=cosine"],
     &["loss.kind=gbce", "sampler.preset=popularity", "sampler.negatives=7", "model.tied=false", "optim.clip=0.1"],
     &["loss.kind=sampled_softmax", "sampler.preset=genni", "sampler.negatives=3"],

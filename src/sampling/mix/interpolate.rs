@@ -11,13 +11,13 @@
 //!
 //! Source: MixGCF (Huang et al., KDD 2021), equation of positive mixing. Draws: stream Mix, index = row key, slot 0.
 
-use super::{Mix, Moment};
-use crate::data::batch::Batch;
+use super::Mix;
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
 use crate::rng::{Draws, Stream, open01, slot_index};
 use crate::sampling::knowledge::Knowledge;
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
+use crate::sampling::select::Choice;
 
 pub static DECLARED: Declared = Declared {
     stage: Stage::Mix,
@@ -43,11 +43,11 @@ struct Interpolate {
 }
 
 impl Mix for Interpolate {
-    fn mix(&self, negatives: &mut Negatives, batch: &Batch, moment: &Moment) -> Result<()> {
-        let most = self.params.number("most", moment.epoch);
-        let draws = Draws::new(moment.seed, Stream::Mix, 0, moment.epoch_index);
+    fn mix(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
+        let most = self.params.number("most", choice.epoch);
+        let draws = Draws::new(choice.seed, Stream::Mix, 0, choice.epoch_index);
         let share = |&key: &u64| (most * open01(draws.words64(slot_index(key, 0))[0])) as f32;
-        negatives.toward_positive = batch.row_keys.iter().map(share).collect();
+        negatives.toward_positive = choice.batch.row_keys.iter().map(share).collect();
         Ok(())
     }
     fn needs_dot(&self) -> bool {

@@ -1,35 +1,47 @@
 //! The mix stage: which vector stands for the negative?
 //!
 //! `item` leaves the negatives as they are. `wrong_context` adds, for each row, its own target under the context of another
-//! training event. `interpolate` moves every negative towards the positive. A new kind is one file and one line in [`KINDS`].
+//! training event. `interpolate` moves every negative towards the positive. `generated` adds vectors that are no items. A new kind is
+//! one file and one line in [`KINDS`].
 
+mod generated;
 mod interpolate;
 mod wrong_context;
 
-use crate::data::batch::Batch;
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
+use crate::sampling::State;
 use crate::sampling::knowledge::Knowledge;
 use crate::sampling::registry::{Declared, Params, Stage};
+use crate::sampling::select::Choice;
 
 /// What becomes of the negatives that were kept.
 pub trait Mix: Send + Sync {
-    fn mix(&self, negatives: &mut Negatives, batch: &Batch, moment: &Moment) -> Result<()>;
-    /// Negatives it adds to every row, W.
+    fn mix(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()>;
+    /// Wrong contexts it adds to every row, W.
     fn wrong_contexts(&self) -> usize {
         0
+    }
+    /// Vectors that are no items it adds to every row.
+    fn generated(&self) -> usize {
+        0
+    }
+    /// Whether the current model's scores are needed.
+    fn needs_scores(&self) -> bool {
+        false
     }
     /// Whether the mixed vector has a score only where scores are linear in the item.
     fn needs_dot(&self) -> bool {
         false
     }
-}
-
-/// The keys of its draws, and where curves stand.
-pub struct Moment {
-    pub seed: u64,
-    pub epoch: f64,
-    pub epoch_index: u64,
+    /// What it remembers from draw to draw, for a checkpoint.
+    fn state(&self) -> Vec<State> {
+        Vec::new()
+    }
+    /// Takes back what `state` gave; nothing found means nothing remembered.
+    fn restore<'t>(&self, _find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A kind; `item` builds nothing.
@@ -43,6 +55,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &ITEM, build: |_, _| Ok(None) },
     Entry { declared: &wrong_context::DECLARED, build: wrong_context::build },
     Entry { declared: &interpolate::DECLARED, build: interpolate::build },
+    Entry { declared: &generated::DECLARED, build: generated::build },
 ];
 
 pub static ITEM: Declared = Declared {

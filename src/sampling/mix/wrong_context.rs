@@ -18,7 +18,7 @@
 
 use rayon::prelude::*;
 
-use super::{Mix, Moment};
+use super::Mix;
 use crate::data::batch::Batch;
 use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::error::{Code, Error, Result};
@@ -26,6 +26,7 @@ use crate::ops::negatives::Negatives;
 use crate::rng::{Draws, Stream, below, open01, slot_index};
 use crate::sampling::knowledge::Knowledge;
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
+use crate::sampling::select;
 
 pub static DECLARED: Declared = Declared {
     stage: Stage::Mix,
@@ -79,8 +80,8 @@ pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Mi
 }
 
 impl Mix for WrongContext {
-    fn mix(&self, negatives: &mut Negatives, batch: &Batch, moment: &Moment) -> Result<()> {
-        negatives.wrong_context = self.draw(batch, moment.seed, moment.epoch_index)?;
+    fn mix(&self, choice: &select::Choice, negatives: &mut Negatives) -> Result<()> {
+        negatives.wrong_context = self.draw(choice.batch, choice.seed, choice.epoch_index)?;
         Ok(())
     }
     fn wrong_contexts(&self) -> usize {

@@ -124,7 +124,7 @@ const CANDIDATES: Param = Param {
 };
 
 impl Choice<'_> {
-    fn scoring(&self) -> Result<&Scoring<'_>> {
+    pub(super) fn scoring(&self) -> Result<&Scoring<'_>> {
         self.scoring.ok_or_else(|| Error::internal("a selection that scores was given no scores"))
     }
 }

@@ -58,6 +58,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("genni", sampled("bce", "genni")),
         ("srns", sampled("bpr", "srns")),
         ("kbgan", sampled("bpr", "kbgan")),
+        ("pure", sampled("pu", "pure")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),
