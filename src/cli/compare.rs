@@ -28,18 +28,18 @@ use crate::train::run_dir::{Manifest, RunDir};
 pub struct Args {
     /// Run directories; the first is the base
     #[arg(num_args = 2.., required = true, value_name = "RUN")]
-    runs: Vec<PathBuf>,
+    pub(super) runs: Vec<PathBuf>,
     /// Metrics, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "ndcg@10,hr@10,coverage@10")]
-    metric: Vec<String>,
+    pub(super) metric: Vec<String>,
     /// Exit with 1 if this holds for any run but the base: METRIC, one of < <= > >=, and NUMBER, `base` or `NUMBER*base`
     #[arg(long, value_name = "CONDITION")]
-    fail_if: Vec<String>,
+    pub(super) fail_if: Vec<String>,
     /// Which events to predict
     #[arg(long, value_enum, default_value = "test")]
-    split: Part,
+    pub(super) split: Part,
     #[command(flatten)]
-    machine: Machine,
+    pub(super) machine: Machine,
 }
 
 /// A run, ranked.

@@ -15,7 +15,7 @@ use crate::train::durable;
 use crate::train::run_dir::{RECORD_VERSION, RunDir};
 
 /// Runs of one page: more curves than anybody tells apart, and a file of at most 2 MB.
-const MOST: usize = 100;
+pub(super) const MOST: usize = 100;
 
 #[derive(clap::Args)]
 #[command(
@@ -40,8 +40,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if args.runs.len() > MOST {
         return Err(Error::new(Code::C0202, format!("{} runs; a report shows at most {MOST}", args.runs.len())));
     }
-    let mut runs = args.runs.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    shorten(&mut runs);
+    let runs = open(&args.runs)?;
     let mut written = vec![];
     let page = match (&args.out, &args.runs[..]) {
         (Some(out), _) => Some(out.clone()),
@@ -79,6 +78,17 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         terminal::out(&terminal::escape(&format!("{what:<12} {}", path.display())))?;
     }
     Ok(())
+}
+
+/// Writes the page of `runs` to `out`.
+pub fn write_page(runs: &[PathBuf], out: &Path) -> Result<()> {
+    write(out, page::html(&open(runs)?).as_bytes())
+}
+
+fn open(paths: &[PathBuf]) -> Result<Vec<Run>> {
+    let mut runs = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    shorten(&mut runs);
+    Ok(runs)
 }
 
 fn read(path: &Path) -> Result<Run> {

@@ -5,7 +5,8 @@
 //! or a kill costs no more than it costs one `hardneg train`. A run that has its report is never trained again. Combinations
 //! are compared by their best *validation* value, averaged over seeds: choosing by the test figures would be learning from them.
 //! Successive halving (Jamieson and Talwalkar 2016) trains all for a few epochs, keeps the best share, and starts those over with
-//! more epochs, because a schedule belongs to its length.
+//! more epochs, because a schedule belongs to its length. A sweep that is through ends in `report.html`, the page of its longest
+//! trained runs with the picture of accuracy against coverage and time, and in a paired comparison of the best with the others.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::cli::arguments::{self, SettingFlags, Stop};
-use crate::cli::{settings, terminal};
+use crate::cli::arguments::{self, Machine, SettingFlags, Stop};
+use crate::cli::measure::Part;
+use crate::cli::{compare, report, settings, terminal};
 use crate::data::order::Order;
 use crate::error::{Code, Error, Exit, Result};
 use crate::sampling::Plan;
@@ -26,6 +28,10 @@ use crate::train::durable;
 const MOST: usize = 10_000;
 /// File of the sweep's results, below `--out`.
 const RESULTS: &str = "sweep.json";
+/// And of the page of its runs.
+const PAGE: &str = "report.html";
+/// Combinations that the closing comparison ranks again.
+const COMPARED: usize = 8;
 
 #[derive(clap::Args)]
 #[command(
@@ -138,7 +144,22 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             break;
         }
     }
-    print(&all, json)?;
+    // The page of what came through, the best first.
+    let last = rounds.last().copied().unwrap_or(0);
+    let longest = || all.iter().filter(|row| row.epochs == last && row.value().is_some());
+    let path = |outcome: &Outcome| args.out.join(&outcome.run);
+    let page = match unfinished {
+        0 => page(args, longest().flat_map(|row| &row.outcomes).map(path).take(report::MOST).collect())?,
+        _ => None,
+    };
+    print(&all, page.as_deref(), json)?;
+    let firsts: Vec<PathBuf> = longest().filter_map(|row| row.outcomes.first()).map(path).take(COMPARED).collect();
+    if unfinished == 0 && !json && firsts.len() > 1 {
+        terminal::out(&format!("\nthe best against the next {}, request by request, first seed of each:", firsts.len() - 1))?;
+        let machine = Machine { device: args.device.clone(), threads: 0 };
+        let metric = ["ndcg@10", "coverage@10"].map(String::from).to_vec();
+        compare::run(&compare::Args { runs: firsts, metric, fail_if: vec![], split: Part::Test, machine }, false)?;
+    }
     if unfinished > 0 {
         return Err(Error::new(Code::S7501, format!("{unfinished} runs of this round are not finished"))
             .help("run the same command again to continue"));
@@ -147,6 +168,16 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(Code::C0205, "no run of the sweep came to an end").note(first_failure(&all))),
     }
+}
+
+/// Writes the page of `runs`, if there are any; its path.
+fn page(args: &Args, runs: Vec<PathBuf>) -> Result<Option<PathBuf>> {
+    if runs.is_empty() {
+        return Ok(None);
+    }
+    let out = args.out.join(PAGE);
+    report::write_page(&runs, &out)?;
+    Ok(Some(out))
 }
 
 fn first_failure(rows: &[Row]) -> String {
@@ -313,10 +344,11 @@ fn name(settings: &[String], seed: u64, epochs: Option<u32>) -> String {
     format!("{words}-{}", &hash[..8])
 }
 
-fn print(rows: &[Row], json: bool) -> Result<()> {
+fn print(rows: &[Row], page: Option<&Path>, json: bool) -> Result<()> {
     if json {
         let runs: Vec<&Outcome> = rows.iter().flat_map(|r| &r.outcomes).collect();
-        return terminal::out(&json!({ "v": 1, "kind": "sweep", "runs": runs }).to_string());
+        let page = page.map(|page| page.display().to_string());
+        return terminal::out(&json!({ "v": 1, "kind": "sweep", "runs": runs, "page": page }).to_string());
     }
     let mut table =
         vec![["settings", "epochs", "seeds", "validation", "ndcg@10", "coverage@10", "seconds"].map(String::from).to_vec()];
@@ -338,7 +370,8 @@ fn print(rows: &[Row], json: bool) -> Result<()> {
         ]);
     }
     terminal::out(terminal::table(&table).trim_end())?;
-    terminal::out("ordered by the best validation value, mean over seeds; the other metrics are those of the test events")
+    terminal::out("ordered by the best validation value, mean over seeds; the other metrics are those of the test events")?;
+    page.map_or(Ok(()), |page| terminal::out(&terminal::escape(&format!("page {}", page.display()))))
 }
 
 #[cfg(test)]

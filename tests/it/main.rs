@@ -20,4 +20,5 @@ mod resume;
 mod samplers;
 mod settings;
 mod statistics;
+mod sweep;
 mod twins;
