@@ -5,10 +5,10 @@
 //! ```
 //!
 //! `propose` draws items from a law no score enters (uniform, popularity, the batch, the target's time, attributes or
-//! neighbours, walks over users or a graph, mixtures), `select` keeps what the current model finds informative, `mix` adds the target in
-//! wrong contexts or moves negatives towards the positive, `weight` decides how much each counts and whether the
-//! loss is told the probability of each draw. A method of the literature is a
-//! preset: a short file naming one kind per stage (`preset.rs`).
+//! neighbours, what the user is known not to want, walks over users or a graph, mixtures), `select` keeps what the current model
+//! or a generator of its own finds informative, `mix` adds the target in wrong contexts or vectors that are no items, or moves
+//! negatives towards the positive, `weight` decides how much each counts and whether the loss is told the probability of each
+//! draw. A method of the literature is a preset: a short file naming one kind per stage, and the loss it is made for (`preset.rs`).
 //!
 //! The promise: ids that no score touches are a pure function of (stream version, seed, epoch, row, slot, training part), the
 //! same for any batch split, order or thread count; and the log-probability reported is that of the draw that was made,
@@ -98,7 +98,8 @@ impl Sampler {
         if catalogue.is_empty() {
             return Err(Error::new(Code::D0302, "the training part has no events, so there is no item to draw"));
         }
-        let select = (plan.select.0.build)(&plan.select.1);
+        let mut select = (plan.select.0.build)(&plan.select.1);
+        select.learn_about(knowledge, &catalogue)?;
         let most = select.most_candidates(plan.negatives);
         if (plan.distinct && most > catalogue.len()) || (plan.propose[0].0.build.is_none() && plan.negatives > catalogue.len()) {
             return Err(Error::new(

@@ -64,6 +64,7 @@ const FILES: &[(&str, &str)] = presets![
     "logq-2025",
     "dcl",
     "hcl",
+    "fairneg",
     "kbgan",
     "irgan",
     "pure"

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The generator climbs by REINFORCE towards what the model takes for positive, the model learns to tell that from what was,
-//! and the entropy keeps the draws from falling on one item. The table, its squares and the baseline are part of a
+//! and the entropy keeps the draws from falling on one item: at rest `P` is proportional to `exp(R / entropy)`. The table, its squares and the baseline are part of a
 //! checkpoint. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and the catalogue as
 //! proposal costs `6 R V D` flops, which suits the small ones it was published on.
 //! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017), REINFORCE (Williams 1992), Adagrad (Duchi et
@@ -64,7 +64,7 @@ pub static DECLARED: Declared = Declared {
         },
         Param {
             name: "entropy",
-            form: Form::Number { default: 0.01, low: 0.0, high: 100.0, curve: true },
+            form: Form::Number { default: 0.1, low: 0.0, high: 100.0, curve: true },
             only_with: None,
             help: "what a nat of the generator's entropy is worth beside the reward",
         },

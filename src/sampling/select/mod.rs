@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod all;
+mod fair;
 mod generator;
 mod memory;
 mod metropolis;
@@ -24,10 +25,11 @@ use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{self, Scoring};
 use crate::sampling::State;
-use crate::sampling::knowledge::Catalogue;
+use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Param, Params};
 
-/// What there is to choose from.
+/// What there is to choose from; one of it lives per step, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Candidates {
     /// Drawn by the propose stage; `Negatives::n` of them per group.
     Listed(Negatives),
@@ -64,6 +66,10 @@ pub trait Select: Send + Sync {
     }
     fn most_candidates(&self, negatives: usize) -> usize {
         self.params().map_or(negatives, |params| params.most("candidates") as usize)
+    }
+    /// What it needs of the log, once, before the first draw. D0303: the log has no such thing.
+    fn learn_about(&mut self, _knowledge: &Knowledge, _catalogue: &Catalogue) -> Result<()> {
+        Ok(())
     }
     /// Whether it can choose from the whole catalogue.
     fn takes_catalogue(&self) -> bool {
@@ -113,6 +119,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &memory::DECLARED, build: memory::build },
     Entry { declared: &metropolis::DECLARED, build: metropolis::build },
     Entry { declared: &generator::DECLARED, build: generator::build },
+    Entry { declared: &fair::DECLARED, build: fair::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

@@ -9,6 +9,7 @@ use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
 mod explicit;
+mod fair;
 mod generated;
 mod generator;
 mod laws;

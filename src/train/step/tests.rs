@@ -59,6 +59,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("srns", sampled("bpr", "srns")),
         ("kbgan", sampled("bpr", "kbgan")),
         ("pure", sampled("pu", "pure")),
+        ("fairneg", sampled("bpr", "fairneg")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),
