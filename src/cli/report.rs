@@ -34,6 +34,9 @@ pub struct Args {
     /// Also write the records as one table
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Also write the picture of accuracy against coverage, an SVG file; for several runs
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
@@ -44,7 +47,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let mut written = vec![];
     let page = match (&args.out, &args.runs[..]) {
         (Some(out), _) => Some(out.clone()),
-        (None, _) if args.tensorboard.is_some() || args.csv.is_some() => None,
+        (None, _) if args.tensorboard.is_some() || args.csv.is_some() || args.picture.is_some() => None,
         (None, [run]) => Some(run.join("report.html")),
         (None, _) => Some("report.html".into()),
     };
@@ -66,6 +69,14 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(out) = &args.csv {
         write(out, table::csv(&runs).as_bytes())?;
         written.push(("csv", out.clone()));
+    }
+    if let Some(out) = &args.picture {
+        let picture = page::picture(&runs).ok_or_else(|| {
+            Error::new(Code::C0205, "there is no accuracy to set against coverage")
+                .help("name at least two runs that have finished")
+        })?;
+        write(out, picture.as_bytes())?;
+        written.push(("picture", out.clone()));
     }
     let notes = page::notes(&runs);
     if json {

@@ -18,17 +18,10 @@ pub fn html(runs: &[Run]) -> String {
         [run] => run.name.clone(),
         runs => format!("{} runs", runs.len()),
     };
-    let mut colours = String::new();
-    for i in 0..8 {
-        let _ = write!(
-            colours,
-            ".s{i}{{stroke:var(--c{i});fill:none;stroke-width:1.8}}.f{i}{{fill:var(--c{i})}}.d{i}{{fill:var(--c{i});fill-opacity:.5;stroke:var(--c{i})}}"
-        );
-    }
     let mut to = format!(
-        "{3}<title>hardneg: {0}</title><style>\n{1}{colours}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
+        "{3}<title>hardneg: {0}</title><style>\n{1}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
         escape(&title),
-        include_str!("page.css"),
+        style(),
         chart::hatches(),
         include_str!("head.html"),
     );
@@ -45,6 +38,26 @@ pub fn html(runs: &[Run]) -> String {
     section(&mut to, "Settings", &settings(runs));
     section(&mut to, "Data and environment", &facts(runs));
     to + "</body></html>\n"
+}
+
+/// Accuracy against coverage as an SVG file of its own; nothing for a single run, or where no run has test metrics.
+pub fn picture(runs: &[Run]) -> Option<String> {
+    let figure = trade_off(runs);
+    let (_, rest) = figure.split_once("<svg ")?;
+    let (drawing, _) = rest.split_once("</svg>")?;
+    let root = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" style=\"background:var(--bg);font-family:sans-serif\"";
+    Some(format!("{root} {drawing}<style>{}</style></svg>\n", style()))
+}
+
+fn style() -> String {
+    let mut style = include_str!("page.css").to_string();
+    for i in 0..8 {
+        let _ = write!(
+            style,
+            ".s{i}{{stroke:var(--c{i});fill:none;stroke-width:1.8}}.f{i}{{fill:var(--c{i})}}.d{i}{{fill:var(--c{i});fill-opacity:.5;stroke:var(--c{i})}}"
+        );
+    }
+    style
 }
 
 fn section(to: &mut String, title: &str, body: &str) {

@@ -39,6 +39,10 @@ fn a_run_gives_a_page_events_and_a_table() {
     // Two runs: their curves, and the plane.
     folder.run(&["report", "run", "run", "--out", "two.html"]).ok();
     assert!(fs::read_to_string(folder.path("two.html")).unwrap().contains("Accuracy against coverage"));
+    folder.run(&["report", "run", "run", "--picture", "two.svg"]).ok();
+    let picture = fs::read_to_string(folder.path("two.svg")).unwrap();
+    assert!(picture.starts_with("<svg xmlns=") && picture.matches("<circle").count() == 2 && picture.ends_with("</svg>\n"));
+    folder.run(&["report", "run", "--picture", "one.svg"]).fails(2, "C0205");
     let json = folder.run(&["report", "run", "--json"]).ok();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["files"]["page"], "run/report.html");

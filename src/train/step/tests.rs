@@ -9,8 +9,10 @@ use crate::data::synthetic;
 /// A small synthetic log, ready to train on.
 fn data(config: &Config) -> Arc<TrainingSet> {
     let folder = tempfile::tempdir().unwrap();
-    let (raw, _) = synthetic::generate(&config.data.synthetic).unwrap();
-    let log = Arc::new(prepare(raw, &config.data, Sides::default(), &folder.path().join("data")).unwrap());
+    let (raw, sides) = synthetic::generate(&config.data.synthetic).unwrap();
+    // Attributes join the vectors of items, so they are there only for the sampler that asks for them.
+    let sides = if config.sampler.preset == "fairneg" { sides } else { Sides::default() };
+    let log = Arc::new(prepare(raw, &config.data, sides, &folder.path().join("data")).unwrap());
     let split = Arc::new(Split::new(&log, &config.data, 1).unwrap());
     let context = ContextEncoder::fit(&log, &split, config).unwrap();
     let clusters = Some(TimeClusters::fit(&log, &split, 3, Method::Bisecting).unwrap());
