@@ -12,6 +12,9 @@
 // Traffic      4 P D bytes of x, in whole rows at random, 8 U D of out, 4 to 8 P + 8 U of lists
 // Numerics     f32; terms of a segment, or of each eighth of a long one, are added in the order of their positions
 // Determinism  one owner per row, an order that depends on the segment's length alone
+#if D < 128 && D != 64
+#define ROOMY , 1  // at these widths the compiler would spill two registers (sm_80, 90) to keep 64 warps
+#endif
 #include "device.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
