@@ -13,7 +13,9 @@
 //! so a group whose positives the model scores low is drawn less often as a negative. What is reported is the probability of the
 //! mixture, given the candidates. Where one part has nothing to draw from, the other is drawn from alone. An item without an
 //! attribute belongs to a group of its own kind. Moments, probabilities and the running means are part of a checkpoint.
-//! Source: FairNeg (Chen et al., WWW 2023); there an item is weighed against all unobserved ones, here against the candidates.
+//! Source: FairNeg (Chen et al., WWW 2023). There an item is weighed against all unobserved ones, here against the candidates; its
+//! released program takes the softmax of `sigma(s)`, which is flatter than that of `s`, a share of 0.4 for the hard part, and a
+//! moment made of the last two directions.
 
 use std::sync::{Mutex, PoisonError};
 
