@@ -305,6 +305,12 @@ impl Select for Fair {
             if epoch.len() != 1 || parts.iter().any(|x| x.len() != learned.share.len() || x.iter().any(|x| !x.is_finite())) {
                 return Err(Error::new(Code::M0402, "the groups of the sampler in the checkpoint are not those of this log"));
             }
+            if !share.iter().all(|p| (0.0..=1.0).contains(p)) {
+                return Err(Error::new(
+                    Code::M0402,
+                    "a group's probability in the sampler of the checkpoint is not between 0 and 1",
+                ));
+            }
             learned = Learned { epoch: epoch[0], share, moment, losses, rows };
         }
         *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;

@@ -80,6 +80,56 @@ fn draws_follow_the_mixture_and_report_it() {
     }
 }
 
+/// With hard = 1 the law is that of `softmax_draw` at beta = 1 / temperature over the same candidates, each once.
+#[test]
+fn the_hard_part_alone_is_a_draw_by_scores() {
+    let world = world();
+    let scores: Vec<f64> = (0..ITEMS).map(|i| (i as f64 * 1.7).sin()).collect();
+    let batch = batch(20, 30, TARGET, 0, &[0, 1, 4, 9, 15]);
+    let log_q_of = |select: Kind| {
+        let propose = kind("uniform", &[("distinct", Value::Flag(true))]);
+        let config = config::Sampler { select: Some(select), ..config("batch", 6, "history", vec![propose], true) };
+        let drawn = draw(&Sampler::new(&config, &world.knowledge(), 5).unwrap(), &batch, &scores, 0);
+        let mut log_q = [f64::NAN; ITEMS];
+        drawn.ids.iter().zip(&drawn.log_q).for_each(|(&id, &q)| log_q[id as usize] = f64::from(q));
+        log_q
+    };
+    let candidates = ("candidates", number(9.0));
+    let fair = log_q_of(kind("fair", &[("hard", number(1.0)), ("temperature", number(0.5)), candidates.clone()]));
+    let by_scores = log_q_of(kind("softmax_draw", &[("beta", number(2.0)), candidates]));
+    assert!(fair.iter().filter(|q| q.is_finite()).count() > 4);
+    for item in 0..ITEMS {
+        let (a, b) = (fair[item], by_scores[item]);
+        assert!(a.is_nan() && b.is_nan() || (a - b).abs() < 1e-5, "item {item}: {a} and {b}");
+    }
+}
+
+/// No group with a share above 0: groups are drawn by their items, so every item left is drawn alike.
+#[test]
+fn groups_without_any_share_are_drawn_by_their_items() {
+    let world = world();
+    let seen = [0u32, 1, 4, 9, 15];
+    let sampler = sampler(&world, 8, &[("hard", number(0.0)), ("candidates", number(5.0)), ("rate", number(0.0))]);
+    let batch = batch(40, 50, TARGET, 0, &seen);
+    draw(&sampler, &batch, &[0.0; ITEMS], 0);
+    let restored = |share: f32| {
+        let state = sampler.state();
+        let values = |s: &State| if s.name == "fair.share" { vec![share; s.values.len()] } else { s.values.clone() };
+        let changed: Vec<(String, Vec<f32>)> = state.iter().map(|s| (s.name.clone(), values(s))).collect();
+        sampler.restore(&|name| changed.iter().find(|s| s.0 == name).map(|s| &s.1[..]))
+    };
+    restored(0.0).unwrap();
+    let drawn = draw(&sampler, &batch, &[0.0; ITEMS], 1);
+    let allowed = |i: usize| world.counts[i] > 0 && !seen.contains(&(i as u32));
+    let left = (0..ITEMS).filter(|&i| allowed(i)).count() as f64;
+    let law: Vec<f64> = (0..ITEMS).map(|i| if allowed(i) { 1.0 / left } else { 0.0 }).collect();
+    verdict(&count(ITEMS, drawn.ids.iter().copied()), &law).unwrap();
+    assert!(drawn.log_q.iter().all(|&q| (f64::from(q) + left.ln()).abs() < 1e-5));
+    for share in [-0.1, 1.5] {
+        assert_eq!(restored(share).unwrap_err().code(), Code::M0402, "a share of {share}");
+    }
+}
+
 #[test]
 fn an_epoch_moves_the_groups_by_the_losses_of_its_targets() {
     let world = world();
