@@ -6,6 +6,7 @@
 # OUT      folder of results: results.jsonl (one line per part: name, seconds, exit status, what it printed) and log.txt
 # DATA     folder with ml-1m/ml-1m_sas.txt.gz for the comparison with PyTorch (not part of this repository)
 # HARDNEG  the program (default target/release/hardneg); PYTHON a Python with torch and numpy (default python3)
+# VARIANTS variants of the baseline, separated by semicolons, where not all can be run in the time there is
 #
 # Correctness comes first: what fails there makes the speed after it worthless, and the last line says so. A part whose
 # tool is missing is recorded as such and the rest goes on.
@@ -20,17 +21,19 @@ trap 'rm -rf "$work"' EXIT
 
 # part NAME SECONDS COMMAND...: runs it with a time limit; its last line of output, JSON where it is, becomes the result.
 part() {
-  local name=$1 limit=$2 started status last
+  local name=$1 limit=$2 started status
   shift 2
   echo "== $name: $*" >>"$log"
   started=$(date +%s.%N)
   timeout "$limit" "$@" >"$work/out" 2>"$work/err"
   status=$?
   cat "$work/out" "$work/err" >>"$log"
-  last=$(tail -n 1 "$work/out")
-  "$python" - "$name" "$status" "$started" "$last" <<'EOF' >>"$results" || echo "{\"part\": \"$name\", \"status\": $status}" >>"$results"
+  # What was said goes by a file: the table of all cases is too long for an argument.
+  tail -n 1 "$work/out" >"$work/last"
+  "$python" - "$name" "$status" "$started" "$work/last" <<'EOF' >>"$results" || echo "{\"part\": \"$name\", \"status\": $status}" >>"$results"
 import json, sys, time
 name, status, started, last = sys.argv[1:]
+last = open(last).read().strip()
 try:
     said = json.loads(last)
 except ValueError:
@@ -70,9 +73,10 @@ EOF
 
 log_file=$data/ml-1m/ml-1m_sas.txt.gz
 if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_available()' 2>>"$log"; then
-  variants="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16;--layout padded --precision bf16 --compile"
+  eager="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16"
+  variants=${VARIANTS:-$eager;--layout padded --precision bf16 --compile}
   for loss in softmax sampled; do
-    part "compare-$loss" 130 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
+    part "compare-$loss" 190 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
       --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
   done
 else

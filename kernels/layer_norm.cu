@@ -10,6 +10,8 @@
 //              Forward: grid-stride over rows; backward: one block per chunk of 64 rows
 // Traffic      8 R D bytes forward, 12 R D backward; a row is read again from the nearest cache, not from memory
 // Numerics     f32; variance around the mean, in a second sweep over the row, because E[x^2] - mean^2 cancels
+//              u is rounded before it is used: fused into u - mean(u), an exact u would leave the rounding error of the mean,
+//              times rstd, where the difference is 0
 // Determinism  fixed trees; the parameters' sums depend on R alone
 // Source       Ba, Kiros, Hinton, arXiv 1607.06450
 #include "device.cuh"
@@ -73,7 +75,7 @@ KERNEL(THREADS, layer_norm_bwd)
       float mean = stats[row * 2], rstd = stats[row * 2 + 1];
 #pragma unroll 16
       for (u32 c = lane; c < D; c += 32) {
-        float u = dy[row * D + c] * gain[c];
+        float u = __fmul_rn(dy[row * D + c], gain[c]);
         r_u[k] += u;
         r_un[k] += u * ((x[row * D + c] - mean) * rstd);
       }
@@ -91,7 +93,7 @@ KERNEL(THREADS, layer_norm_bwd)
 #pragma unroll 16
       for (u32 c = lane; c < D; c += 32) {
         float n = (x[row * D + c] - mean) * rstd;
-        dx[row * D + c] = rstd * (dy[row * D + c] * gain[c] - r_u[k] - n * r_un[k]);
+        dx[row * D + c] = rstd * (__fmul_rn(dy[row * D + c], gain[c]) - r_u[k] - n * r_un[k]);
       }
     }
   }
