@@ -48,7 +48,7 @@ correct=yes
 part machine 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader || true
 part version 10 "$hardneg" --version
 part doctor 90 "$hardneg" doctor --json || correct=no
-part check 120 "$hardneg" check --device cuda --repeat 100 --json || correct=no
+part check 170 "$hardneg" check --device cuda --repeat 100 --json || correct=no
 if command -v compute-sanitizer >/dev/null; then
   part memcheck 60 compute-sanitizer --error-exitcode 9 "$hardneg" check --device cuda --only attention || correct=no
   part racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$hardneg" check --device cuda --only layer_norm || correct=no
@@ -76,7 +76,7 @@ if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_availa
   eager="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16"
   variants=${VARIANTS:-$eager;--layout padded --precision bf16 --compile}
   for loss in softmax sampled; do
-    part "compare-$loss" 190 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
+    part "compare-$loss" 170 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
       --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
   done
 else
