@@ -96,22 +96,27 @@ fn criteria_by_definition() {
         *own.iter().max_by(|a, b| worth(**a, &own).total_cmp(&worth(**b, &own))).unwrap()
     };
     let adaptive = of("adaptive", &[("alpha", 1.5), ("beta", 0.4), ("power", -2.0), ("candidates", 16.0)]);
-    let posterior = of("posterior", &[("lambda", 2.0), ("candidates", 16.0)]);
     for device in [Device::HOST, Device::ORACLE] {
-        let (a, p) = (sampler(adaptive.clone(), 1, "position"), sampler(posterior.clone(), 1, "position"));
-        let (a, p) = (draw(&device, &a, &batch, pattern), draw(&device, &p, &batch, pattern));
+        let nearest = draw(&device, &sampler(adaptive.clone(), 1, "position"), &batch, pattern);
         for r in 0..400 {
-            let nearest = |i: u32, _: &[u32]| -(pattern(i as usize) - 0.4 / (positive + 1.5)).abs();
-            assert_eq!(a.ids_of(r), [best(r, &nearest)]);
-            let worth = |i: u32, own: &[u32]| {
-                let s = pattern(i as usize);
-                let below = own.iter().filter(|&&j| pattern(j as usize) < s).count() as f64 + 0.5;
-                let (f, prior) = (below / own.len() as f64, (counts[i as usize] / 2.0f64).min(0.999));
-                let unbias = (1.0 - f) * (1.0 - prior) / ((1.0 - f) * (1.0 - prior) + f * prior);
-                let info = 1.0 - 1.0 / (1.0 + (s - positive).exp());
-                -(info * (1.0 - 3.0 * unbias))
-            };
-            assert_eq!(p.ids_of(r), [best(r, &worth)], "row {r}");
+            let worth = |i: u32, _: &[u32]| -(pattern(i as usize) - 0.4 / (positive + 1.5)).abs();
+            assert_eq!(nearest.ids_of(r), [best(r, &worth)]);
+        }
+        // 0: the least of info (1 - unbias); large: the most of info unbias.
+        for lambda in [0.0, 2.0, 1e4] {
+            let posterior = of("posterior", &[("lambda", lambda), ("candidates", 16.0)]);
+            let kept = draw(&device, &sampler(posterior, 1, "position"), &batch, pattern);
+            for r in 0..400 {
+                let worth = |i: u32, own: &[u32]| {
+                    let s = pattern(i as usize);
+                    let below = own.iter().filter(|&&j| pattern(j as usize) < s).count() as f64 + 0.5;
+                    let (f, prior) = (below / own.len() as f64, (counts[i as usize] / 2.0f64).min(0.999));
+                    let unbias = (1.0 - f) * (1.0 - prior) / ((1.0 - f) * (1.0 - prior) + f * prior);
+                    let info = 1.0 - 1.0 / (1.0 + (s - positive).exp());
+                    -(info * (1.0 - (1.0 + lambda) * unbias))
+                };
+                assert_eq!(kept.ids_of(r), [best(r, &worth)], "lambda {lambda}, row {r}");
+            }
         }
     }
 }
