@@ -20,6 +20,7 @@ mod explain;
 mod inspect;
 mod intake;
 mod measure;
+mod plan;
 mod prepare;
 mod profile;
 mod recommend;
@@ -74,6 +75,8 @@ enum Command {
     Samplers(samplers::Args),
     /// What negative samplers cost on this machine, against the uniform one.
     Profile(profile::Args),
+    /// What memory a run needs, and whether it fits.
+    Plan(plan::Args),
     /// Trains combinations of settings, and compares them.
     Sweep(Box<sweep::Args>),
     /// Every operation of a GPU or of the emulator, held to the plain path.
@@ -117,6 +120,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Profile(args) => profile::run(&args, cli.json),
+        Command::Plan(args) => plan::run(&args, cli.json),
         Command::Sweep(args) => sweep::run(&args, cli.json),
         Command::Compare(args) => compare::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),

@@ -53,6 +53,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Bytes of a batch of `rows` R, `sequences` B and `seen` items, with context of `numeric` Cn reals and `many` Cc codes.
+    pub fn bytes(rows: usize, sequences: usize, seen: usize, numeric: usize, many: usize, clusters: bool) -> u64 {
+        let per_row = 16 + 8 * (numeric + many) + if clusters { 4 } else { 0 };
+        (rows * per_row + 4 * seen + 12 * sequences) as u64
+    }
     /// Sequences `B`.
     pub fn sequences(&self) -> usize {
         self.users.len()

@@ -60,6 +60,9 @@ impl Split {
             "gts" => by_time(data, config.gts_quantile, &config.gts_target, seed)?,
             other => return Err(Error::new(Code::C0202, format!("`data.split` is loo, loo_512 or gts, not \"{other}\""))),
         };
+        split.train_end.shrink_to_fit();
+        split.valid.shrink_to_fit();
+        split.test.shrink_to_fit();
         split.train_items = vec![0; data.items()];
         for user in 0..data.users() as u32 {
             for &item in &data.event_items()[split.training(data, user)] {

@@ -66,7 +66,8 @@ impl TrainingSet {
         if config.model.max_len == 0 {
             return Err(Error::new(Code::C0202, "`model.max_len` is at least 1"));
         }
-        let sequences: Vec<u32> = (0..data.users() as u32).filter(|&u| split.training(&data, u).len() >= 2).collect();
+        let mut sequences: Vec<u32> = (0..data.users() as u32).filter(|&u| split.training(&data, u).len() >= 2).collect();
+        sequences.shrink_to_fit();
         if sequences.is_empty() {
             return Err(Error::new(Code::D0407, "no user has two training events")
                 .note(format!("{} users, {} events, split {}", data.users(), data.events(), split.name))
@@ -85,6 +86,7 @@ impl TrainingSet {
             })
             .collect();
         let (mut seen_offsets, mut seen) = (vec![0], Vec::with_capacity(parts.iter().map(|p| p.1.len()).sum()));
+        seen_offsets.reserve_exact(sequences.len());
         let mut end = 0;
         for (lengths, items) in parts {
             seen.extend_from_slice(&items);
@@ -112,6 +114,23 @@ impl TrainingSet {
     /// Rows of one epoch when no prefixes are cut.
     pub fn rows(&self) -> u64 {
         self.sequences.iter().map(|&u| (self.split.training(&self.data, u).len() - 1).min(self.max_len) as u64).sum()
+    }
+    /// The most rows, and the seen items, of a batch of the sequences `indexes` when sequences hold at most `max_len` rows; the
+    /// length of this set's own batches where that is its `model.max_len`.
+    pub fn extent(&self, indexes: impl IntoIterator<Item = u32>, max_len: usize) -> (usize, usize) {
+        indexes.into_iter().map(|index| index as usize).fold((0, 0), |(rows, seen), index| {
+            let user = self.sequences[index];
+            let of = (self.split.training(&self.data, user).len() - 1).min(max_len);
+            (rows + of, seen + (self.seen_offsets[index + 1] - self.seen_offsets[index]) as usize)
+        })
+    }
+    /// Distinct (sequence, item) pairs of all training histories.
+    pub fn seen_pairs(&self) -> usize {
+        self.seen.len()
+    }
+    /// Bytes of a set and its split for `sequences` S, `seen` distinct pairs, `users` U, `items` V and `targets` of both parts.
+    pub fn bytes(sequences: usize, seen: usize, users: usize, items: usize, targets: usize) -> u64 {
+        (4 * sequences + 8 * (sequences + 1) + 4 * seen + 8 * users + 4 * items + size_of::<Target>() * targets) as u64
     }
     pub fn data(&self) -> &Arc<Interactions> {
         &self.data

@@ -27,6 +27,17 @@ pub struct Memory {
     pub owner: Box<dyn std::any::Any + Send + Sync>,
 }
 
+/// Exactly `n` elements where the memory has to grow: growing by doubling, as a `Vec` does by itself, would hold up to twice the
+/// longest batch, and moving what is overwritten anyway both the old and the new memory.
+fn resize<T: Real>(v: &mut Vec<T>, n: usize, zero: T) {
+    if v.capacity() >= n {
+        v.resize(n, zero);
+    } else {
+        *v = Vec::new();
+        *v = vec![zero; n];
+    }
+}
+
 impl Buffer {
     /// An empty buffer, to be sized by the operation that fills it.
     pub fn empty(device: &Device) -> Buffer {
@@ -47,11 +58,19 @@ impl Buffer {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Memory held, which is that of the most elements so far.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Buffer::F32(v) => 4 * v.capacity() as u64,
+            Buffer::F64(v) => 8 * v.capacity() as u64,
+            Buffer::Machine { memory, .. } => memory.bytes as u64,
+        }
+    }
     /// Sets the length to `n`; the content is unspecified and the caller overwrites it.
     pub fn resize(&mut self, device: &Device, n: usize) -> Result<()> {
         match self {
-            Buffer::F32(v) => v.resize(n, 0.0),
-            Buffer::F64(v) => v.resize(n, 0.0),
+            Buffer::F32(v) => resize(v, n, 0.0),
+            Buffer::F64(v) => resize(v, n, 0.0),
             Buffer::Machine { memory, len } if memory.bytes >= n * 4 => *len = n,
             Buffer::Machine { .. } => {
                 if let Device::Machine(runtime) = device {

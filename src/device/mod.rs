@@ -12,6 +12,7 @@ mod elementary;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod gemm;
+pub mod heap;
 mod lanes;
 pub mod places;
 pub mod sources;
@@ -19,7 +20,7 @@ pub mod sources;
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Memory, Real};
-pub use gemm::{Mat, gemm};
+pub use gemm::{Mat, gemm, kept_per_thread};
 
 use crate::error::{Code, Error, Result};
 use places::{Places, Rounding};

@@ -63,6 +63,18 @@ impl Saved {
     }
 }
 
+impl Saved {
+    /// Elements of all buffers for `rows` R.
+    pub fn elements(hyper: &Hyper, rows: usize) -> usize {
+        rows * (8 * hyper.dim + 2 * hyper.ffn + hyper.heads + 4)
+    }
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        let Saved { n1, stats1, qkv, lse, attended, m, n2, stats2, wide, active, y } = self;
+        [n1, stats1, qkv, lse, attended, m, n2, stats2, wide, active, y].into_iter().map(Buffer::bytes).sum()
+    }
+}
+
 /// Scratch of a pass, shared by all blocks.
 pub struct Scratch {
     a: Buffer,
@@ -74,6 +86,10 @@ pub struct Scratch {
 impl Scratch {
     pub fn new(device: &Device) -> Scratch {
         Scratch { a: Buffer::empty(device), b: Buffer::empty(device), wide: Buffer::empty(device) }
+    }
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        [&self.a, &self.b, &self.wide].into_iter().map(Buffer::bytes).sum()
     }
 }
 

@@ -30,6 +30,13 @@ pub struct Rows {
     n: usize,
 }
 
+#[cfg(test)]
+impl Rows {
+    pub fn bytes(&self) -> u64 {
+        self.numeric.bytes() + self.categories.iter().map(|codes| 4 * codes.len() as u64).sum::<u64>()
+    }
+}
+
 impl Projection {
     /// `numeric` Cn; `sizes` the number of codes of each category column.
     pub fn new(list: &mut ParamList, numeric: usize, sizes: &[u32], dim: usize) -> Result<Projection> {

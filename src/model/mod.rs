@@ -16,6 +16,7 @@ mod block;
 mod context;
 #[cfg(test)]
 mod gradients;
+pub mod memory;
 mod params;
 
 pub use params::ParamList;
@@ -372,6 +373,18 @@ impl Model {
             Some(projection) => projection.backward(&self.device, &mut self.list, dg, rows, self.hyper.dim),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of all buffers of a pass, for the test of the plan.
+    #[cfg(test)]
+    fn held(&self) -> u64 {
+        let context = |rows: &Option<context::Rows>| rows.as_ref().map_or(0, context::Rows::bytes);
+        let own = [&self.x, &self.selected, &self.final_stats, &self.query, &self.target_context, &self.work];
+        own.into_iter().map(Buffer::bytes).sum::<u64>()
+            + self.saved.iter().map(Saved::bytes).sum::<u64>()
+            + self.scratch.bytes()
+            + context(&self.input_rows)
+            + context(&self.target_rows)
     }
 
     /// Lends the gradient of the scoring table, to be given back before [`Model::backward`].

@@ -18,12 +18,12 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::loss_total;
 use crate::ops::sampled_loss::Gradients;
 use crate::ops::scan::{self, Tiles};
 use crate::ops::score::{Inputs, ScoreKind, Scoring, forms};
 use crate::ops::tile::Norms;
 use crate::ops::vector;
+use crate::ops::{loss_total, matmul};
 
 /// Scores of one tile: 4 MB of f32, a share of the last cache level.
 const TILE: usize = 1 << 20;
@@ -31,6 +31,15 @@ const TILE: usize = 1 << 20;
 /// Rows of a tile: at least 32, since each tile reads and writes the whole table gradient once.
 fn tile_rows(items: usize) -> usize {
     (TILE / items.max(1)).clamp(32, 512)
+}
+
+/// Bytes the plain path takes for a moment: the scores of one tile and what the cosine keeps beside them.
+pub fn bytes(items: usize, dim: usize, rows: usize, cosine: bool, context: bool) -> u64 {
+    let rows = tile_rows(items).min(rows);
+    let tiles = 1 + usize::from(cosine) + usize::from(cosine && context);
+    let vectors = 4 * rows + if cosine { rows + items } else { 0 };
+    let products = matmul::bytes(items, dim).max(matmul::bytes(dim, items));
+    4 * (tiles * rows * items + vectors) as u64 + products
 }
 
 /// Mean (times `scale`, 1/R) cross-entropy of `targets (R)`; gradients by the rules of [`Gradients`].

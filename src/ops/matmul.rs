@@ -19,6 +19,11 @@ fn block_rows(n: usize, k: usize) -> usize {
     ((1 << 20) / (n * k).max(1)).clamp(96, 512).next_multiple_of(16)
 }
 
+/// Bytes the blocks of [`rows`] in work take for a moment by packing their operands; depths and widths beyond the cache are cut.
+pub fn bytes(n: usize, k: usize) -> u64 {
+    (4 * k.min(1024) * (n.min(4096) + block_rows(n, k)) * rayon::current_num_threads()) as u64
+}
+
 /// `C = scale A B` or `C += scale A B` on this thread; rows of C are `stride` apart. `shape` is `[m, n, k]`.
 pub fn serial<T: Real>(c: &mut [T], stride: usize, a: Mat<T>, b: Mat<T>, shape: [usize; 3], scale: T, accumulate: bool) {
     gemm(c, stride, a, b, shape, scale, accumulate);

@@ -237,6 +237,28 @@ struct Job<'a, T> {
 /// Records written before they are summed: about 16 MB, so that they are still in a cache or near it.
 const RECORDS: usize = 1 << 20;
 
+/// Bytes the plain path takes for a moment, for rows of `n` negatives of their own and `w` wrong contexts; with `shared` ones the
+/// records are fewer, and the scores of a block are what counts.
+pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: bool) -> u64 {
+    let per_row = n + 1 + w;
+    let block = ((1 << 15) / per_row).clamp(128, 1024);
+    let blocks_per_pass = (RECORDS / (per_row * block)).max(1);
+    // As many lists as `Ranges` makes. A record of f32 takes 16 bytes, and a list grows by doubling: lists of popular items hold
+    // half as much again as the mean, others half of it.
+    let most = ((blocks_per_pass * block).min(rows) * per_row / 2048).clamp(32, 512);
+    let width = (items / 32).min(256).max(items / most).max(1).next_power_of_two();
+    let lists = items.div_ceil(width);
+    let works = blocks_per_pass.min(rows.div_ceil(block)) as u64;
+    let block = block.min(rows);
+    let records = if shared { n + block } else { block * (n + 1) };
+    let room = |eighths: usize| (records * width.min(items) * eighths / (8 * items.max(1))).max(4).next_power_of_two();
+    let of_records = (lists * (24 + 16 * (4..=12).map(room).sum::<usize>() / 9)) as u64;
+    let vectors = if shared { n * dim } else { 0 } + if w > 0 { block * dim } else { 0 };
+    let vectors = if vectors > 0 { 4 * vectors.next_power_of_two() as u64 } else { 0 };
+    let products = if shared { 4 * rayon::current_num_threads() * (2 * block * n + 2 * n * dim) } else { 0 };
+    works * (of_records + vectors) + products as u64
+}
+
 fn reference<T: LossReal>(job: &Job<T>, dp: &mut [T], dg: Option<&mut [T]>, dw: Option<&mut [T]>, da: &mut [T]) -> f64 {
     let (d, per_row) = (job.view.dim, job.negatives.n + 1 + job.w);
     let rows = job.targets.len();

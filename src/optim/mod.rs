@@ -72,8 +72,7 @@ impl Optimizer {
         range("weight_decay", config.weight_decay, config.weight_decay >= 0.0, "0 or more; 0.01 is usual")?;
         range("clip", config.clip, config.clip >= 0.0, "0 for no clipping, or the largest norm; 1 is usual")?;
         let moments = params.iter().map(|p| {
-            let lazy =
-                p.role == Role::Table && p.shape.len() > 1 && (tables == "lazy" || tables == "auto" && p.len() > LAZY_ABOVE);
+            let lazy = p.role == Role::Table && p.shape.len() > 1 && Optimizer::lazily(tables, p.len());
             Moments::new(device, p.len(), lazy.then(|| p.shape[0]))
         });
         Ok(Optimizer {
@@ -83,6 +82,17 @@ impl Optimizer {
             clip: config.clip,
             moments: moments.collect::<Result<_>>()?,
         })
+    }
+
+    /// Whether a table of so many elements is updated by row under `tables`.
+    fn lazily(tables: &str, elements: usize) -> bool {
+        tables == "lazy" || tables == "auto" && elements > LAZY_ABOVE
+    }
+    /// Bytes of the state on the plain path for a parameter of `shape`; `table`: whether its rows are addressed by id.
+    pub fn bytes(config: &config::Optim, shape: &[usize], table: bool) -> u64 {
+        let elements: usize = shape.iter().product();
+        let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
+        8 * elements as u64 + if lazy { 8 * shape[0] as u64 } else { 0 }
     }
 
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.

@@ -74,6 +74,10 @@ impl Alias {
         implied
     }
     #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        8 * (self.columns.capacity() + self.mass.capacity())
+    }
+    #[cfg(test)]
     pub fn masses(&self) -> &[u64] {
         &self.mass
     }

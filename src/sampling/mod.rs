@@ -17,6 +17,7 @@
 mod alias;
 pub mod diagnosis;
 mod knowledge;
+pub mod memory;
 mod mix;
 mod plan;
 mod preset;

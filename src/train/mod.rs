@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod durable;
 pub mod fit;
+pub mod plan;
 pub mod profile;
 pub mod run_dir;
 pub mod step;

@@ -281,6 +281,7 @@ fn every_command_has_short_help_with_two_examples() {
         "check",
         "compare",
         "profile",
+        "plan",
         "sweep",
     ] {
         let help = folder.run(&[command, "-h"]).ok();

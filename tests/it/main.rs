@@ -12,6 +12,7 @@ mod graph;
 mod machine;
 #[cfg(feature = "emulator")]
 mod mutants;
+mod plan;
 mod prepare;
 mod program;
 mod readers;

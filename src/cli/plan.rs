@@ -1,0 +1,262 @@
+//! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::cli::arguments::{Machine, SettingFlags};
+use crate::cli::display::{Display, Style};
+use crate::cli::settings::{self, Settings};
+use crate::cli::{doctor, intake, terminal};
+use crate::config::Config;
+use crate::data::training::TrainingSet;
+use crate::device::{Device, heap};
+use crate::error::{Code, Error, Result};
+use crate::train::fit::Training;
+use crate::train::plan::{self, Counts, MemoryPlan, Moment};
+use crate::train::step::Trainer;
+
+/// Version of the JSON output; a new one when a name or a unit changes.
+const SCHEMA: u32 = 1;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  hardneg plan ratings.csv --set dim=128 --memory 4G\n  hardneg plan --items 5e7 --users 1e6 --events 1e8 --set loss=bce\n  hardneg plan ratings.csv --measure"
+)]
+pub struct Args {
+    /// A log or a prepared file; without one, and without `--items`, the synthetic log
+    log: Option<PathBuf>,
+    /// Plan for a catalogue of this size instead of a log (1e6 is understood)
+    #[arg(long, value_name = "NUMBER", conflicts_with = "log")]
+    items: Option<String>,
+    /// With `--items`: users
+    #[arg(long, value_name = "NUMBER", requires = "items")]
+    users: Option<String>,
+    /// With `--items`: events; without it every history is as long as `model.max_len` allows
+    #[arg(long, value_name = "NUMBER", requires = "items")]
+    events: Option<String>,
+    /// What there is, such as 80G or 512M (powers of 1024); this machine's or the GPU's by default
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<String>,
+    /// Train a few steps, and hold the plan to the memory they took
+    #[arg(long, conflicts_with = "items")]
+    measure: bool,
+    #[command(flatten)]
+    settings: SettingFlags,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<()> {
+    let mut inputs = args.settings.inputs();
+    let log = args.log.as_ref().map(|path| toml::Value::String(path.display().to_string()));
+    inputs.flags.extend(log.map(|log| ("LOG".to_string(), "data.path", log)));
+    let settings = settings::resolve(&inputs)?;
+    let config = &settings.config;
+    let memory = args.memory.as_deref().map(bytes).transpose()?;
+    // Numbers are read before a device is opened or a log is read.
+    let given = args.items.as_deref().map(|items| -> Result<_> {
+        let items = number("--items", items)?;
+        let users = args.users.as_deref().map_or(Ok(1_000_000), |text| number("--users", text))?;
+        Ok((items, users, args.events.as_deref().map(|text| number("--events", text)).transpose()?))
+    });
+    let given = given.transpose()?;
+    let (device, _) = args.machine.open_rounding(config.train.rounding.parse()?)?;
+    let gpu = matches!(device, Device::Machine(_));
+    let threads = rayon::current_num_threads();
+    let set = if given.is_some() { None } else { Some(prepared(&settings, json)?) };
+    let counts = |config: &Config| match (&set, given) {
+        (Some(set), _) => Ok(Counts::of(set, config)),
+        (None, Some((items, users, events))) => Counts::assumed(items, users, events, config),
+        (None, None) => Err(Error::internal("a plan without sizes")),
+    };
+    let sizes = counts(config)?;
+    let plan = MemoryPlan::new(config, &sizes, threads)?;
+    let memory = match memory {
+        Some(memory) => memory,
+        None => there_is(&device)?,
+    };
+    let measured = match (args.measure, &set) {
+        (true, Some(set)) => Some(measure(config, set, &device, sizes.largest.unwrap_or(0))?),
+        _ => None,
+    };
+    let (moment, needed) = plan.peak(gpu);
+    let fits = needed <= memory;
+    let changes = if fits { vec![] } else { plan::changes(config, memory, gpu, threads, &counts)? };
+    if json {
+        let held: serde_json::Map<String, Value> =
+            Moment::ALL.iter().map(|&m| (m.name().to_string(), json!(plan.at(m, gpu)))).collect();
+        let measured = measured.map(|bytes| json!({ "planned": plan.step(), "measured": bytes }));
+        let all = json!({
+            "v": SCHEMA, "device": doctor::name(&device), "threads": threads, "lines": plan.lines, "mapped": plan.mapped,
+            "uncounted": plan.uncounted, "moments": held, "largest": moment, "needed": needed, "memory": memory, "fits": fits,
+            "changes": changes, "step": measured,
+        });
+        terminal::out(&all.to_string())?;
+    } else {
+        print(&plan, &sizes, gpu, memory, measured)?;
+    }
+    if fits {
+        return Ok(());
+    }
+    let what = format!("the run needs {} while {}, and there are {}", size(needed), of(moment), size(memory));
+    let mut lines: Vec<&plan::Line> = plan.lines.iter().filter(|l| l.during.contains(&moment) && (!gpu || l.on_gpu)).collect();
+    lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
+    let most: Vec<String> = lines.iter().take(3).map(|line| format!("{} {}", line.part, size(line.bytes))).collect();
+    let error = Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")));
+    Err(match changes.is_empty() {
+        true => error.help("no single smaller setting makes it fit: change several, or use a machine with more memory"),
+        false => {
+            changes.iter().fold(error, |error, change| error.help(format!("`--set {}` needs {}", change.set, size(change.bytes))))
+        }
+    })
+}
+
+/// The log, prepared into a folder that is gone afterwards: its pages stay mapped.
+fn prepared(settings: &Settings, json: bool) -> Result<Arc<TrainingSet>> {
+    struct Gone(PathBuf);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+    let config = &settings.config;
+    let clusters = intake::cluster_method(config)?;
+    let folder = Gone(std::env::temp_dir().join(format!("hardneg-plan-{}", std::process::id())));
+    std::fs::create_dir_all(&folder.0).map_err(|e| Error::io("creating", &folder.0, &e))?;
+    let mut display = Display::new(Style::Auto, json, false);
+    let (data, _) = intake::interactions(settings, &folder.0.join("log.hardneg"), &mut display)?;
+    intake::training_set(config, data, clusters)
+}
+
+/// The most bytes that training itself holds: the step with the largest batch, one beside it, and that step again. The split is
+/// held before and is added as the plan has it.
+fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<u64> {
+    if matches!(device, Device::Machine(_)) {
+        return Err(Error::new(Code::C0205, "`--measure` counts the memory of the plain path").help("use `--device host`"));
+    }
+    let watch = heap::watch().ok_or_else(|| Error::internal("memory is being counted already"))?;
+    let mut trainer = Trainer::new(config, set.clone(), device)?;
+    watch.restart();
+    let steps = trainer.steps_per_epoch();
+    for step in [largest, (largest + 1) % steps, largest] {
+        trainer.step(step)?;
+    }
+    let split = set.split();
+    let targets = split.valid.len() + split.test.len();
+    let data = set.data();
+    Ok(watch.peak() + TrainingSet::bytes(set.len(), set.seen_pairs(), data.users(), data.items(), targets))
+}
+
+/// The table, and what it means.
+fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Option<u64>) -> Result<()> {
+    let mut rows = vec![vec!["part".to_string(), "bytes".into(), "".into(), "held".into()]];
+    for line in plan.lines.iter().filter(|line| !gpu || line.on_gpu) {
+        let held = match line.during.len() {
+            5 => "always".to_string(),
+            3 => "in a step".into(),
+            _ => line.during.iter().map(|&m| of(m)).collect::<Vec<_>>().join(", "),
+        };
+        rows.push(vec![line.part.clone(), terminal::grouped(line.bytes), size(line.bytes), held]);
+    }
+    let (moment, needed) = plan.peak(gpu);
+    rows.push(vec!["needed".into(), terminal::grouped(needed), size(needed), of(moment).into()]);
+    terminal::out(terminal::table(&rows).trim_end())?;
+    let batch = format!("largest batch: {} rows", terminal::grouped(sizes.rows as u64));
+    terminal::out(&format!("\n{batch}; not part of the sum: {} of the log, mapped from its file", size(plan.mapped)))?;
+    if !plan.uncounted.is_empty() {
+        terminal::out(&format!("not counted: {}", plan.uncounted.join(", ")))?;
+    }
+    if gpu {
+        terminal::out("in the GPU's memory, without what kernels take for a moment")?;
+    }
+    if let Some(measured) = measured {
+        let (planned, off) = (plan.step(), 100.0 * (plan.step() as f64 / measured.max(1) as f64 - 1.0));
+        terminal::out(&format!(
+            "a step: planned {}, measured {} ({off:+.1} %)",
+            terminal::grouped(planned),
+            terminal::grouped(measured)
+        ))?;
+    }
+    if needed <= memory {
+        terminal::out(&format!("fits: {} of {}", size(needed), size(memory)))?;
+    }
+    Ok(())
+}
+
+/// What a run does in a moment.
+fn of(moment: Moment) -> &'static str {
+    match moment {
+        Moment::Drawing => "drawing negatives",
+        Moment::Loss => "computing the loss",
+        Moment::Backward => "going backward",
+        Moment::Evaluation => "evaluating",
+        Moment::Checkpoint => "writing a checkpoint",
+    }
+}
+
+/// Memory of the device: all of it, whoever else uses it now.
+fn there_is(device: &Device) -> Result<u64> {
+    if let Device::Machine(runtime) = device {
+        return Ok(runtime.facts().memory_bytes);
+    }
+    let facts = doctor::facts();
+    facts["memory_mib"].as_u64().map(|mib| mib << 20).ok_or_else(|| {
+        Error::new(Code::C0202, "this system does not say how much memory it has").help("say it with `--memory`, such as 16G")
+    })
+}
+
+/// `1.5 GiB`
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Bytes from `80G`, `1.5T`, `512M`, `64K` or a plain number; the letters are powers of 1024.
+fn bytes(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => Some(0),
+        "k" => Some(1),
+        "m" => Some(2),
+        "g" => Some(3),
+        "t" => Some(4),
+        _ => None,
+    };
+    let value = digits.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    match power.zip(value).map(|(power, value)| value * 1024f64.powi(power)) {
+        Some(bytes) if (1.0..=1e18).contains(&bytes) => Ok(bytes as u64),
+        _ => Err(Error::new(Code::C0202, format!("`--memory {text}` is not a size")).help("use a number, 512M, 80G or 1.5T")),
+    }
+}
+
+/// A count, which may be written as `5e7`.
+fn number(flag: &str, text: &str) -> Result<usize> {
+    let value: f64 = text.trim().parse().unwrap_or(f64::NAN);
+    match value.fract() == 0.0 && (1.0..=4e9).contains(&value) {
+        true => Ok(value as usize),
+        false => Err(Error::new(Code::C0202, format!("`{flag} {text}` is not a number of {}", flag.trim_start_matches('-')))
+            .help("whole numbers from 1 to 4e9, like 10000 or 1e6")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, size};
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [("80G", 80 << 30), ("512m", 512 << 20), ("1.5K", 1536), ("64", 64), ("2GiB", 2 << 30)] {
+            assert_eq!(bytes(text).unwrap(), expected, "{text}");
+        }
+        for bad in ["", "G", "-1G", "2X", "nan", "1e99"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!([size(10), size(1536), size(3 << 30)], ["10 B", "1.5 KiB", "3.0 GiB"]);
+    }
+}

@@ -1,0 +1,152 @@
+//! What a sampler takes, from its stages and the sizes of the log: so that a plan can ask before a table is built.
+//!
+//! Counted are the draws of every sampler and the tables of the kinds named in [`tables`]; a kind that is not named there is
+//! handed back by name, so that nobody takes its tables for nothing.
+
+use crate::config;
+use crate::error::Result;
+use crate::ops::exclusion::Exclude;
+use crate::sampling::{Plan, Scope};
+
+/// What the tables and draws of a sampler depend on besides its settings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extent {
+    /// V, and those with a training event.
+    pub items: usize,
+    /// Items with a training event.
+    pub trained: usize,
+    /// Events that train.
+    pub training_events: usize,
+    /// (cluster, item) pairs with a training event, and clusters.
+    pub cluster_pairs: usize,
+    /// Time clusters.
+    pub clusters: usize,
+    /// Of the batch.
+    pub rows: usize,
+    /// Of the batch.
+    pub sequences: usize,
+    /// D
+    pub dim: usize,
+    /// Threads that draw at once.
+    pub threads: usize,
+}
+
+/// Bytes of a sampler, and what the loss will see of it.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// Tables, as long as the sampler lives.
+    pub tables: u64,
+    /// While it draws, the result included.
+    pub drawing: u64,
+    /// What it hands to the loss.
+    pub negatives: u64,
+    /// Negatives per row, N, and wrong contexts, W.
+    pub per_row: usize,
+    /// W
+    pub wrong: usize,
+    /// Whether rows share their negatives.
+    pub shared: bool,
+    /// Kinds whose tables are not counted.
+    pub uncounted: Vec<&'static str>,
+}
+
+/// Bytes of an alias table of `n` items: masses, and columns of a power of two.
+fn alias(n: usize) -> usize {
+    8 * n + 8 * n.next_power_of_two().max(2)
+}
+
+/// Bytes of the tables of the kind `name`, if it is known here.
+fn tables(name: &str, of: &Extent) -> Option<usize> {
+    Some(match name {
+        "uniform" | "in_batch" | "catalogue" | "all" | "top_k" | "softmax_draw" | "item" | "none" | "one" | "log_q" => 0,
+        "popularity" => alias(of.items),
+        // Per cluster its items and an alias table of them; the pairs are spread evenly.
+        "cluster" => {
+            let per = of.cluster_pairs.div_ceil(of.clusters.max(1));
+            of.clusters * (4 * per + alias(per + 1))
+        }
+        // The counts and the events of every cluster, copied.
+        "wrong_context" => 8 * of.cluster_pairs + 4 * of.training_events,
+        _ => return None,
+    })
+}
+
+/// What the sampler of `config` needs; errors as those of [`Plan::new`].
+pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
+    let plan = Plan::new(config)?;
+    let select = (plan.select.0.build)(&plan.select.1);
+    let rows = of.rows;
+    let groups = match plan.scope {
+        Scope::Position => rows,
+        Scope::Sequence => of.sequences,
+        Scope::Batch => 1,
+    };
+    let mut needs = Needs { per_row: plan.negatives, ..Needs::default() };
+    for declared in plan.declared() {
+        match tables(declared.name, of) {
+            Some(bytes) => needs.tables += bytes as u64,
+            None => needs.uncounted.push(declared.name),
+        }
+    }
+    if of.trained < of.items {
+        needs.tables += (4 * of.trained + of.items / 8) as u64;
+    }
+    if select.needs_priors() {
+        needs.tables += 4 * of.items as u64;
+    }
+    if plan.mix.0.declared.name == "wrong_context" {
+        needs.wrong = plan.mix.1.count("count", 0.0);
+    }
+    let catalogue = plan.propose.first().is_none_or(|(entry, _)| entry.build.is_none());
+    let m = select.most_candidates(plan.negatives);
+    let chooses = plan.select.0.declared.name != "all";
+    // Lists: ids, their log-probabilities, where a row shares them what it drops, and the first row of each group.
+    let proposed_q = plan.wants_log_q() || select.needs_proposal_log_q();
+    let drops = plan.scope != Scope::Position && plan.exclude != Exclude::None;
+    let lists = match catalogue {
+        true => 0,
+        false => groups * m * if proposed_q { 8 } else { 4 } + if drops { rows * m } else { 0 } + 4 * (groups + 1),
+    };
+    let bits = of.items.div_ceil(64) * 8 * of.threads;
+    let given = rows * plan.negatives;
+    if !chooses {
+        needs.shared = plan.scope != Scope::Position;
+        needs.negatives = (lists + 8 * rows * needs.wrong) as u64;
+        needs.drawing = needs.negatives + bits as u64;
+        return Ok(needs);
+    }
+    let q = if plan.log_q() { 4 } else { 0 };
+    needs.negatives = (given * (4 + q) + 4 * (rows + 1) + 8 * rows * needs.wrong) as u64;
+    // A block of rows scored against a list or a tile of the catalogue, by each thread, and a slice of the result per row.
+    let listed = m.max(1);
+    let block = if catalogue { 64 * 2048 } else { ((1 << 18) / listed).clamp(1, 64) * listed };
+    let gathered = if catalogue { 0 } else { (listed * of.dim).next_power_of_two() };
+    let weights = if plan.select.0.declared.name == "softmax_draw" { 16 * if catalogue { 2048 } else { listed } } else { 0 };
+    let scratch = of.threads * (4 * (block + gathered) + weights);
+    needs.drawing = (lists + given * 8 + 4 * (rows + 1) + 32 * rows + scratch + 8 * rows * needs.wrong) as u64;
+    Ok(needs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::alias::Alias;
+
+    #[test]
+    fn an_alias_table_is_as_large_as_planned() {
+        for n in [1, 2, 3, 64, 65, 1000] {
+            assert_eq!(Alias::new(vec![1.0; n]).unwrap().bytes(), alias(n), "{n}");
+        }
+    }
+
+    #[test]
+    fn kinds_whose_tables_are_not_known_are_named() {
+        let of = Extent { items: 100, trained: 100, rows: 10, sequences: 2, dim: 8, threads: 1, ..Extent::default() };
+        let preset = |name: &str| needs(&config::Sampler { preset: name.into(), ..config::Sampler::default() }, &of).unwrap();
+        for name in ["uniform", "genni", "cans", "popularity", "dns", "in-batch"] {
+            assert!(preset(name).uncounted.is_empty(), "{name}: {:?}", preset(name).uncounted);
+        }
+        assert_eq!(preset("srns").uncounted.len(), 1);
+        assert_eq!((preset("cans").per_row, preset("cans").wrong, preset("cans").shared), (98, 1, false));
+    }
+}

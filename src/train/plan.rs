@@ -1,0 +1,422 @@
+//! How many bytes a run takes, before it takes them: every part by name, from the settings and the sizes of the log alone.
+//!
+//! ```text
+//! moment       what is held in it
+//! drawing      everything that lasts, the batch, the draw of its negatives
+//! loss         everything that lasts, the batch, its negatives, the scratch of the loss
+//! backward     everything that lasts, the batch, its negatives, rows grouped by item
+//! evaluation   everything that lasts, scores of a tile of requests
+//! checkpoint   everything that lasts, a copy of every value
+//! ```
+//!
+//! The largest moment is what the run needs. The owners of the memory say what theirs takes (`model::memory`,
+//! `sampling::memory`, `Optimizer::bytes`, `full_softmax::bytes`, ...); `hardneg plan --measure` holds the sum to what an
+//! allocator counts. Numbers are those of the plain path; on a GPU the lines marked so lie in its memory, and what kernels take
+//! for a moment is not counted. The log itself is mapped from its file and can be dropped by the system at any time, so it is a
+//! line of its own and no part of the sum.
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::data::batch::Batch;
+use crate::data::context::{TEMPORAL, uses_context};
+use crate::data::order::Order;
+use crate::data::training::TrainingSet;
+use crate::device::kept_per_thread;
+use crate::error::{Code, Error, Result};
+use crate::eval::{self, Outcome};
+use crate::loss;
+use crate::model::memory::{self, Extent};
+use crate::model::{Hyper, Queries, Sizes};
+use crate::ops::attributes::AttributeLists;
+use crate::ops::score::ScoreKind;
+use crate::ops::{full_softmax, sampled_loss};
+use crate::optim::Optimizer;
+use crate::sampling::memory as sampler;
+use crate::sampling::{Need, Plan as Stages};
+use crate::train::step::sizes;
+
+/// Sequences whose lengths are looked at for the largest batch: all epochs of a small log, some of a large one.
+const LOOKED_AT: u64 = 5_000_000;
+
+/// When a part is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    Drawing,
+    Loss,
+    Backward,
+    Evaluation,
+    Checkpoint,
+}
+
+impl Moment {
+    /// In the order in which they come.
+    pub const ALL: [Moment; 5] = [Moment::Drawing, Moment::Loss, Moment::Backward, Moment::Evaluation, Moment::Checkpoint];
+    /// Those of a training step.
+    pub const STEP: [Moment; 3] = [Moment::Drawing, Moment::Loss, Moment::Backward];
+    /// As tables print it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Moment::Drawing => "drawing",
+            Moment::Loss => "loss",
+            Moment::Backward => "backward",
+            Moment::Evaluation => "evaluation",
+            Moment::Checkpoint => "checkpoint",
+        }
+    }
+}
+
+/// One part of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    pub part: String,
+    pub bytes: u64,
+    /// The moments that hold it.
+    pub during: Vec<Moment>,
+    /// Whether it lies in a GPU's memory where one is used.
+    pub on_gpu: bool,
+}
+
+/// What a plan depends on besides the settings.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub items: usize,
+    pub users: usize,
+    pub events: usize,
+    /// S, and distinct (sequence, item) pairs.
+    pub sequences: usize,
+    pub seen: usize,
+    /// Targets of both parts, and of the larger one.
+    pub targets: usize,
+    pub targets_of_part: usize,
+    /// Rows and seen items of the largest batch.
+    pub rows: usize,
+    pub seen_of_batch: usize,
+    /// The step whose batch that is; none without a log.
+    pub largest: Option<u64>,
+    pub numeric: usize,
+    pub categories: Vec<u32>,
+    /// Attributes and (item, attribute) pairs.
+    pub attributes: usize,
+    pub attribute_pairs: usize,
+    pub trained: usize,
+    pub training_events: usize,
+    /// (cluster, item) pairs with a training event.
+    pub cluster_pairs: usize,
+}
+
+impl Counts {
+    /// Of a log. The largest batch is looked for in the order of the epochs, in as many of them as are five million sequences.
+    pub fn of(set: &TrainingSet, config: &Config) -> Counts {
+        let (log, split) = (set.data(), set.split());
+        let (n, batch) = (set.len() as u64, u64::from(config.train.batch_size.max(1)));
+        let max_len = config.model.max_len as usize;
+        let (mut rows, mut seen_of_batch, mut largest) = (0, 0, None);
+        let per_epoch = n.div_ceil(batch);
+        let last = super::step::total_steps(&config.train, set.len());
+        let epochs = (LOOKED_AT / n).clamp(1, u64::from(config.train.epochs.max(1)));
+        for step in 0..(epochs * per_epoch).min(last.max(1)) {
+            let order = Order::new(config.train.seed, step / per_epoch, n);
+            let within = step % per_epoch * batch;
+            let of = set.extent((within..(within + batch).min(n)).map(|i| order.at(i) as u32), max_len);
+            seen_of_batch = seen_of_batch.max(of.1);
+            if of.0 > rows {
+                (rows, largest) = (of.0, Some(step));
+            }
+        }
+        let from = sizes(set);
+        let pairs = |clusters: &crate::data::clusters::TimeClusters| clusters.counts(log, split).items.len();
+        Counts {
+            items: log.items(),
+            users: log.users(),
+            events: log.events(),
+            sequences: set.len(),
+            seen: set.seen_pairs(),
+            targets: split.valid.len() + split.test.len(),
+            targets_of_part: split.valid.len().max(split.test.len()),
+            rows,
+            seen_of_batch,
+            largest,
+            numeric: from.numeric,
+            categories: from.categories,
+            attributes: from.attributes.as_ref().map_or(0, |a| a.count),
+            attribute_pairs: log.attributes().map_or(0, |a| a.codes.len()),
+            trained: split.train_items.iter().filter(|&&n| n > 0).count(),
+            training_events: split.training_events() as usize,
+            cluster_pairs: set.clusters().map_or(0, pairs),
+        }
+    }
+
+    /// Of a log of which only these numbers are known: `leave-one-out`, every item trained, every batch as long as it may be or,
+    /// with `events`, as the mean history; a log with times where the model or the sampler wants them. C0202: numbers that hold no
+    /// log.
+    pub fn assumed(items: usize, users: usize, events: Option<usize>, config: &Config) -> Result<Counts> {
+        let bad = |what: String| Error::new(Code::C0202, what).help("give `--items`, `--users` and `--events` of 1 or more");
+        if items == 0 || users == 0 || events.is_some_and(|e| e < users) {
+            return Err(bad(format!("{items} items, {users} users and {} events are no log", events.unwrap_or(0))));
+        }
+        let max_len = config.model.max_len as usize;
+        // The mean of lengths cut to `max_len` is at most the mean length cut to it.
+        let mean = events.map_or(max_len + 3, |events| events.div_ceil(users));
+        let row_count = mean.saturating_sub(3).clamp(1, max_len);
+        let batch = (config.train.batch_size as usize).min(users);
+        let events = events.unwrap_or(users.saturating_mul(mean));
+        let held_out = if mean >= 3 { 2 * users } else { 0 };
+        let training_events = events.saturating_sub(held_out);
+        let temporal = uses_context(config) && config.data.temporal != "no";
+        Ok(Counts {
+            items,
+            users,
+            events,
+            sequences: users,
+            seen: training_events,
+            targets: held_out,
+            targets_of_part: held_out / 2,
+            rows: batch * row_count,
+            seen_of_batch: batch * mean.saturating_sub(2),
+            largest: None,
+            numeric: if temporal { TEMPORAL } else { 0 },
+            trained: items,
+            training_events,
+            cluster_pairs: training_events.min(items.saturating_mul(config.data.clusters as usize)),
+            ..Counts::default()
+        })
+    }
+}
+
+/// Bytes of everything, part by part.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryPlan {
+    pub lines: Vec<Line>,
+    /// The log, mapped from its file: not part of any sum.
+    pub mapped: u64,
+    /// Parts that are not counted.
+    pub uncounted: Vec<String>,
+}
+
+impl MemoryPlan {
+    /// Plans `config` for a log of `counts` with so many threads. Errors of the settings are those of training.
+    pub fn new(config: &Config, counts: &Counts, threads: usize) -> Result<MemoryPlan> {
+        let c = counts;
+        let context = c.numeric + c.categories.len() > 0;
+        let hyper = Hyper::resolve(&config.model, context)?;
+        let model = Sizes {
+            items: c.items,
+            numeric: c.numeric,
+            categories: c.categories.clone(),
+            attributes: (c.attributes > 0).then(|| AttributeLists::new(&[0], &[], c.attributes)),
+        };
+        let declared = loss::find(&config.loss.kind)?;
+        let asked = if config.train.targets == "last" { Queries::Last } else { Queries::All };
+        let sequences = (config.train.batch_size as usize).min(c.sequences).max(1);
+        let (rows, d) = (c.rows, hyper.dim);
+        let queries = if asked == Queries::Last { sequences } else { rows };
+        let mut plan = MemoryPlan { lines: vec![], mapped: 0, uncounted: vec![] };
+
+        let params = memory::parameters(&hyper, &model);
+        let elements = |of: &dyn Fn(&Extent) -> bool| params.iter().filter(|p| of(p)).map(|p| p.len() as u64).sum::<u64>();
+        let tables = elements(&|p| p.table && p.name != "positions");
+        let all = elements(&|_| true);
+        plan.push("tables of items and categories", 4 * tables, &Moment::ALL, true);
+        plan.push("positions, blocks, norms", 4 * (all - tables), &Moment::ALL, true);
+        plan.push("gradients", 4 * all, &Moment::ALL, true);
+        let state: u64 = params.iter().map(|p| Optimizer::bytes(&config.optim, &p.shape, p.table)).sum();
+        plan.push("state of the optimizer", state, &Moment::ALL, true);
+        if c.attributes > 0 {
+            let item_parts = c.items * d * if hyper.tied { 1 } else { 2 };
+            plan.push("item parts with attributes", 4 * item_parts as u64, &Moment::ALL, true);
+            // Both ways, and the offsets of both.
+            let lists = 8 * c.attribute_pairs + 8 * (c.items + c.attributes + 2);
+            plan.push("lists of attributes", lists as u64, &Moment::ALL, true);
+        }
+
+        let kept = memory::forward(&hyper, &model, rows, queries);
+        plan.push("activations", kept, &Moment::ALL, true);
+        let of = sampler::Extent {
+            items: c.items,
+            trained: c.trained,
+            training_events: c.training_events,
+            cluster_pairs: c.cluster_pairs,
+            clusters: config.data.clusters as usize,
+            rows: queries,
+            sequences,
+            dim: d,
+            threads,
+        };
+        let drawn = if declared.sampled { Some(sampler::needs(&config.sampler, &of)?) } else { None };
+        let wrong = drawn.as_ref().map_or(0, |n| n.wrong);
+        plan.push("gradients of activations", memory::backward(&hyper, rows, queries, wrong, asked), &Moment::ALL, true);
+
+        let lazy = !params[0].is_empty() && drawn.is_some() && c.attributes == 0 && {
+            Optimizer::bytes(&config.optim, &params[0].shape, true) > 8 * params[0].len() as u64
+        };
+        // Which tenth of the catalogue each item is in, and the trained items, a list that grew by doubling.
+        let bookkeeping = c.items + 4 * c.trained.next_power_of_two() + if lazy { 4 * c.items } else { 0 };
+        plan.push("bookkeeping of items", bookkeeping as u64, &Moment::ALL, false);
+        let log = TrainingSet::bytes(c.sequences, c.seen, c.users, c.items, c.targets);
+        plan.push("split and seen items", log, &Moment::ALL, false);
+        plan.mapped = (8 * (c.users + 1) + 12 * c.events) as u64;
+
+        plan.push("kept by matrix products", threads as u64 * kept_per_thread(), &Moment::ALL, false);
+        let by_time = |stages: Stages| stages.declared().iter().any(|kind| kind.needs.contains(&Need::Clusters));
+        let clusters = declared.sampled && by_time(Stages::new(&config.sampler)?);
+        let batch = Batch::bytes(rows, sequences, c.seen_of_batch, c.numeric, c.categories.len(), clusters);
+        plan.push("batch", batch, &Moment::STEP, false);
+        if let Some(n) = &drawn {
+            plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
+            plan.push("drawing negatives", n.drawing, &[Moment::Drawing], false);
+            plan.push("negatives", n.negatives, &[Moment::Loss, Moment::Backward], false);
+            let mut scratch = sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared);
+            // The wrong contexts: their vectors, and the numbers they are made of.
+            scratch += (4 * queries * wrong * (d + c.numeric + c.categories.len())) as u64;
+            plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
+            plan.uncounted.extend(n.uncounted.iter().map(|kind| format!("tables of `{kind}`")));
+        } else {
+            let cosine = hyper.score != ScoreKind::Dot;
+            let scratch = full_softmax::bytes(c.items, d, queries, cosine, hyper.context);
+            plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
+        }
+        plan.push("grouping of rows", memory::grouping(&hyper, c.items, rows), &[Moment::Backward], false);
+
+        if config.train.eval_every > 0 && c.targets > 0 {
+            let tile = eval::tile_rows(c.items).min(c.targets_of_part);
+            let mean = c.events.div_ceil(c.users.max(1));
+            // A tile of requests may be longer than a batch; of a log only the mean is known here.
+            let longer = memory::forward(&hyper, &model, tile * mean.min(hyper.max_len), tile).saturating_sub(kept);
+            let counted = 8 * c.items * config.eval.at.len() + size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
+            // Scores are lent to and fro between two buffers.
+            let scores = 2 * 4 * tile * c.items;
+            plan.push("scores of an evaluation", longer + (scores + counted) as u64, &[Moment::Evaluation], true);
+            if config.eval.baselines {
+                plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
+            }
+        }
+        // Values, both moments and ages as f32, and the largest of them once more as f64.
+        let largest = params.iter().map(|p| p.len() as u64).max().unwrap_or(0);
+        let ages = state.saturating_sub(8 * all) / 2;
+        plan.push("copy for a checkpoint", 12 * all + ages + 8 * largest, &[Moment::Checkpoint], false);
+        Ok(plan)
+    }
+
+    fn push(&mut self, part: &str, bytes: u64, during: &[Moment], on_gpu: bool) {
+        if bytes > 0 {
+            self.lines.push(Line { part: part.into(), bytes, during: during.to_vec(), on_gpu });
+        }
+    }
+
+    /// Bytes held in a moment, on the host or, with `gpu`, in a GPU's memory alone.
+    pub fn at(&self, moment: Moment, gpu: bool) -> u64 {
+        let held = |line: &&Line| line.during.contains(&moment) && (!gpu || line.on_gpu);
+        self.lines.iter().filter(held).map(|line| line.bytes).sum()
+    }
+    /// The moment that holds most, and how much that is.
+    pub fn peak(&self, gpu: bool) -> (Moment, u64) {
+        let all = Moment::ALL.map(|moment| (moment, self.at(moment, gpu)));
+        all.into_iter().fold((Moment::Loss, 0), |most, next| if next.1 > most.1 { next } else { most })
+    }
+    /// The most a training step holds.
+    pub fn step(&self) -> u64 {
+        Moment::STEP.into_iter().map(|moment| self.at(moment, false)).max().unwrap_or(0)
+    }
+}
+
+/// A single change of the settings with which a run fits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// As `--set` takes it.
+    pub set: String,
+    /// What the run needs then.
+    pub bytes: u64,
+}
+
+/// For each of a few settings, the largest smaller value with which a plan needs at most `memory` bytes; each is planned anew.
+/// Settings that cannot do it alone are left out.
+pub fn changes(
+    config: &Config,
+    memory: u64,
+    gpu: bool,
+    threads: usize,
+    counts: &dyn Fn(&Config) -> Result<Counts>,
+) -> Result<Vec<Change>> {
+    type Put = fn(&mut Config, u32);
+    let negatives = Stages::new(&config.sampler).map_or(0, |stages| stages.negatives as u32);
+    let sampled = loss::find(&config.loss.kind)?.sampled;
+    let settings: [(&str, u32, Put); 5] = [
+        ("train.batch_size", config.train.batch_size, |c, x| c.train.batch_size = x),
+        ("sampler.negatives", if sampled { negatives } else { 0 }, |c, x| c.sampler.negatives = Some(x)),
+        ("model.max_len", config.model.max_len, |c, x| c.model.max_len = x),
+        ("model.layers", config.model.layers, |c, x| c.model.layers = x),
+        ("model.dim", config.model.dim, |c, x| c.model.dim = x),
+    ];
+    let mut found = vec![];
+    for (key, now, put) in settings {
+        let mut value = now / 2;
+        while value >= 1 {
+            let mut changed = config.clone();
+            put(&mut changed, value);
+            // Heads that no longer divide the width, or too few candidates, are no cure.
+            let planned = counts(&changed).and_then(|c| MemoryPlan::new(&changed, &c, threads));
+            if let Some(bytes) = planned.ok().map(|plan| plan.peak(gpu).1).filter(|&bytes| bytes <= memory) {
+                found.push(Change { set: format!("{key}={value}"), bytes });
+                break;
+            }
+            value /= 2;
+        }
+    }
+    if !config.model.tied {
+        let mut changed = config.clone();
+        changed.model.tied = true;
+        let bytes = MemoryPlan::new(&changed, &counts(&changed)?, threads)?.peak(gpu).1;
+        if bytes <= memory {
+            found.push(Change { set: "model.tied=true".into(), bytes });
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::split::Target;
+
+    #[test]
+    fn fifty_million_items_are_planned_without_a_log() {
+        let config = Config::default();
+        let counts = Counts::assumed(50_000_000, 1_000_000, Some(100_000_000), &config).unwrap();
+        let plan = MemoryPlan::new(&config, &counts, 2).unwrap();
+        let line = |part: &str| plan.lines.iter().find(|l| l.part == part).unwrap().bytes;
+        assert_eq!(line("tables of items and categories"), 4 * 64 * 50_000_000);
+        // Dense moments, and for the table, larger than 2^22 elements, a step of 8 bytes per row.
+        assert!(line("state of the optimizer") > (8 * 64 + 8) * 50_000_000);
+        assert!(plan.peak(false).1 > 16 * 64 * 50_000_000);
+        assert_eq!(plan.peak(false).0, Moment::Checkpoint);
+    }
+
+    #[test]
+    fn a_change_is_one_with_which_it_fits() {
+        let mut config = Config::default();
+        config.loss.kind = "bce".into();
+        // An evaluation is as large whatever the batch is.
+        config.train.eval_every = 0;
+        let counts = |config: &Config| Counts::assumed(10_000, 5_000, None, config);
+        let needs = |config: &Config| MemoryPlan::new(config, &counts(config).unwrap(), 2).unwrap().peak(false).1;
+        let memory = needs(&config) / 2;
+        let found = changes(&config, memory, false, 2, &counts).unwrap();
+        assert!(found.iter().any(|change| change.set.starts_with("train.batch_size=")), "{found:?}");
+        assert!(found.iter().all(|change| change.bytes <= memory), "{found:?}");
+        assert_eq!(changes(&config, 10, false, 2, &counts).unwrap(), []);
+    }
+
+    #[test]
+    fn numbers_that_hold_no_log_are_refused() {
+        for (items, users, events) in [(0, 1, None), (1, 0, None), (5, 5, Some(4))] {
+            assert_eq!(Counts::assumed(items, users, events, &Config::default()).unwrap_err().code(), Code::C0202);
+        }
+    }
+
+    #[test]
+    fn targets_are_as_large_as_counted() {
+        assert_eq!(TrainingSet::bytes(0, 0, 0, 0, 3) - TrainingSet::bytes(0, 0, 0, 0, 0), 3 * size_of::<Target>() as u64);
+    }
+}

@@ -1,0 +1,99 @@
+//! `hardneg plan`: what it says a run needs, held to what the program's allocator counts.
+
+use serde_json::Value;
+
+use crate::program::Folder;
+
+/// A log whose batches fill, so that what is planned outweighs what every program holds.
+const LOG: &[&str] = &[
+    "plan",
+    "--device",
+    "host",
+    "--threads",
+    "2",
+    "--json",
+    "--set",
+    "synthetic.users=1500",
+    "--set",
+    "synthetic.events_per_user=90",
+];
+const SHAPE: &[&str] = &["--set", "max_len=150", "--set", "batch_size=128"];
+
+fn plan(args: &[&str]) -> Value {
+    let out = Folder::new().run(args).ok();
+    serde_json::from_str(out.trim()).unwrap()
+}
+
+#[test]
+fn planned_is_measured_to_two_percent() {
+    for settings in [
+        &["--set", "loss=bce"][..],
+        &["--set", "loss=softmax"],
+        &["--set", "loss=sampled_softmax", "--set", "sampler.preset=cans", "--set", "model.kind=cans"],
+        &["--set", "loss=bce", "--set", "sampler.preset=genni"],
+        &["--set", "loss=bce", "--set", "train.targets=last", "--set", "norm=post", "--set", "tied=false"],
+    ] {
+        let plan = plan(&[LOG, SHAPE, &["--measure"], settings].concat());
+        let (planned, measured) = (plan["step"]["planned"].as_f64().unwrap(), plan["step"]["measured"].as_f64().unwrap());
+        let off = planned / measured - 1.0;
+        println!("{settings:?}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+        assert!(off.abs() < 0.02, "{settings:?}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+    }
+}
+
+#[test]
+fn fifty_million_items_need_no_log() {
+    let folder = Folder::new();
+    let started = std::time::Instant::now();
+    let big = ["plan", "--items", "5e7", "--users", "1e6", "--events", "1e8", "--device", "host", "--set", "loss=bce"];
+    let out = folder.run(&[&big[..], &["--memory", "500G"]].concat()).ok();
+    assert!(out.contains("copy for a checkpoint") && out.contains("fits: "), "{out}");
+    let refused = folder.run(&[&big[..], &["--memory", "80G"]].concat()).fails(6, "G0601");
+    // The cure it names is one.
+    let cure = refused.err.split("`--set ").nth(1).and_then(|rest| rest.split('`').next()).expect("a cure");
+    folder.run(&[&big[..], &["--memory", "80G", "--set", cure]].concat()).ok();
+    assert!(started.elapsed().as_secs() < 20, "three plans took {:?}", started.elapsed());
+    assert!(std::fs::read_dir(folder.path("")).unwrap().next().is_none(), "a plan leaves nothing behind");
+}
+
+#[test]
+fn json_has_every_line_and_the_largest_moment_is_what_is_needed() {
+    let plan = plan(&[LOG, SHAPE, &["--memory", "64G"]].concat());
+    assert_eq!((plan["v"].as_u64(), plan["fits"].as_bool(), plan["step"].is_null()), (Some(1), Some(true), true));
+    let lines = plan["lines"].as_array().unwrap();
+    assert!(lines.iter().all(|l| l["part"].is_string() && l["bytes"].as_u64() > Some(0) && l["on_gpu"].is_boolean()));
+    let moments = plan["moments"].as_object().unwrap();
+    assert_eq!(moments.len(), 5);
+    for (name, bytes) in moments {
+        let held = lines.iter().filter(|l| l["during"].as_array().unwrap().iter().any(|m| m == name));
+        assert_eq!(bytes.as_u64().unwrap(), held.map(|l| l["bytes"].as_u64().unwrap()).sum::<u64>(), "{name}");
+    }
+    assert_eq!(plan["needed"].as_u64(), moments.values().filter_map(Value::as_u64).max());
+    assert_eq!(plan["needed"], moments[plan["largest"].as_str().unwrap()]);
+    // Without room the plan is printed all the same, and names changes that were planned anew.
+    let small = Folder::new().run(&[LOG, SHAPE, &["--memory", "40M"]].concat());
+    assert!(small.code == Some(6) && small.err.contains("\"G0601\""), "{}", small.err);
+    let plan: Value = serde_json::from_str(small.out.trim()).unwrap();
+    assert_eq!(plan["fits"].as_bool(), Some(false));
+    assert!(plan["changes"].as_array().unwrap().iter().all(|c| c["bytes"].as_u64().unwrap() <= 40 << 20));
+}
+
+#[test]
+fn bad_numbers_are_misuse() {
+    let folder = Folder::new();
+    for args in [
+        &["--memory", "lots"][..],
+        &["--memory=-1G"],
+        &["--items", "many"],
+        &["--items", "0"],
+        &["--items", "10", "--users", "5", "--events", "4"],
+        &["--items", "10", "--set", "dim=0"],
+        &["--items", "10", "--set", "loss=hinged"],
+    ] {
+        folder.run(&[&["plan", "--device", "host"], args].concat()).fails(2, "C0202");
+    }
+    for args in [&["ratings.csv", "--items", "10"][..], &["--users", "10"], &["--items", "10", "--measure"]] {
+        assert_eq!(folder.run(&[&["plan"], args].concat()).code, Some(2), "{args:?}");
+    }
+    folder.run(&["plan", "absent.csv"]).fails(3, "D0101");
+}
