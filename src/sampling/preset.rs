@@ -44,6 +44,7 @@ const FILES: &[(&str, &str)] = presets![
     "tron",
     "gru4rec",
     "amns",
+    "adasir",
     "mixgcf",
     "genni",
     "genni-full",

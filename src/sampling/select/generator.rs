@@ -179,7 +179,7 @@ impl View<'_> {
 }
 
 /// Probabilities from logits: uniform over what is not minus infinity where logits are no numbers, nothing where nothing is left.
-fn softmax(mut logits: Vec<f64>) -> Vec<f64> {
+pub(super) fn softmax(mut logits: Vec<f64>) -> Vec<f64> {
     let allowed: Vec<bool> = logits.iter().map(|&a| a != f64::NEG_INFINITY).collect();
     let left = allowed.iter().filter(|&&allowed| allowed).count();
     if left == 0 {
@@ -203,7 +203,7 @@ fn slope(p: &[f64], taken: &[usize], advantages: &[f64], entropy: f64) -> Vec<f6
 }
 
 /// Where the cumulated `p` passes `u` of its sum; nowhere when nothing has a probability.
-fn place(p: &[f64], u: f64) -> Option<usize> {
+pub(super) fn place(p: &[f64], u: f64) -> Option<usize> {
     let mut left = u * p.iter().sum::<f64>();
     let passed = p.iter().position(|p| {
         left -= p;

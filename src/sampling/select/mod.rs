@@ -9,6 +9,7 @@ mod fair;
 mod generator;
 mod memory;
 mod metropolis;
+mod pool;
 mod posterior;
 mod rank_band;
 mod softmax_draw;
@@ -120,6 +121,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &metropolis::DECLARED, build: metropolis::build },
     Entry { declared: &generator::DECLARED, build: generator::build },
     Entry { declared: &fair::DECLARED, build: fair::build },
+    Entry { declared: &pool::DECLARED, build: pool::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

@@ -15,6 +15,7 @@ mod generator;
 mod laws;
 mod memory;
 mod mutants;
+mod pool;
 mod ranked;
 mod select;
 #[path = "../../../tests/it/statistics.rs"]

@@ -62,6 +62,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("kbgan", sampled("bpr", "kbgan")),
         ("pure", sampled("pu", "pure")),
         ("fairneg", sampled("bpr", "fairneg")),
+        ("adasir", sampled("bpr", "adasir")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),
