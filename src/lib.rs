@@ -41,8 +41,9 @@
 //! - **Work on a machine is enqueued call by call**; ids of a batch are copied to it, and the host waits for the loss. Recording
 //!   the whole step as one graph needs the batch and its negatives made on the machine and is not done yet; the seam
 //!   (`capture`, `replay`) is.
-//! - **Sums over rows that share an id** (item tables, categories) are grouped on the host ([`ops::segments`]) and added in the
-//!   order of the rows: the same bits every time, without atomics.
+//! - **Sums over rows that share an id** (item tables, categories) are grouped by it and added in the order of the rows: the same
+//!   bits every time, without atomics. The records of a sampled loss, millions a step, are grouped where they are
+//!   ([`ops::group`], a radix sort); the few thousand rows of a batch on the host ([`ops::segments`]).
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
 //! - **Selections that need a ranking decide on the host**, over scores gathered where the model is: one definition for every

@@ -17,6 +17,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod exclusion;
 pub mod full_softmax;
+pub mod group;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss_total;

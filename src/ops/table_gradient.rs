@@ -12,12 +12,11 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
-use crate::error::{Error, Result};
-use crate::ids::NONE;
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
+use crate::error::Result;
+use crate::ops::group::Grouped;
 use crate::ops::scan;
 use crate::ops::score::{ScoreKind, Scoring, View};
-use crate::ops::segments::Segments;
 use crate::ops::vector;
 
 /// Which of a block's lists an item belongs to: ranges of `1 << shift` consecutive items.
@@ -127,59 +126,47 @@ pub struct Records<'a> {
     pub w: usize,
 }
 
-/// Records a warp sums before it hands over a part: short enough that a popular item is shared out, long enough that its parts
-/// are few against its records.
+/// Records a warp sums before it hands over a part, as in the kernel: short enough that a popular item is shared out, long
+/// enough that its parts are few against its records.
 const PIECE: usize = 128;
 
-/// da += the records whose items are `items (R,slots)`, by the kernels of `table_gradient.cu`. Sorting them is the host's work.
+/// da += the records, grouped by their items, by the kernels of `table_gradient.cu`.
 pub fn of_records(
     device: &Device,
     runtime: &dyn Runtime,
     da: &mut Buffer,
     scoring: &Scoring,
     records: &Records,
-    items: &[u32],
+    grouped: &Grouped,
 ) -> Result<()> {
-    if items.len() >= NONE as usize {
-        return Err(Error::internal("more than 2^32 gradient records in one step"));
+    if grouped.len == 0 {
+        return Ok(());
     }
-    let segments = Segments::of(items);
-    // (item, first place, end, part or NONE) and (item, first part, end)
-    let (mut pieces, mut merges, mut parts) = (Vec::new(), Vec::new(), 0u32);
-    for (&item, pair) in segments.rows.iter().zip(segments.offsets.windows(2)) {
-        let whole = pair[1] - pair[0] <= PIECE as u32;
-        let first = parts;
-        for start in (pair[0]..pair[1]).step_by(PIECE) {
-            pieces.push([item, start, pair[1].min(start + PIECE as u32), if whole { NONE } else { parts }]);
-            parts += u32::from(!whole);
-        }
-        if !whole {
-            merges.push([item, first, parts]);
-        }
-    }
-    let mut sums = Buffer::empty(device);
-    sums.resize(device, parts as usize * scoring.dim)?;
-    let places = upload(runtime, &segments.positions)?;
-    let pieces_there = upload(runtime, pieces.as_flattened())?;
+    let mut parts = Buffer::empty(device);
+    parts.resize(device, 2 * (grouped.len / PIECE + 1) * scoring.dim)?;
     let kernel = |entry| Ok(Kernel::new("table_gradient", entry, &scan::gathered(scoring)?));
+    let grid = Grid::row(grouped.len.div_ceil(4 * 32), 128);
+    let sizes = || [grouped.len, grouped.below].map(|size| Arg::U32(size as u32));
     let mut args = vec![
         Arg::Out(&mut *da),
-        if parts > 0 { Arg::Out(&mut sums) } else { Arg::None },
+        Arg::Out(&mut parts),
         Arg::In(records.alpha),
         records.beta.map_or(Arg::None, Arg::In),
         Arg::In(scoring.query),
         scan::context(scoring),
         Arg::In(scoring.table),
         records.wrong.map_or(Arg::None, Arg::In),
-        Arg::In(&places),
-        Arg::In(&pieces_there),
+        Arg::In(&grouped.keys),
+        Arg::In(&grouped.places),
+        Arg::In(&grouped.extents),
     ];
-    args.extend([pieces.len(), records.slots, records.w].map(|size| Arg::U32(size as u32)));
-    runtime.launch(&kernel("table_gradient_pieces")?, Grid::row(pieces.len().div_ceil(4), 128), &mut args)?;
-    if !merges.is_empty() {
-        let merges_there = upload(runtime, merges.as_flattened())?;
-        let args = &mut [Arg::Out(da), Arg::In(&sums), Arg::In(&merges_there), Arg::U32(merges.len() as u32)];
-        runtime.launch(&kernel("table_gradient_merge")?, Grid::row(merges.len().div_ceil(4), 128), args)?;
+    args.extend(sizes());
+    args.extend([records.slots, records.w].map(|size| Arg::U32(size as u32)));
+    runtime.launch(&kernel("table_gradient_pieces")?, grid, &mut args)?;
+    if grouped.len > PIECE {
+        let mut args = vec![Arg::Out(da), Arg::In(&parts), Arg::In(&grouped.keys), Arg::In(&grouped.extents)];
+        args.extend(sizes());
+        runtime.launch(&kernel("table_gradient_merge")?, grid, &mut args)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::{Correction, Gradients, Twin};
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
 use crate::error::Result;
-use crate::ids::NONE;
+use crate::ops::group::{self, Slots};
 use crate::ops::loss_total;
 use crate::ops::negatives::Negatives;
 use crate::ops::scan;
@@ -59,10 +59,9 @@ impl Job<'_> {
         let cosine = scoring.kind != ScoreKind::Dot;
         let (mut losses, mut alpha) = (sized(rows)?, sized(rows * slots)?);
         let mut beta = if cosine { Some(sized(rows * slots)?) } else { None };
-        let groups = n.groups_of_rows();
         let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
         let targets = upload(runtime, self.targets)?;
-        let groups_there = upload(runtime, &groups)?;
+        let groups = upload(runtime, &n.groups_of_rows())?;
         let ids = upload(runtime, &n.ids)?;
         let (log_q, weight, toward) = (optional(&n.log_q)?, optional(&n.weight)?, optional(&n.toward_positive)?);
         let row_weight = optional(&n.row_weight)?;
@@ -84,7 +83,7 @@ impl Job<'_> {
             beta.as_mut().map_or(Arg::None, Arg::Out),
         ];
         args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
-        args.extend([Arg::In(&groups_there), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop)]);
+        args.extend([Arg::In(&groups), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop)]);
         args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
         args.extend([scan::heat(scoring), self.scale].map(Arg::F32));
@@ -93,24 +92,9 @@ impl Job<'_> {
         runtime.launch(&kernel, Grid::row(rows.div_ceil(4), 128), &mut args)?;
 
         let records = Records { alpha: &alpha, beta: beta.as_ref(), slots, wrong: self.wrong.filter(|_| self.w > 0), w: self.w };
-        table_gradient::of_records(device, runtime, grads.table, scoring, &records, &self.items(&groups))?;
+        let slots = Slots { targets: &targets, groups: &groups, ids: &ids, drop: drop.as_ref(), rows, n: n.n, w: self.w };
+        let grouped = group::by_key(device, runtime, group::items(device, runtime, &slots, scoring.items)?, scoring.items)?;
+        table_gradient::of_records(device, runtime, grads.table, scoring, &records, &grouped)?;
         loss_total::read(runtime, &losses, rows)
-    }
-
-    /// (R,1+N+W) the item of every record; `NONE` for an empty slot, and for a dropped one, which pulls at nothing.
-    fn items(&self, groups: &[u32]) -> Vec<u32> {
-        let n = self.negatives;
-        let mut items = Vec::with_capacity(groups.len() * (1 + n.n + self.w));
-        for (r, (&target, &group)) in self.targets.iter().zip(groups).enumerate() {
-            items.push(target);
-            let ids = n.ids_of(group as usize);
-            if n.drop.is_empty() {
-                items.extend_from_slice(ids);
-            } else {
-                items.extend(ids.iter().zip(&n.drop[r * n.n..]).map(|(&id, &drop)| if drop { NONE } else { id }));
-            }
-            items.extend(std::iter::repeat_n(target, self.w));
-        }
-        items
     }
 }
