@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags};
 use crate::cli::display::{Display, Style};
+use crate::cli::measure::{Ground, Part};
 use crate::cli::settings::{self, Settings};
 use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
 use crate::data::training::TrainingSet;
 use crate::device::{Device, heap};
 use crate::error::{Code, Error, Result};
+use crate::eval::Encoder;
 use crate::train::fit::Training;
 use crate::train::plan::{self, Counts, MemoryPlan, Moment};
 use crate::train::step::Trainer;
@@ -39,7 +41,7 @@ pub struct Args {
     /// What there is, such as 80G or 512M (powers of 1024); this machine's or the GPU's by default
     #[arg(long, value_name = "BYTES")]
     memory: Option<String>,
-    /// Train a few steps, and hold the plan to the memory they took
+    /// Train a few steps and evaluate once, and hold the plan to the memory that took
     #[arg(long, conflicts_with = "items")]
     measure: bool,
     #[command(flatten)]
@@ -87,11 +89,13 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if json {
         let held: serde_json::Map<String, Value> =
             Moment::ALL.iter().map(|&m| (m.name().to_string(), json!(plan.at(m, gpu)))).collect();
-        let measured = measured.map(|bytes| json!({ "planned": plan.step(), "measured": bytes }));
+        let both =
+            |&(part, bytes): &(&str, u64)| (part.to_string(), json!({ "planned": planned(&plan, part), "measured": bytes }));
+        let measured = measured.as_ref().map(|all| Value::Object(all.iter().map(both).collect()));
         let all = json!({
             "v": SCHEMA, "device": doctor::name(&device), "threads": threads, "lines": plan.lines, "mapped": plan.mapped,
             "uncounted": plan.uncounted, "moments": held, "largest": moment, "needed": needed, "memory": memory, "fits": fits,
-            "changes": changes, "step": measured,
+            "changes": changes, "measured": measured,
         });
         terminal::out(&all.to_string())?;
     } else {
@@ -130,12 +134,15 @@ fn prepared(settings: &Settings, json: bool) -> Result<Arc<TrainingSet>> {
     intake::training_set(config, data, clusters)
 }
 
-/// The most bytes that training itself holds: the step with the largest batch, one beside it, and that step again. The split is
-/// held before and is added as the plan has it.
-fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<u64> {
+/// The most bytes held in each part of a run: in a step (the one with the largest batch, one beside it, and that one again), in an
+/// evaluation of the validation targets, and in the copy for a checkpoint. The split is held before and is added as the plan has it.
+fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<Vec<(&'static str, u64)>> {
     if matches!(device, Device::Machine(_)) {
         return Err(Error::new(Code::C0205, "`--measure` counts the memory of the plain path").help("use `--device host`"));
     }
+    let (split, data) = (set.split(), set.data());
+    let targets = split.valid.len() + split.test.len();
+    let before = TrainingSet::bytes(set.len(), set.seen_pairs(), data.users(), data.items(), targets);
     let watch = heap::watch().ok_or_else(|| Error::internal("memory is being counted already"))?;
     let mut trainer = Trainer::new(config, set.clone(), device)?;
     watch.restart();
@@ -143,14 +150,30 @@ fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u6
     for step in [largest, (largest + 1) % steps, largest] {
         trainer.step(step)?;
     }
-    let split = set.split();
-    let targets = split.valid.len() + split.test.len();
-    let data = set.data();
-    Ok(watch.peak() + TrainingSet::bytes(set.len(), set.seen_pairs(), data.users(), data.items(), targets))
+    let mut measured = vec![("step", before + watch.peak())];
+    watch.restart();
+    trainer.tensors()?;
+    measured.push(("checkpoint", before + watch.peak()));
+    if config.train.eval_every > 0 && !split.valid.is_empty() {
+        watch.restart();
+        let mut ranker = Encoder::new(&mut trainer.model, device, &config.model.kind)?;
+        Ground::new(set, Part::Valid).evaluate(&mut ranker, &config.eval, &mut |_, _| {})?;
+        measured.push(("evaluation", before + watch.peak()));
+    }
+    Ok(measured)
+}
+
+/// What the plan says of a measured part of a run.
+fn planned(plan: &MemoryPlan, part: &str) -> u64 {
+    match part {
+        "checkpoint" => plan.at(Moment::Checkpoint, false),
+        "evaluation" => plan.at(Moment::Evaluation, false),
+        _ => plan.step(),
+    }
 }
 
 /// The table, and what it means.
-fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Option<u64>) -> Result<()> {
+fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Option<Vec<(&str, u64)>>) -> Result<()> {
     let mut rows = vec![vec!["part".to_string(), "bytes".into(), "".into(), "held".into()]];
     for line in plan.lines.iter().filter(|line| !gpu || line.on_gpu) {
         let held = match line.during.len() {
@@ -171,13 +194,11 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
     if gpu {
         terminal::out("in the GPU's memory, without what kernels take for a moment")?;
     }
-    if let Some(measured) = measured {
-        let (planned, off) = (plan.step(), 100.0 * (plan.step() as f64 / measured.max(1) as f64 - 1.0));
-        terminal::out(&format!(
-            "a step: planned {}, measured {} ({off:+.1} %)",
-            terminal::grouped(planned),
-            terminal::grouped(measured)
-        ))?;
+    for (part, measured) in measured.into_iter().flatten() {
+        let planned = planned(plan, part);
+        let off = 100.0 * (planned as f64 / measured.max(1) as f64 - 1.0);
+        let [planned, measured] = [planned, measured].map(terminal::grouped);
+        terminal::out(&format!("{part}: planned {planned}, measured {measured} ({off:+.1} %)"))?;
     }
     if needed <= memory {
         terminal::out(&format!("fits: {} of {}", size(needed), size(memory)))?;

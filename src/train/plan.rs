@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::data::batch::Batch;
 use crate::data::context::{TEMPORAL, uses_context};
 use crate::data::order::Order;
+use crate::data::split::Target;
 use crate::data::training::TrainingSet;
 use crate::device::kept_per_thread;
 use crate::error::{Code, Error, Result};
@@ -93,6 +94,8 @@ pub struct Counts {
     /// Rows and seen items of the largest batch.
     pub rows: usize,
     pub seen_of_batch: usize,
+    /// Rows of the largest tile of requests of an evaluation.
+    pub rows_of_requests: usize,
     /// The step whose batch that is; none without a log.
     pub largest: Option<u64>,
     pub numeric: usize,
@@ -125,6 +128,9 @@ impl Counts {
                 (rows, largest) = (of.0, Some(step));
             }
         }
+        let length = |t: &Target| ((t.history_end - log.range(t.user).start as u64) as usize).min(max_len);
+        let tiles = split.valid.chunks(eval::tile_rows(log.items())).chain(split.test.chunks(eval::tile_rows(log.items())));
+        let rows_of_requests = tiles.map(|tile| tile.iter().map(length).sum()).max().unwrap_or(0);
         let from = sizes(set);
         let pairs = |clusters: &crate::data::clusters::TimeClusters| clusters.counts(log, split).items.len();
         Counts {
@@ -137,6 +143,7 @@ impl Counts {
             targets_of_part: split.valid.len().max(split.test.len()),
             rows,
             seen_of_batch,
+            rows_of_requests,
             largest,
             numeric: from.numeric,
             categories: from.categories,
@@ -175,6 +182,7 @@ impl Counts {
             targets_of_part: held_out / 2,
             rows: batch * row_count,
             seen_of_batch: batch * mean.saturating_sub(2),
+            rows_of_requests: eval::tile_rows(items).min(held_out / 2) * mean.min(max_len),
             largest: None,
             numeric: if temporal { TEMPORAL } else { 0 },
             trained: items,
@@ -281,13 +289,17 @@ impl MemoryPlan {
 
         if config.train.eval_every > 0 && c.targets > 0 {
             let tile = eval::tile_rows(c.items).min(c.targets_of_part);
-            let mean = c.events.div_ceil(c.users.max(1));
-            // A tile of requests may be longer than a batch; of a log only the mean is known here.
-            let longer = memory::forward(&hyper, &model, tile * mean.min(hyper.max_len), tile).saturating_sub(kept);
+            // A tile of requests may hold more rows than a batch.
+            let longer = memory::forward(&hyper, &model, rows.max(c.rows_of_requests), queries.max(tile)) - kept;
+            let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
             let counted = 8 * c.items * config.eval.at.len() + size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
             // Scores are lent to and fro between two buffers.
-            let scores = 2 * 4 * tile * c.items;
-            plan.push("scores of an evaluation", longer + (scores + counted) as u64, &[Moment::Evaluation], true);
+            // For a moment: a norm beside every score of a tile (the cosine under a context), or before that the numbers of the
+            // contexts in two precisions beside those of the tile before.
+            let norms = if hyper.score != ScoreKind::Dot && hyper.context { 4 * tile * c.items } else { 0 };
+            let moment = norms.max(12 * c.rows_of_requests * if hyper.context { c.numeric } else { 0 });
+            let scores = 2 * 4 * tile * c.items + moment;
+            plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
             if config.eval.baselines {
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
             }
@@ -378,7 +390,6 @@ pub fn changes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::split::Target;
 
     #[test]
     fn fifty_million_items_are_planned_without_a_log() {

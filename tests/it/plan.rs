@@ -34,10 +34,13 @@ fn planned_is_measured_to_two_percent() {
         &["--set", "loss=bce", "--set", "train.targets=last", "--set", "norm=post", "--set", "tied=false"],
     ] {
         let plan = plan(&[LOG, SHAPE, &["--measure"], settings].concat());
-        let (planned, measured) = (plan["step"]["planned"].as_f64().unwrap(), plan["step"]["measured"].as_f64().unwrap());
-        let off = planned / measured - 1.0;
-        println!("{settings:?}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
-        assert!(off.abs() < 0.02, "{settings:?}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+        for part in ["step", "evaluation", "checkpoint"] {
+            let of = |what: &str| plan["measured"][part][what].as_f64().unwrap();
+            let (planned, measured) = (of("planned"), of("measured"));
+            let off = planned / measured - 1.0;
+            println!("{settings:?} {part}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+            assert!(off.abs() < 0.02, "{settings:?} {part}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+        }
     }
 }
 
@@ -59,7 +62,7 @@ fn fifty_million_items_need_no_log() {
 #[test]
 fn json_has_every_line_and_the_largest_moment_is_what_is_needed() {
     let plan = plan(&[LOG, SHAPE, &["--memory", "64G"]].concat());
-    assert_eq!((plan["v"].as_u64(), plan["fits"].as_bool(), plan["step"].is_null()), (Some(1), Some(true), true));
+    assert_eq!((plan["v"].as_u64(), plan["fits"].as_bool(), plan["measured"].is_null()), (Some(1), Some(true), true));
     let lines = plan["lines"].as_array().unwrap();
     assert!(lines.iter().all(|l| l["part"].is_string() && l["bytes"].as_u64() > Some(0) && l["on_gpu"].is_boolean()));
     let moments = plan["moments"].as_object().unwrap();
