@@ -28,6 +28,7 @@
 //! | does a kernel do what it should | [`ops::case`]: every case on a machine and on the plain path, as `hardneg check` does |
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
+//! | what memory does a run need | [`train::plan`]: the `bytes` functions beside their owners, added up and held to a measurement |
 //! | what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
 //! | what did a run buy | [`report`]: a page, TensorBoard events, a table |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |
