@@ -15,7 +15,7 @@
 // Numerics f32; one chain of additions per list of the warp
 // Determinism  the shape of every sum follows from the lengths alone
 // Source   sorted segments in place of atomics: the embedding gradient of llm.c (`llmc/encoder.cuh`)
-#define ROOMY , 1
+#define ROOMY , 1  // the merge would spill a register of wide rows (sm_90a)
 #include "gathered.cuh"
 
 static constexpr u32 PIECE = 128;

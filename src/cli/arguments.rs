@@ -102,6 +102,34 @@ pub fn seconds(text: &str) -> std::result::Result<f64, String> {
     number.map(|x| x * unit).ok_or_else(|| format!("`{text}` is not a time such as 90s, 15m or 2h"))
 }
 
+/// Bytes from `80G`, `1.5T`, `512M`, `64K` or a plain number; the letters are powers of 1024.
+pub fn bytes(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "" => Some(0),
+        "k" => Some(1),
+        "m" => Some(2),
+        "g" => Some(3),
+        "t" => Some(4),
+        _ => None,
+    };
+    let value = digits.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+    match power.zip(value).map(|(power, value)| value * 1024f64.powi(power)) {
+        Some(bytes) if (1.0..=1e18).contains(&bytes) => Ok(bytes as u64),
+        _ => Err(Error::new(Code::C0202, format!("`--memory {text}` is not a size")).help("use a number, 512M, 80G or 1.5T")),
+    }
+}
+
+/// A number of things, `10000` or `1e4`, of at least `least`; `flag` as it was given, such as `--items`.
+pub fn count(flag: &str, text: &str, least: u32) -> Result<usize> {
+    let value: f64 = text.trim().parse().unwrap_or(f64::NAN);
+    match value.fract() == 0.0 && (f64::from(least)..=4e9).contains(&value) {
+        true => Ok(value as usize),
+        false => Err(Error::new(Code::C0202, format!("`{flag} {text}` is not a number of {}", flag.trim_start_matches('-')))
+            .help(format!("whole numbers from {least} to 4e9, like 10000 or 1e6"))),
+    }
+}
+
 /// Signals that ask to stop: SIGINT, SIGTERM, SIGHUP. Until [`Stop::arm`] the first one ends the program at once with
 /// 128 + its number; afterwards the first sets the flag and the second ends the program.
 pub struct Stop {
@@ -134,7 +162,7 @@ impl Stop {
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::{bytes, count, seconds};
 
     #[test]
     fn times_have_units() {
@@ -143,6 +171,25 @@ mod tests {
         }
         for bad in ["", "h", "-1s", "2w", "nan", "1e999"] {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [("80G", 80 << 30), ("512m", 512 << 20), ("1.5K", 1536), ("64", 64), ("2GiB", 2 << 30)] {
+            assert_eq!(bytes(text).unwrap(), expected, "{text}");
+        }
+        for bad in ["", "G", "-1G", "2X", "nan", "1e99"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn counts_are_whole() {
+        let items = |text| count("--items", text, 2);
+        assert_eq!((items("1e6").unwrap(), items("37").unwrap()), (1_000_000, 37));
+        for bad in ["1", "1.5", "x", "1e12", "nan"] {
+            assert!(items(bad).is_err(), "{bad}");
         }
     }
 }

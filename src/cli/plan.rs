@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::cli::arguments::{Machine, SettingFlags};
+use crate::cli::arguments::{Machine, SettingFlags, bytes, count};
 use crate::cli::display::{Display, Style};
 use crate::cli::measure::{Ground, Part};
 use crate::cli::settings::{self, Settings};
@@ -59,9 +59,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let memory = args.memory.as_deref().map(bytes).transpose()?;
     // Numbers are read before a device is opened or a log is read.
     let given = args.items.as_deref().map(|items| -> Result<_> {
-        let items = number("--items", items)?;
-        let users = args.users.as_deref().map_or(Ok(1_000_000), |text| number("--users", text))?;
-        Ok((items, users, args.events.as_deref().map(|text| number("--events", text)).transpose()?))
+        let items = count("--items", items, 1)?;
+        let users = args.users.as_deref().map_or(Ok(1_000_000), |text| count("--users", text, 1))?;
+        Ok((items, users, args.events.as_deref().map(|text| count("--events", text, 1)).transpose()?))
     });
     let given = given.transpose()?;
     let (device, _) = args.machine.open_rounding(config.train.rounding.parse()?)?;
@@ -238,46 +238,12 @@ fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Bytes from `80G`, `1.5T`, `512M`, `64K` or a plain number; the letters are powers of 1024.
-fn bytes(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let power = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
-        "" => Some(0),
-        "k" => Some(1),
-        "m" => Some(2),
-        "g" => Some(3),
-        "t" => Some(4),
-        _ => None,
-    };
-    let value = digits.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
-    match power.zip(value).map(|(power, value)| value * 1024f64.powi(power)) {
-        Some(bytes) if (1.0..=1e18).contains(&bytes) => Ok(bytes as u64),
-        _ => Err(Error::new(Code::C0202, format!("`--memory {text}` is not a size")).help("use a number, 512M, 80G or 1.5T")),
-    }
-}
-
-/// A count, which may be written as `5e7`.
-fn number(flag: &str, text: &str) -> Result<usize> {
-    let value: f64 = text.trim().parse().unwrap_or(f64::NAN);
-    match value.fract() == 0.0 && (1.0..=4e9).contains(&value) {
-        true => Ok(value as usize),
-        false => Err(Error::new(Code::C0202, format!("`{flag} {text}` is not a number of {}", flag.trim_start_matches('-')))
-            .help("whole numbers from 1 to 4e9, like 10000 or 1e6")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bytes, size};
+    use super::size;
 
     #[test]
     fn sizes_have_units() {
-        for (text, expected) in [("80G", 80 << 30), ("512m", 512 << 20), ("1.5K", 1536), ("64", 64), ("2GiB", 2 << 30)] {
-            assert_eq!(bytes(text).unwrap(), expected, "{text}");
-        }
-        for bad in ["", "G", "-1G", "2X", "nan", "1e99"] {
-            assert!(bytes(bad).is_err(), "{bad}");
-        }
         assert_eq!([size(10), size(1536), size(3 << 30)], ["10 B", "1.5 KiB", "3.0 GiB"]);
     }
 }

@@ -47,6 +47,12 @@ impl Buffer {
             Device::Machine(_) => Buffer::machine(Memory { address: 0, bytes: 0, owner: Box::new(()) }, 0),
         }
     }
+    /// `n` elements that nobody has written yet.
+    pub fn sized(device: &Device, n: usize) -> Result<Buffer> {
+        let mut buffer = Buffer::empty(device);
+        buffer.resize(device, n)?;
+        Ok(buffer)
+    }
     /// Elements held.
     pub fn len(&self) -> usize {
         match self {

@@ -61,9 +61,6 @@ impl Saved {
             y: b(),
         }
     }
-}
-
-impl Saved {
     /// Elements of all buffers for `rows` R.
     pub fn elements(hyper: &Hyper, rows: usize) -> usize {
         rows * (8 * hyper.dim + 2 * hyper.ffn + hyper.heads + 4)

@@ -92,16 +92,11 @@ fn on_tensor_cores(
         let defines = [("D", scoring.dim as i64), ("COSINE", i64::from(cosine))];
         Kernel::new("full_softmax_mma", entry, &defines)
     };
-    let sized = |len: usize| -> Result<Buffer> {
-        let mut buffer = Buffer::empty(device);
-        buffer.resize(device, len)?;
-        Ok(buffer)
-    };
     let inverse_norms = |vectors: &Buffer, n: usize, factor: f32| -> Result<Option<Buffer>> {
         if !cosine {
             return Ok(None);
         }
-        let mut inverse = sized(n)?;
+        let mut inverse = Buffer::sized(device, n)?;
         let args = &mut [Arg::Out(&mut inverse), Arg::In(vectors), Arg::U32(n as u32), Arg::F32(factor)];
         runtime.launch(&kernel("full_softmax_mma_norms"), Grid::row(n.div_ceil(8), 256), args)?;
         Ok(Some(inverse))
@@ -110,7 +105,7 @@ fn on_tensor_cores(
     let row_factor = inverse_norms(scoring.query, rows, heat)?;
     let item_inverse = inverse_norms(scoring.table, items, 1.0)?;
     let targets = upload(runtime, targets)?;
-    let (mut saved, mut losses) = (sized(2 * rows)?, sized(rows)?);
+    let (mut saved, mut losses) = (Buffer::sized(device, 2 * rows)?, Buffer::sized(device, rows)?);
     let inputs = || [Arg::In(scoring.query), Arg::In(scoring.table), Arg::In(&targets)];
     let norms = || [scan::maybe(&row_factor), scan::maybe(&item_inverse)];
     let sizes = || [Arg::U32(rows as u32), Arg::U32(items as u32)];
@@ -121,7 +116,7 @@ fn on_tensor_cores(
     runtime.launch(&kernel("full_softmax_mma_rows"), Grid::row(rows.div_ceil(OWN), 256), &mut args)?;
 
     let splits = scan::splits(items.div_ceil(OWN), rows.div_ceil(STREAM), 4);
-    let mut parts = sized(if splits > 1 { splits * grads.table.len() } else { 0 })?;
+    let mut parts = Buffer::sized(device, if splits > 1 { splits * grads.table.len() } else { 0 })?;
     let partial = if splits > 1 { Arg::Out(&mut parts) } else { Arg::None };
     let mut args = vec![Arg::Out(&mut *grads.table), partial, Arg::In(&saved)];
     args.extend(inputs().into_iter().chain(norms()).chain(sizes()));

@@ -11,9 +11,10 @@
 //! Price: one pass of counting and one of scattering per eight bits of the largest key (20 bytes a key each), and 8 bytes per
 //! possible key for the extents, cleared every time.
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, upload};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
+use crate::ops::case::{self, Case, Output};
 
 /// Keys a block counts and scatters, as in the kernel.
 const TILE: usize = 4096;
@@ -35,29 +36,23 @@ fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("group", entry, &[])
 }
 
-fn sized(device: &Device, n: usize) -> Result<Buffer> {
-    let mut buffer = Buffer::empty(device);
-    buffer.resize(device, n)?;
-    Ok(buffer)
-}
-
 /// Groups the places of `keys (n)`, numbers up to and including `below`.
 pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Buffer, below: usize) -> Result<Grouped> {
     let n = keys.len();
     if n >= NONE as usize || below >= NONE as usize {
         return Err(Error::internal("more than 2^32 places or keys to group"));
     }
-    let mut extents = sized(device, 2 * below)?;
+    let mut extents = Buffer::sized(device, 2 * below)?;
     if below > 0 {
         runtime.fill(extents.memory_mut()?, 0)?;
     }
-    let (mut keys, mut places) = (keys, sized(device, n)?);
+    let (mut keys, mut places) = (keys, Buffer::sized(device, n)?);
     if n == 0 {
         return Ok(Grouped { keys, places, extents, len: 0, below });
     }
     let blocks = n.div_ceil(TILE);
-    let (mut other_keys, mut other_places) = (sized(device, n)?, sized(device, n)?);
-    let (mut counts, mut totals) = (sized(device, DIGITS * blocks)?, sized(device, DIGITS)?);
+    let (mut other_keys, mut other_places) = (Buffer::sized(device, n)?, Buffer::sized(device, n)?);
+    let (mut counts, mut totals) = (Buffer::sized(device, DIGITS * blocks)?, Buffer::sized(device, DIGITS)?);
     // One pass even for a single key: it writes the places.
     let bits = (usize::BITS - below.leading_zeros()).max(1);
     for shift in (0..bits).step_by(8) {
@@ -109,7 +104,7 @@ pub fn items(device: &Device, runtime: &dyn Runtime, slots: &Slots, items: usize
     if n >= NONE as usize {
         return Err(Error::internal("more than 2^32 gradient records in one step"));
     }
-    let mut keys = sized(device, n)?;
+    let mut keys = Buffer::sized(device, n)?;
     if n > 0 {
         let mut args = vec![Arg::Out(&mut keys), Arg::In(slots.targets), Arg::In(slots.groups), Arg::In(slots.ids)];
         args.push(slots.drop.map_or(Arg::None, Arg::In));
@@ -119,68 +114,64 @@ pub fn items(device: &Device, runtime: &dyn Runtime, slots: &Slots, items: usize
     Ok(keys)
 }
 
-#[cfg(test)]
-#[cfg(feature = "emulator")]
-mod tests {
-    use super::*;
-    use crate::device::emulator::{Options, Schedule, open};
-    use crate::device::{download, upload};
-    use crate::ops::case;
-    use crate::ops::segments::Segments;
-
-    /// Runs `test` on the emulator: in reverse with every access verified, and in a random order.
-    fn on_emulator(test: impl Fn(&Device, &dyn Runtime)) {
-        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-        for (checked, schedule) in [(true, Schedule::Reverse), (false, Schedule::Random(3))] {
-            match open(&Options { checked, schedule, ..Options::new(&cache) }) {
-                Ok(device) => {
-                    let Device::Machine(runtime) = &device else { unreachable!() };
-                    test(&device, &**runtime);
+/// Records of rows that share lists by threes, some slots empty or dropped, grouped by a plain sort on the host.
+pub fn cases() -> Vec<Case> {
+    let case = |(rows, n, w, below, drops): (usize, usize, usize, usize, bool)| {
+        let targets = case::ids(1, rows, below);
+        let lists = case::lists(rows, n, below, 3);
+        let drop: Vec<u8> = if drops { case::ids(2, rows * n, 2).iter().map(|&x| x as u8).collect() } else { vec![] };
+        Case::new("group", format!("R {rows}, N {n}, W {w}, V {below}, drops {drops}"), move |device| {
+            let of_rows = lists.groups_of_rows();
+            let records = rows * (1 + n + w);
+            let [keys, places, extents] = match device {
+                Device::Host(_) => {
+                    let item = |at: usize| {
+                        let (row, slot) = (at / (1 + n + w), at % (1 + n + w));
+                        match slot {
+                            slot if slot == 0 || slot > n => targets[row],
+                            slot if drops && drop[row * n + slot - 1] == 1 => below as u32,
+                            slot => lists.ids[of_rows[row] as usize * n + slot - 1].min(below as u32),
+                        }
+                    };
+                    let mut sorted: Vec<(u32, u32)> = (0..records).map(|at| (item(at), at as u32)).collect();
+                    sorted.sort();
+                    let mut extents = vec![0; 2 * below];
+                    for (at, &(key, _)) in sorted.iter().enumerate().filter(|(_, pair)| (pair.0 as usize) < below) {
+                        let [first, end] = &mut extents[2 * key as usize..][..2] else { unreachable!() };
+                        *first = if *end == 0 { at as u32 } else { *first };
+                        *end = at as u32 + 1;
+                    }
+                    let (keys, places) = sorted.into_iter().unzip();
+                    [keys, places, extents]
                 }
-                Err(error) if error.code() == crate::error::Code::G0507 => {
-                    println!("SKIPPED: no C++ compiler, so no kernel was run");
+                Device::Machine(runtime) => {
+                    let runtime = &**runtime;
+                    let there = |values: &[u32]| upload(runtime, values);
+                    let (targets, groups, ids) = (there(&targets)?, there(&of_rows)?, there(&lists.ids)?);
+                    let mut bytes = drop.clone();
+                    bytes.resize(bytes.len().next_multiple_of(4), 0);
+                    let drop = upload(runtime, &bytes)?;
+                    let drop = drops.then_some(&drop);
+                    let slots = Slots { targets: &targets, groups: &groups, ids: &ids, drop, rows, n, w };
+                    let grouped = by_key(device, runtime, items(device, runtime, &slots, below)?, below)?;
+                    let read = |list: &Buffer, len: usize| download::<u32>(runtime, list, len);
+                    [read(&grouped.keys, records)?, read(&grouped.places, records)?, read(&grouped.extents, 2 * below)?]
                 }
-                Err(error) => panic!("{error:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn groups_are_those_of_the_host() {
-        on_emulator(|device, runtime| {
-            // Nothing, one place, a tile less one, a tile and one; one, two and three passes; one key everywhere.
-            for (n, below) in [(0, 5), (1, 1), (4095, 1), (4097, 3), (300, 255), (9001, 256), (5003, 70_000), (64, 1 << 24)] {
-                let mut keys = case::ids(1, n, below);
-                keys.iter_mut().skip(3).step_by(5).for_each(|key| *key = below as u32);
-                let grouped = by_key(device, runtime, upload(runtime, &keys).unwrap(), below).unwrap();
-                let mut want: Vec<(u32, u32)> = keys.iter().copied().zip(0..).collect();
-                want.sort();
-                let (sorted, places): (Vec<u32>, Vec<u32>) = want.into_iter().unzip();
-                assert_eq!(download::<u32>(runtime, &grouped.keys, n).unwrap(), sorted, "{n} keys below {below}");
-                assert_eq!(download::<u32>(runtime, &grouped.places, n).unwrap(), places, "{n} keys below {below}");
-
-                let kept: Vec<u32> = keys.iter().map(|&key| if key == below as u32 { NONE } else { key }).collect();
-                let segments = Segments::of(&kept);
-                let mut extents = vec![0; 2 * below];
-                for (&row, pair) in segments.rows.iter().zip(segments.offsets.windows(2)) {
-                    extents[2 * row as usize..][..2].copy_from_slice(pair);
-                }
-                assert!(download::<u32>(runtime, &grouped.extents, 2 * below).unwrap() == extents, "{n} keys below {below}");
-            }
-        });
-    }
-
-    #[test]
-    fn records_name_the_target_the_negatives_and_the_target_again() {
-        on_emulator(|device, runtime| {
-            let there = |values: &[u32]| upload(runtime, values).unwrap();
-            let (targets, groups, ids) = (there(&[3, 4, 5]), there(&[0, 0, 1]), there(&[7, NONE, 8, 9]));
-            let drop = upload(runtime, &[0u8, 0, 1, 0, 0, 1, 0, 0]).unwrap();
-            let mut slots = Slots { targets: &targets, groups: &groups, ids: &ids, drop: Some(&drop), rows: 3, n: 2, w: 1 };
-            let read = |slots: &Slots| download::<u32>(runtime, &items(device, runtime, slots, 10).unwrap(), 12).unwrap();
-            assert_eq!(read(&slots), [3, 7, 10, 3, 4, 10, 10, 4, 5, 8, 10, 5]);
-            slots.drop = None;
-            assert_eq!(read(&slots), [3, 7, 10, 3, 4, 7, 10, 4, 5, 8, 9, 5]);
-        });
-    }
+            };
+            Ok(vec![Output::ids("keys", keys), Output::ids("places", places), Output::ids("extents", extents)])
+        })
+    };
+    // R, N, W, V: nothing; one record; a tile less one, whole, and one more; one, two and three passes of eight bits; one item
+    // everywhere; more blocks than are scanned at a time.
+    [
+        (0, 3, 1, 5, false),
+        (1, 0, 0, 1, false),
+        (1365, 2, 0, 255, false),
+        (1024, 3, 0, 256, true),
+        (241, 15, 1, 70_000, true),
+        (700, 12, 2, 1, false),
+        (263, 4000, 0, 300, false),
+    ]
+    .map(case)
+    .into()
 }

@@ -40,7 +40,7 @@ pub mod whole_data;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 16] = [
+    let operations: [fn() -> Vec<case::Case>; 17] = [
         vocabulary::cases,
         embedding::cases,
         attributes::cases,
@@ -52,6 +52,7 @@ pub fn cases() -> Vec<case::Case> {
         attention::cases,
         activation::cases,
         score::cases,
+        group::cases,
         full_softmax::cases,
         whole_data::cases,
         rank::cases,

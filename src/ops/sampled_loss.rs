@@ -237,17 +237,20 @@ struct Job<'a, T> {
 /// Records written before they are summed: about 16 MB, so that they are still in a cache or near it.
 const RECORDS: usize = 1 << 20;
 
+/// Rows of a block, and blocks whose records are written before they are summed, for rows of `per_row` scores.
+fn blocks(per_row: usize) -> (usize, usize) {
+    let block = ((1 << 15) / per_row).clamp(128, 1024);
+    (block, (RECORDS / (per_row * block)).max(1))
+}
+
 /// Bytes the plain path takes for a moment, for rows of `n` negatives of their own and `w` wrong contexts; with `shared` ones the
 /// records are fewer, and the scores of a block are what counts.
 pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: bool) -> u64 {
     let per_row = n + 1 + w;
-    let block = ((1 << 15) / per_row).clamp(128, 1024);
-    let blocks_per_pass = (RECORDS / (per_row * block)).max(1);
-    // As many lists as `Ranges` makes. A record of f32 takes 16 bytes, and a list grows by doubling: lists of popular items hold
-    // half as much again as the mean, others half of it.
-    let most = ((blocks_per_pass * block).min(rows) * per_row / 2048).clamp(32, 512);
-    let width = (items / 32).min(256).max(items / most).max(1).next_power_of_two();
-    let lists = items.div_ceil(width);
+    let (block, blocks_per_pass) = blocks(per_row);
+    // A record of f32 takes 16 bytes, and a list grows by doubling: lists of popular items hold half as much again as the mean,
+    // others half of it.
+    let (lists, width) = Ranges::new(items, (blocks_per_pass * block).min(rows) * per_row).shape();
     let works = blocks_per_pass.min(rows.div_ceil(block)) as u64;
     let block = block.min(rows);
     let records = if shared { n + block } else { block * (n + 1) };
@@ -262,8 +265,7 @@ pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: 
 fn reference<T: LossReal>(job: &Job<T>, dp: &mut [T], dg: Option<&mut [T]>, dw: Option<&mut [T]>, da: &mut [T]) -> f64 {
     let (d, per_row) = (job.view.dim, job.negatives.n + 1 + job.w);
     let rows = job.targets.len();
-    let block = ((1 << 15) / per_row).clamp(128, 1024);
-    let blocks_per_pass = (RECORDS / (per_row * block)).max(1);
+    let (block, blocks_per_pass) = blocks(per_row);
     let ranges = Ranges::new(job.view.items, (blocks_per_pass * block).min(rows) * per_row);
     let mut outputs: Vec<Outputs<T>> = dp.chunks_mut(block * d).map(|dp| Outputs { dp, dg: None, dw: None }).collect();
     if let Some(dg) = dg {

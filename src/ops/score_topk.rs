@@ -123,13 +123,8 @@ pub(crate) fn catalogue_on(
     let sort = room(k, 64)?;
     let tiles = Tiles::scores(scoring, 8 * sort)?;
     let (blocks, splits) = (rows.div_ceil(tiles.own), tiles.splits(rows, items, SHARE));
-    let sized = |len: usize| -> Result<Buffer> {
-        let mut buffer = Buffer::empty(device);
-        buffer.resize(device, len)?;
-        Ok(buffer)
-    };
-    let mut kept = sized(2 * blocks * splits * tiles.own * sort)?;
-    let mut best = sized(2 * rows * splits * k)?;
+    let mut kept = Buffer::sized(device, 2 * blocks * splits * tiles.own * sort)?;
+    let mut best = Buffer::sized(device, 2 * rows * splits * k)?;
     let mut args = vec![Arg::Out(&mut best), Arg::Out(&mut kept), Arg::In(scoring.query), scan::context(scoring)];
     args.push(Arg::In(scoring.table));
     args.extend(veil.args());
@@ -141,7 +136,8 @@ pub(crate) fn catalogue_on(
     runtime.launch(&Kernel::new("score_topk", "topk_scan", &defines), grid, &mut args)?;
 
     let sort = room(k, 128)?;
-    let (mut ids, mut scores) = (sized(rows * k)?, sized(if with_scores { rows * k } else { 0 })?);
+    let (mut ids, mut scores) =
+        (Buffer::sized(device, rows * k)?, Buffer::sized(device, if with_scores { rows * k } else { 0 })?);
     let of_scores = if with_scores { Arg::Out(&mut scores) } else { Arg::None };
     let args = &mut [Arg::Out(&mut ids), of_scores, Arg::In(&best), Arg::U32((splits * k) as u32), Arg::U32(k as u32)];
     let kernel = Kernel::new("score_topk", "topk_merge", &[("SORT", sort as i64)]);

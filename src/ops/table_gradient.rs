@@ -33,6 +33,10 @@ impl Ranges {
         let width = (items / 32).min(256).max(items / most).max(1).next_power_of_two();
         Ranges { shift: width.trailing_zeros(), count: items.div_ceil(width) }
     }
+    /// Lists of a block, and items of each but the last.
+    pub fn shape(self) -> (usize, usize) {
+        (self.count, 1 << self.shift)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -142,8 +146,7 @@ pub fn of_records(
     if grouped.len == 0 {
         return Ok(());
     }
-    let mut parts = Buffer::empty(device);
-    parts.resize(device, 2 * (grouped.len / PIECE + 1) * scoring.dim)?;
+    let mut parts = Buffer::sized(device, 2 * (grouped.len / PIECE + 1) * scoring.dim)?;
     let kernel = |entry| Ok(Kernel::new("table_gradient", entry, &scan::gathered(scoring)?));
     let grid = Grid::row(grouped.len.div_ceil(4 * 32), 128);
     let sizes = || [grouped.len, grouped.below].map(|size| Arg::U32(size as u32));

@@ -51,14 +51,9 @@ impl Job<'_> {
         let (scoring, n) = (self.scoring, self.negatives);
         scoring.check()?;
         let (rows, slots) = (self.targets.len(), 1 + n.n + self.w);
-        let sized = |len: usize| -> Result<Buffer> {
-            let mut buffer = Buffer::empty(device);
-            buffer.resize(device, len)?;
-            Ok(buffer)
-        };
         let cosine = scoring.kind != ScoreKind::Dot;
-        let (mut losses, mut alpha) = (sized(rows)?, sized(rows * slots)?);
-        let mut beta = if cosine { Some(sized(rows * slots)?) } else { None };
+        let (mut losses, mut alpha) = (Buffer::sized(device, rows)?, Buffer::sized(device, rows * slots)?);
+        let mut beta = if cosine { Some(Buffer::sized(device, rows * slots)?) } else { None };
         let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
         let targets = upload(runtime, self.targets)?;
         let groups = upload(runtime, &n.groups_of_rows())?;

@@ -1,6 +1,6 @@
 //! FairNeg: the law of both parts, what an epoch changes, and that it survives a checkpoint.
 
-use super::select::{DEVICES, KINDS, Model, gappy};
+use super::select::{DEVICES, KINDS, Model, gappy, goes_on_after_a_checkpoint};
 use super::*;
 use crate::device::Buffer;
 use crate::ops::score::ScoreKind;
@@ -164,18 +164,7 @@ fn what_is_restored_goes_on_for_any_number_of_threads() {
     for (score, device) in KINDS.into_iter().zip(DEVICES) {
         let model = Model::new(score, batch.rows(), 40, false, false);
         let make = || sampler(&world, 2, &[("candidates", number(9.0)), ("rate", number(0.5))]);
-        let (whole, continued) = (make(), make());
-        for step in 0..5 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + step as usize % 3).build().unwrap();
-            pool.install(|| model.draw(&device, &whole, &batch, moment(step / 2)));
-        }
-        let state = whole.state();
-        continued.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
-        assert_eq!(continued.state(), state);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let a = model.draw(&device, &whole, &batch, moment(3));
-        let b = pool.install(|| model.draw(&device, &continued, &batch, moment(3)));
-        assert!(a.ids == b.ids && a.log_q == b.log_q && whole.state() == continued.state());
+        let (state, a, _) = goes_on_after_a_checkpoint(&model, &device, &batch, &make, &[0, 0, 1, 1, 2, 3].map(moment));
         assert!(a.ids.iter().all(|&i| world.counts[i as usize] > 0 && ![0, 1, 5].contains(&i)));
         let short = |name: &str| state.iter().find(|s| s.name == name).map(|s| &s.values[..s.values.len().min(2)]);
         assert_eq!(make().restore(&short).unwrap_err().code(), Code::M0402);

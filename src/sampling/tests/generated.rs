@@ -1,6 +1,6 @@
 //! The vectors of PURE's generator as a mix stage: how they look, that they learn, and that they survive a checkpoint.
 
-use super::select::{DEVICES, Model, gappy};
+use super::select::{DEVICES, Model, gappy, goes_on_after_a_checkpoint};
 use super::*;
 use crate::device::Buffer;
 use crate::ops::score::ScoreKind;
@@ -69,22 +69,11 @@ fn what_is_restored_goes_on_for_any_number_of_threads() {
     let model = Model::new(ScoreKind::Dot, batch.rows(), 40, false, false);
     for device in DEVICES {
         let make = || sampler(&world, &[("count", number(2.0)), ("noise", number(5.0)), ("rate", number(0.1))]);
-        let (whole, continued) = (make(), make());
-        assert!(whole.state().is_empty());
-        for step in 0..4 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + step as usize).build().unwrap();
-            pool.install(|| model.draw(&device, &whole, &batch, moment(step)));
-        }
-        let state = whole.state();
+        assert!(make().state().is_empty());
+        let (state, a, new) = goes_on_after_a_checkpoint(&model, &device, &batch, &make, &[0, 1, 2, 3, 4].map(moment));
         assert_eq!(state.len(), 13);
         let find = |name: &str| state.iter().find(|s| s.name == name).map(|s| &s.values[..]);
-        continued.restore(&find).unwrap();
-        assert_eq!(continued.state(), state);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let a = model.draw(&device, &whole, &batch, moment(4));
-        let b = pool.install(|| model.draw(&device, &continued, &batch, moment(4)));
-        assert!(a.generated == b.generated && a.ids == b.ids && whole.state() == continued.state());
-        assert_ne!(model.draw(&device, &make(), &batch, moment(4)).generated, a.generated, "what was learned matters");
+        assert_ne!(new.generated, a.generated, "what was learned matters");
         let incomplete = |name: &str| find(name).filter(|_| !name.ends_with("w2.first"));
         assert_eq!(make().restore(&incomplete).unwrap_err().code(), Code::M0402);
     }

@@ -1,6 +1,6 @@
 //! The generator of KBGAN and IRGAN: what it draws, what it learns, and that it survives a checkpoint.
 
-use super::select::{DEVICES, KINDS, Model, gappy};
+use super::select::{DEVICES, KINDS, Model, gappy, goes_on_after_a_checkpoint};
 use super::*;
 use crate::device::Buffer;
 use crate::ops::score::ScoreKind;
@@ -130,22 +130,11 @@ fn what_is_restored_goes_on_for_any_number_of_threads() {
     for (score, device) in KINDS.into_iter().zip(DEVICES) {
         let model = Model::new(score, batch.rows(), 40, false, false);
         let make = || sampler(&world, 2, Some(9.0), &[("rate", number(0.3))]);
-        let (whole, continued) = (make(), make());
-        for step in 0..4 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + step as usize).build().unwrap();
-            pool.install(|| model.draw(&device, &whole, &batch, moment(step)));
-        }
-        let state = whole.state();
+        let (state, a, new) = goes_on_after_a_checkpoint(&model, &device, &batch, &make, &[0, 1, 2, 3, 4].map(moment));
         assert_eq!(state.iter().map(|s| s.shape.iter().product::<usize>()).collect::<Vec<_>>(), [200, 40, 1]);
-        continued.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
-        assert_eq!(continued.state(), state);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let a = model.draw(&device, &whole, &batch, moment(4));
-        let b = pool.install(|| model.draw(&device, &continued, &batch, moment(4)));
-        assert!(a.ids == b.ids && a.log_q == b.log_q && whole.state() == continued.state());
         // Never an item without a training event, whatever was learned.
         assert!(a.ids.iter().all(|&i| world.counts[i as usize] > 0 && i != 1));
-        assert_ne!(model.draw(&device, &make(), &batch, moment(4)).ids, a.ids, "what was learned matters");
+        assert_ne!(new.ids, a.ids, "what was learned matters");
     }
 }
 

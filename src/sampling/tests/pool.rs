@@ -1,6 +1,6 @@
 //! AdaSIR's pools: what fills them, what renews them, what is drawn and reported, and that they survive a checkpoint.
 
-use super::select::{DEVICES, KINDS, Model, gappy};
+use super::select::{DEVICES, KINDS, Model, gappy, goes_on_after_a_checkpoint};
 use super::*;
 use crate::device::Buffer;
 use crate::ops::score::ScoreKind;
@@ -33,8 +33,11 @@ fn draw(sampler: &Sampler, batch: &Batch, scores: &[f64], epoch: u64) -> Negativ
     let device = Device::HOST;
     let (query, table): (Buffer, Buffer) = (device.reals(&vec![1.0; batch.rows()]).unwrap(), device.reals(scores).unwrap());
     let scoring = Scoring { kind: ScoreKind::Dot, dim: 1, items: scores.len(), query: &query, context: None, table: &table };
-    let moment = Moment { epoch: epoch as f64, epoch_index: epoch, batch_index: 0 };
-    sampler.draw(&device, batch, Some(&scoring), moment).unwrap()
+    sampler.draw(&device, batch, Some(&scoring), moment(epoch)).unwrap()
+}
+
+fn moment(epoch: u64) -> Moment {
+    Moment { epoch: epoch as f64, epoch_index: epoch, batch_index: 0 }
 }
 
 /// The pools in the order of their users.
@@ -184,20 +187,8 @@ fn what_is_restored_goes_on_for_any_number_of_threads() {
             let config = configured("sequence", 2, "history", kind("uniform", &[]), &params);
             Sampler::new(&config, &world.knowledge(), 5).unwrap()
         };
-        let moment = |epoch: u64| Moment { epoch: epoch as f64, epoch_index: epoch, batch_index: 0 };
-        let (whole, continued) = (make(), make());
-        for step in 0..5 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + step as usize % 3).build().unwrap();
-            pool.install(|| model.draw(&device, &whole, &batch, moment(step / 2)));
-        }
-        let state = whole.state();
-        continued.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
-        assert_eq!(continued.state(), state);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let a = model.draw(&device, &whole, &batch, moment(3));
-        let b = threads.install(|| model.draw(&device, &continued, &batch, moment(3)));
-        assert!(a.ids == b.ids && a.log_q == b.log_q && whole.state() == continued.state());
-        assert_ne!(model.draw(&device, &make(), &batch, moment(3)).ids, a.ids, "the pools matter");
+        let (_, a, new) = goes_on_after_a_checkpoint(&model, &device, &batch, &make, &[0, 0, 1, 1, 2, 3].map(moment));
+        assert_ne!(new.ids, a.ids, "the pools matter");
         assert!(a.ids.iter().all(|&i| world.counts[i as usize] > 0 && ![0, 1, 5].contains(&i)));
     }
 }

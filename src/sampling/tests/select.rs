@@ -54,6 +54,32 @@ impl Model {
 pub(super) const KINDS: [ScoreKind; 2] = [ScoreKind::Dot, ScoreKind::Cosine { temperature: 0.5 }];
 pub(super) const DEVICES: [Device; 2] = [Device::HOST, Device::ORACLE];
 
+/// Draws at all `moments` but the last with one to three threads, restores what is then remembered into a second sampler, and
+/// holds the last draw of both to the same bits. Returns what was remembered, the last draw, and that of one that remembers nothing.
+pub(super) fn goes_on_after_a_checkpoint(
+    model: &Model,
+    device: &Device,
+    batch: &Batch,
+    make: &dyn Fn() -> Sampler,
+    moments: &[Moment],
+) -> (Vec<State>, Negatives, Negatives) {
+    let with_threads = |n: usize, sampler: &Sampler, moment: Moment| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| model.draw(device, sampler, batch, moment))
+    };
+    let (whole, continued) = (make(), make());
+    let (last, first) = moments.split_last().unwrap();
+    for (step, &moment) in first.iter().enumerate() {
+        with_threads(1 + step % 3, &whole, moment);
+    }
+    let state = whole.state();
+    continued.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
+    assert_eq!(continued.state(), state);
+    let (a, b) = (with_threads(1, &whole, *last), with_threads(3, &continued, *last));
+    assert!(a.ids == b.ids && a.log_q == b.log_q && a.generated == b.generated && whole.state() == continued.state());
+    (state, a, with_threads(2, &make(), *last))
+}
+
 /// A world of `items` in which every seventh item is untrained.
 pub(super) fn gappy(items: usize) -> World {
     let history: Vec<u32> = (0..items as u32).filter(|i| i % 7 != 3).flat_map(|i| vec![i; 1 + i as usize % 4]).collect();
