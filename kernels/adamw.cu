@@ -9,6 +9,8 @@
 //              powers (3,25): beta1, beta2, 1 - lr decay to the powers 2^0 .. 2^24, doubles
 // Launch       256 threads; dense: 1,024 elements a block; rows: a warp to a row, 8 rows a block
 // Traffic      32 bytes per element: four arrays read and written
+//   adamw_dense: reads 16 n, writes 16 n
+//   adamw_rows: reads at most 16 count width + 8 count + 4 |powers|, writes 16 count width + 4 count
 // Numerics     f32; the powers of a row that slept are products of doubles, as exact as the host's
 // Determinism  one writer per element
 // Source       Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019; what lazy means: src/optim/adamw.rs

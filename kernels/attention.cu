@@ -9,6 +9,8 @@
 // Launch       128 threads; a block owns one (sequence, head) and therefore all of its dq, dk and dv: no atomics and no
 //              second kernel. Dynamic shared memory: the tiles named s_ below, as the launcher counts them
 // Traffic      forward 16 R D bytes, backward 32 R D, while the rows of a sequence stay in the L2 between tiles
+//   attention_fwd: reads 4 |qkv| + 4 |offsets| + 4 |order|, writes 4 |out| + 4 |lse|
+//   attention_bwd: reads at most 4 |dqkv| + 4 |dout| + 4 |out| + 4 |lse| + 4 |qkv| + 4 |delta| + 4 |offsets| + 4 |order|, writes 4 |dqkv| + 4 |delta|
 // Numerics     f32; softmax with a running maximum; lse is kept, and the backward pass computes P again from it
 // Determinism  sums run over tiles in order; one owner per result
 // Source       Vaswani et al. 2017; tiles and recomputation: Dao et al., arXiv 2205.14135

@@ -10,6 +10,8 @@
 //              dq; then keys own and queries stream by, for dk and dv. Scores are computed a second time for that (7
 //              products instead of 5): they never leave the registers, and no two warps add to one number
 // Traffic      forward 16 R D bytes, backward 32 R D, and 8 E bytes from the L2 per streamed row and 128 own rows
+//   attention_mma_fwd: reads 4 |qkv| + 4 |offsets| + 4 |order|, writes 4 |out| + 4 |lse|
+//   attention_mma_bwd: reads 4 |dout| + 4 |out| + 4 |lse| + 4 |qkv| + 4 |delta| + 4 |offsets| + 4 |order|, writes 4 |dqkv| + 4 |delta|
 // Numerics     bf16 operands (q, k, v, dO, W, dS), f32 sums, softmax and delta; scores beyond the diagonal are skipped by
 //              groups of 16
 // Determinism  sums run over tiles in order; one owner per result

@@ -7,6 +7,8 @@
 // Shapes       grad (n) or (.., width), rows (count) or null, partial: doubles
 // Launch       256 threads; clip_square: 16,384 elements a block; clip_square_rows: 64 rows a block, a warp to a row
 // Traffic      4 bytes per element
+//   clip_square: reads 4 n, writes at most 4 |partial|
+//   clip_square_rows: reads 4 count width + 4 count, writes at most 4 |partial|
 // Numerics     f64 sums, which neither overflow nor drown a small gradient; one f64 addition per 4 bytes is still below the
 //              memory's pace, even where f64 runs at 1/64 of f32
 // Determinism  fixed trees that depend on the sizes alone

@@ -6,6 +6,7 @@
 // Defines      ADD 1 or 0
 // Launch       256 threads, grid (chunks, ceil(N / 32)): lanes are columns, each of the 8 warps adds 32 rows of the chunk
 // Traffic      4 R N bytes; the launcher repeats the kernel on its own result until one chunk is left (1/256 each time)
+//   column_sum: reads 4 R N + 4 ADD |out|, writes 4 |out|
 // Numerics     f32; the longest chain of additions is 32 + 8 per level
 // Determinism  the order depends on R alone
 #include "device.cuh"

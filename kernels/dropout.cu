@@ -7,6 +7,8 @@
 // Defines      DROP 1, or 0 for f = 1: a copy, and a sum
 // Launch       256 threads; 8 threads own a block of 64 elements, so 2,048 elements a block of threads
 // Traffic      8 n bytes (12 n with the residual); no mask is ever stored
+//   dropout_fwd: reads 4 n, writes 4 n
+//   dropout_residual: reads 8 n, writes 4 n
 // Numerics     f32; the mask equals the plain path's bit for bit
 // Determinism  one writer per element
 // Source       Srivastava et al., JMLR 2014 (inverted form); Philox: Salmon et al., SC 2011

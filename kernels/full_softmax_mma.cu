@@ -11,6 +11,9 @@
 //          pass by in shared memory, shared by the block's eight warps. rows: ceil(R/128) blocks; items: (ceil(V/128), splits)
 //          blocks, parts added by parts.cu. norms: a warp per vector
 // Traffic  per block the other side once, 4 D bytes a vector, from L2; scores and probabilities never leave the registers
+//   full_softmax_mma_norms: reads 4 n D, writes 4 n
+//   full_softmax_mma_rows: reads 4 |p| + 4 |a| + 4 |targets| + 4 |row_factor| + 4 |item_inverse|, writes 4 |dp| + 4 |saved| + 4 |losses|
+//   full_softmax_mma_items: reads 4 |p| + 4 |a| + 4 |targets| + 4 |saved| + 4 |row_factor| + 4 |item_inverse|, writes 4 |partial|
 // Numerics bf16 operands (p, a, probabilities), f32 sums, norms and softmax; exponentials of the hardware
 // Determinism  tiles in order, one owner per result
 // Source   FlashAttention-2 (Dao, arXiv 2307.08691): owner of rows in registers; fragments: the PTX manual, mma.m16n8k16

@@ -11,6 +11,11 @@
 // Defines      none
 // Launch       256 threads; count and scatter: a block per tile of 4,096; scan: a block per digit; the others: 1,024 a block
 // Traffic      count 4 n, scatter 16 n (12 n in the first pass, whose places are their own indices), extents 4 n; items 8 n
+//   group_count: reads 4 n, writes 4 |counts|
+//   group_scan: reads 4 |counts|, writes 4 |counts| + 4 |totals|
+//   group_scatter: reads 4 n + 4 |places| + 4 |counts| + 4 |totals|, writes 8 n
+//   group_extents: reads 4 n, writes at most 8 V
+//   group_items: reads at most 4 |targets| + 4 |groups| + 4 |ids| + 4 |drop|, writes 4 n
 // Determinism  integers alone, and a stable order: a function of the keys
 // Source       Satish, Harris and Garland 2009 (tiles, counts, scan, scatter); ranks within a warp by ballots
 #include "device.cuh"

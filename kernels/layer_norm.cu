@@ -9,6 +9,8 @@
 // Launch       256 threads; a warp owns a row, and short rows come several to a warp so that enough loads are in flight.
 //              Forward: grid-stride over rows; backward: one block per chunk of 64 rows
 // Traffic      8 R D bytes forward, 12 R D backward; a row is read again from the nearest cache, not from memory
+//   layer_norm_fwd: reads 4 R D + 8 D, writes 4 R D + 4 |stats|
+//   layer_norm_bwd: reads 8 R D + 4 |stats| + 4 D, writes 4 R D + 4 |dgain| + 4 |dbias|
 // Numerics     f32; variance around the mean, in a second sweep over the row, because E[x^2] - mean^2 cancels
 //              u is rounded before it is used: fused into u - mean(u), an exact u would leave the rounding error of the mean,
 //              times rstd, where the difference is 0

@@ -6,6 +6,7 @@
 // Defines      WIDTH = N
 // Launch       256 threads, 1,024 elements a block
 // Traffic      8 R N bytes
+//   linear_bias: reads 4 n + 4 WIDTH, writes 4 n
 // Determinism  one writer per element
 #include "device.cuh"
 

@@ -5,6 +5,7 @@
 // Shapes   out (n)  parts (splits,n)
 // Launch   a thread per number, 256 to a block
 // Traffic  4 n (splits + 2) bytes
+//   parts_add: reads 4 n splits + 4 n, writes 4 n
 // Determinism  first part to last
 #include "device.cuh"
 

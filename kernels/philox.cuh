@@ -40,3 +40,6 @@ __device__ inline u64 below(u64 word, u64 n) {
   u64 carry = ((lo >> 32) + (mid1 & 0xffffffffull) + (mid2 & 0xffffffffull)) >> 32;
   return (word >> 32) * (n >> 32) + (mid1 >> 32) + (mid2 >> 32) + carry;
 }
+
+// A uniform f64 in the open interval (0, 1): the middle of one of 2^52 equal cells (rng::open01).
+__device__ inline double open01(u64 word) { return ((double)(word >> 12) + 0.5) * (1.0 / 4503599627370496.0); }

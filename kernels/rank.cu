@@ -9,6 +9,7 @@
 // Defines  those of scan.cuh
 // Launch   (ceil(R/OWN), splits) blocks of 128 threads
 // Traffic  the table once per block of rows from L2; 16 R bytes
+//   rank_standings: reads at most 4 |counts| + 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets|, writes 4 |counts|
 // Numerics scores as in score.cu; counts are integers
 // Determinism  integer sums only
 #include "scan.cuh"

@@ -7,6 +7,8 @@
 // Defines      D (rows_restore)
 // Launch       256 threads, 1,024 elements a block
 // Traffic      8 Q D bytes (and 4 R D of the clearing); 12 n
+//   rows_restore: reads 4 n + 4 |rows|, writes 4 n
+//   rows_add: reads 8 n, writes 4 n
 // Determinism  one writer per element, because the rows are distinct
 #include "device.cuh"
 

@@ -20,6 +20,7 @@
 //          least g; BPR-max lambda; hinge margin; hard BPR a, b, c; PU the prior
 // Launch   a warp per row, four to a block
 // Traffic  R (1+N) rows of a once (BPR-max, contrastive: twice); 8 R (1+N+W) bytes of records, written, read and written again
+//   sampled_loss: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |wrong| + 4 |targets| + 4 |groups| + 4 |ids| + 4 |log_q| + 4 |drop| + 4 |weight| + 4 |row_weight| + 4 |toward| + 4 |alpha| + 4 |beta|, writes 4 |dp| + 4 |dg| + 4 |dwrong| + 4 |losses| + 4 |alpha| + 4 |beta|
 // Numerics f32; exp and log to a few units in the last place
 // Determinism  a list of a warp takes every LISTS-th slot in order, lists are added in a fixed tree
 // Source   see src/loss/: Kang and McAuley 2018, Petrov and Macdonald 2023, Rendle et al. 2009, Khrylchenko et al. 2025,

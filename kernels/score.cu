@@ -8,6 +8,8 @@
 // Launch   all: (ceil(V/STREAM), ceil(R/OWN)) blocks of 128 threads. gather: a warp takes RUN entries of one row's list, four
 //          warps a block: ceil(R ceil(M/RUN) / 4) blocks
 // Traffic  all: 4 R V bytes written, each query read V/STREAM and each item R/OWN times, from L2. gather: 4 R M D bytes of rows
+//   score_all: reads 4 |p| + 4 |g| + 4 |a|, writes 4 R V
+//   score_gather: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |ids|, writes 4 R M
 // Numerics f32. `all` takes |a+g|^2 from |a|^2 + 2 a.g + |g|^2, `gather` from the sum itself
 // Determinism  each score is one chain of additions
 // Source   CaNS (Seol and Choi, IEEE Access 2025) for the cosine under a context

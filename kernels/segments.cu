@@ -10,6 +10,7 @@
 //              popular item, a position of every sequence) is cut into 8 equal parts, one per warp, so that the head of
 //              a skewed distribution does not hold up the launch. Lanes are columns, 128 at a time
 // Traffic      4 P D bytes of x, in whole rows at random, 8 U D of out, 4 to 8 P + 8 U of lists
+//   segments_sum: reads at most 4 |x| + 4 |w| + 4 |base| + 4 |rows| + 4 |offsets| + 4 |positions| + 4 |out|, writes at most 4 |out|
 // Numerics     f32; terms of a segment, or of each eighth of a long one, are added in the order of their positions
 // Determinism  one owner per row, an order that depends on the segment's length alone
 #if D < 128 && D != 64

@@ -11,6 +11,9 @@
 // Defines  scan: those of scan.cuh; ITEMS a multiple of STREAM. catalogue: those of gathered.cuh; ITEMS. All: REPLACE
 // Launch   128 threads. scan: (T, ceil(R/OWN)) blocks; catalogue and lists: a block per row
 // Traffic  scan: the table once per block of rows from L2, 8 R T bytes; catalogue: ITEMS rows of a per tile that is drawn from
+//   softmax_draw_scan: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets|, writes 4 |tiles|
+//   softmax_draw_catalogue: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets| + 4 |tiles| + 4 |reached| + 4 |choice| + 4 |keys|, writes at most 4 |ids| + 4 |log_q| + 4 |tiles| + 4 |reached| + 4 |choice|
+//   softmax_draw_lists: reads at most 4 |s| + 4 |candidates| + 4 |log_proposed| + 4 |keys| + 4 |weights| + 4 |sums|, writes at most 4 |ids| + 4 |log_q| + 4 |weights| + 4 |sums|
 // Numerics scores f32, ln and exp of weights f64
 // Determinism  running sums are cut into 128 shares of equal length
 // Source   GenNi (Chen et al., arXiv 2208.03645)
@@ -59,9 +62,6 @@ KERNEL(128, softmax_draw_scan)(double* tiles, const float* p, const float* g, co
 }
 
 #else
-
-// A uniform f64 in the open interval (0, 1) (rng::open01).
-__device__ inline double open01(u64 word) { return ((double)(word >> 12) + 0.5) * (1.0 / 4503599627370496.0); }
 
 // The two words of a slot (rng::slot_index).
 struct Pair { u64 of_tile, of_item; };

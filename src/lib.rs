@@ -39,16 +39,19 @@
 //!   short and skewed; padding to the longest wastes most of the work.
 //! - **The plain path defines every operation.** `Host(F64)` is the oracle of all gradients, `Host(F32)` the product where there is
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
-//! - **Work on a machine is enqueued call by call**; ids of a batch are copied to it, and the host waits for the loss. Recording
-//!   the whole step as one graph needs the batch and its negatives made on the machine and is not done yet; the seam
-//!   (`capture`, `replay`) is.
+//! - **Work on a machine is enqueued call by call**; the rows of a batch are copied to it, and the host waits for the loss.
+//!   Recording the whole step as one graph needs the batch made on the machine and is not done yet; the seam (`capture`,
+//!   `replay`) is.
+//! - **Negatives stay where they are made.** On a machine the laws that need only a table ([`ops::propose`]) draw there, `top_k`
+//!   and `softmax_draw` choose there, the loss reads them there: millions of ids a step that no host draws and no bus carries.
+//!   They come to the host ([`ops::negatives`]) for stages that decide there, for tables updated by row, and for diagnosis.
 //! - **Sums over rows that share an id** (item tables, categories) are grouped by it and added in the order of the rows: the same
 //!   bits every time, without atomics. The records of a sampled loss, millions a step, are grouped where they are
 //!   ([`ops::group`], a radix sort); the few thousand rows of a batch on the host ([`ops::segments`]).
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
 //! - **Selections that need a ranking decide on the host**, over scores gathered where the model is: one definition for every
-//!   device, at the price of copying `R M` scores back. `top_k` and `softmax_draw` have kernels and copy only what they keep.
+//!   device, at the price of copying `R M` scores back. `top_k` and `softmax_draw` have kernels and copy nothing.
 //! - **What a sampler remembers is part of a checkpoint** (`optim.sampler.*`), so a continued run draws what an uninterrupted one
 //!   would have drawn.
 //! - **Large tables are updated by row.** A step lists the rows it touches once; only the optimizer knows that the others were

@@ -93,6 +93,8 @@ inline float min(float a, float b) { return __builtin_fminf(a, b); }
 inline float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 // Rounded on its own: never the product of a fused multiply-add.
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 inline float fabsf(float x) { return __builtin_fabsf(x); }
 inline float sqrtf(float x) { return __builtin_sqrtf(x); }
 inline float rsqrtf(float x) { return 1.0f / __builtin_sqrtf(x); }

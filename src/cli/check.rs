@@ -11,7 +11,7 @@ use crate::cli::terminal;
 use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Values};
-use crate::{loss, ops, optim};
+use crate::{loss, ops, optim, sampling};
 
 #[derive(clap::Args)]
 #[command(
@@ -47,6 +47,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let cases: Vec<Case> = ops::cases()
         .into_iter()
+        .chain(sampling::cases())
         .chain(loss::cases())
         .chain(optim::cases())
         .filter(|c| c.operation.contains(&args.only))

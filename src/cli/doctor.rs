@@ -9,7 +9,7 @@ use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case};
 use crate::rng::STREAM_VERSION;
-use crate::{loss, ops, optim};
+use crate::{loss, ops, optim, sampling};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hardneg doctor\n  hardneg doctor --json")]
@@ -60,7 +60,8 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
 
 /// Runs the first case of every operation on `device`; how many agree with the plain path.
 fn known_answers(device: &Device) -> Result<usize> {
-    let mut cases: Vec<Case> = ops::cases().into_iter().chain(loss::cases()).chain(optim::cases()).collect();
+    let mut cases: Vec<Case> =
+        ops::cases().into_iter().chain(sampling::cases()).chain(loss::cases()).chain(optim::cases()).collect();
     cases.dedup_by_key(|case| case.operation);
     for case in &cases {
         let findings = case::compare(case, device).map_err(|e| e.at(case.operation))?;

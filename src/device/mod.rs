@@ -78,7 +78,7 @@ pub fn upload<T: bytemuck::Pod>(runtime: &dyn Runtime, values: &[T]) -> Result<B
     Ok(Buffer::machine(memory, bytes.len() / 4))
 }
 
-/// `count` numbers of 4 or 8 bytes from the start of a machine's buffer; waits for the work before it.
+/// `count` numbers from the start of a machine's buffer; waits for the work before it.
 pub fn download<T: bytemuck::Pod>(runtime: &dyn Runtime, buffer: &Buffer, count: usize) -> Result<Vec<T>> {
     let mut host = vec![T::zeroed(); count];
     runtime.read(buffer.memory()?, bytemuck::cast_slice_mut(&mut host))?;

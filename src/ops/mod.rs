@@ -24,6 +24,7 @@ pub mod loss_total;
 pub mod matmul;
 pub mod negatives;
 pub mod param;
+pub mod propose;
 pub mod rank;
 pub mod rows;
 pub mod sampled_loss;

@@ -202,9 +202,21 @@ fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w:
     let groups_fit = n.group_offsets.first().is_none_or(|&o| o == 0)
         && n.group_offsets.is_sorted()
         && n.group_offsets.last().map_or(0, |&o| o as usize) == rows;
-    let lengths_fit = n.ids.len() == n.groups() * n.n
-        && (n.log_q.is_empty() || n.log_q.len() == n.ids.len())
-        && (n.drop.is_empty() || n.drop.len() == rows * n.n)
+    let slots = n.groups() * n.n;
+    let lists_fit = match &n.resident {
+        None => {
+            n.ids.len() == slots
+                && (n.log_q.is_empty() || n.log_q.len() == slots)
+                && (n.drop.is_empty() || n.drop.len() == rows * n.n)
+        }
+        Some(there) => {
+            s.query.memory().is_ok()
+                && there.ids.len() == slots
+                && there.log_q.as_ref().is_none_or(|log_q| log_q.len() == slots)
+                && there.drop.as_ref().is_none_or(|drop| drop.len() == (rows * n.n).div_ceil(4))
+        }
+    };
+    let lengths_fit = lists_fit
         && (n.weight.is_empty() || n.weight.len() == rows * n.n)
         && (n.row_weight.is_empty() || n.row_weight.len() == rows)
         && (n.toward_positive.is_empty() || n.toward_positive.len() == rows)
@@ -216,7 +228,7 @@ fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w:
     if !n.toward_positive.is_empty() && s.kind != ScoreKind::Dot {
         return Err(Error::internal("loss: only dot scores are linear in the negatives"));
     }
-    if loss.needs_log_q() && n.log_q.is_empty() && !n.ids.is_empty() {
+    if loss.needs_log_q() && !n.has_log_q() && slots > 0 {
         return Err(Error::internal("loss: the sampler did not hand over log-probabilities"));
     }
     Ok(())

@@ -5,10 +5,8 @@
 
 use crate::device::{Arg, Buffer, Runtime, upload};
 use crate::error::{Code, Error, Result};
-use crate::ids::NONE;
 use crate::ops::candidates::Hidden;
 use crate::ops::exclusion::Exclude;
-use crate::ops::negatives::Negatives;
 use crate::ops::rank::Mask;
 use crate::ops::score::{ScoreKind, Scoring};
 
@@ -112,18 +110,6 @@ impl Tiles {
     pub fn splits(&self, owned: usize, streamed: usize, least: usize) -> usize {
         splits(owned.div_ceil(self.own), streamed.div_ceil(self.stream), least)
     }
-}
-
-/// (R,M) the lists of the rows' groups, with `NONE` where a slot is dropped for the row.
-pub fn lists_of_rows(lists: &Negatives) -> Vec<u32> {
-    let m = lists.n;
-    let rows = lists.group_offsets.last().map_or(0, |&r| r as usize);
-    let mut ids = Vec::with_capacity(rows * m);
-    for g in 0..lists.groups() {
-        lists.range(g).for_each(|_| ids.extend_from_slice(lists.ids_of(g)));
-    }
-    ids.iter_mut().zip(&lists.drop).filter(|(_, drop)| **drop).for_each(|(id, _)| *id = NONE);
-    ids
 }
 
 /// Into how many parts the streamed tiles are cut, so that few owned blocks fill a GPU all the same; a part has at least `least`

@@ -12,7 +12,7 @@
 
 use std::cmp::Ordering;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
@@ -20,46 +20,47 @@ use crate::ops::candidates::{self, Hidden};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
+use crate::ops::propose;
 use crate::ops::scan::{self, Tiles, Veil};
 use crate::ops::score::{self, Inputs, ScoreKind, Scoring, forms};
 
-/// (R,k) best of the lists of each row's group.
-pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Vec<u32>> {
-    let rows = lists.group_offsets.last().map_or(0, |&r| r as usize);
-    let mut best = vec![NONE; rows * k];
+/// k of each row: the best of its group's list. On a machine they stay there.
+pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Negatives> {
+    let rows = lists.rows();
     dispatch!(device, T => {
+        let mut best = vec![NONE; rows * k];
         let out = best.chunks_exact_mut(k.max(1)).collect();
         candidates::listed(&scoring.view::<T>()?, lists, out, |_, _, ids, s, out: &mut [u32]| {
             let mut kept = Best::new(k);
             ids.iter().zip(&*s).for_each(|(&i, &s)| kept.offer(s, i));
             kept.write(out);
         })?;
+        Ok(Negatives::of_rows(k, rows, best, Vec::new()))
     }, runtime => {
-        if !best.is_empty() {
-            lists_on(device, &**runtime, &mut best, scoring, lists, k)?;
-        }
-    });
-    Ok(best)
+        let ids = lists_on(device, &**runtime, scoring, lists, k)?;
+        Ok(Negatives::of_rows_there(k, rows, ids, None))
+    })
 }
 
-/// (R,k) best of the whole catalogue.
-pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, k: usize) -> Result<Vec<u32>> {
-    let mut best = vec![NONE; hidden.batch.rows() * k];
+/// k of each row: the best of the whole catalogue. On a machine they stay there.
+pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, k: usize) -> Result<Negatives> {
+    let rows = hidden.batch.rows();
     dispatch!(device, T => {
+        let mut best = vec![NONE; rows * k];
         let out = best.chunks_exact_mut(k.max(1)).collect();
         let take = |kept: &mut Best<T>, first: usize, s: &mut [T]| {
             s.iter().zip(first as u32..).for_each(|(&s, i)| kept.offer(s, i));
         };
         let finish = |_, mut kept: Best<T>, out: &mut [u32]| kept.write(out);
         candidates::scanned(&scoring.view::<T>()?, hidden, T::ONE, out, || Best::new(k), take, finish)?;
+        Ok(Negatives::of_rows(k, rows, best, Vec::new()))
     }, runtime => {
-        if !best.is_empty() {
-            let veil = Veil::of_batch(&**runtime, hidden, scoring.items)?;
-            let (ids, _) = catalogue_on(device, &**runtime, scoring, &veil, k, false)?;
-            best = download(&**runtime, &ids, best.len())?;
-        }
-    });
-    Ok(best)
+        let ids = match rows * k {
+            0 => Buffer::empty(device),
+            _ => catalogue_on(device, &**runtime, scoring, &Veil::of_batch(&**runtime, hidden, scoring.items)?, k, false)?.0,
+        };
+        Ok(Negatives::of_rows_there(k, rows, ids, None))
+    })
 }
 
 /// Longest list the kernels select in the shared memory of a block.
@@ -74,36 +75,28 @@ fn room(k: usize, arriving: usize) -> Result<usize> {
     Ok((2 * k + arriving).next_power_of_two())
 }
 
-fn lists_on(
-    device: &Device,
-    runtime: &dyn Runtime,
-    best: &mut [u32],
-    scoring: &Scoring,
-    lists: &Negatives,
-    k: usize,
-) -> Result<()> {
+fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Buffer> {
     let (rows, m) = (scoring.rows(), lists.n);
-    let candidates = scan::lists_of_rows(lists);
-    if candidates.len() != rows * m
-        || best.len() != rows * k
-        || candidates.iter().any(|&i| i != NONE && i as usize >= scoring.items)
-    {
+    if lists.rows() != rows || !lists.fit_table(scoring.items) {
         return Err(Error::internal("the candidates do not fit the rows or the table"));
     }
-    if m == 0 {
-        return Ok(());
+    let mut ids = Buffer::sized(device, rows * k)?;
+    if rows * k == 0 {
+        return Ok(ids);
     }
-    let candidates = upload(runtime, &candidates)?;
-    let (mut s, mut ids) = (Buffer::empty(device), Buffer::empty(device));
-    s.resize(device, rows * m)?;
-    ids.resize(device, rows * k)?;
-    score::gather_on(runtime, &mut s, scoring, &candidates, m)?;
+    if m == 0 {
+        // Every byte of NONE.
+        runtime.fill(ids.memory_mut()?, 0xff)?;
+        return Ok(ids);
+    }
+    let candidates = propose::spread(device, runtime, lists)?;
+    let mut s = Buffer::sized(device, rows * m)?;
+    score::gather_on(runtime, &mut s, scoring, &candidates.ids, m)?;
     let sort = room(k, 128)?;
     let kernel = Kernel::new("score_topk", "topk_lists", &[("SORT", sort as i64)]);
-    let args = &mut [Arg::Out(&mut ids), Arg::In(&s), Arg::In(&candidates), Arg::U32(m as u32), Arg::U32(k as u32)];
+    let args = &mut [Arg::Out(&mut ids), Arg::In(&s), Arg::In(&candidates.ids), Arg::U32(m as u32), Arg::U32(k as u32)];
     runtime.launch(&kernel, Grid { shared_bytes: 8 * sort as u32, ..Grid::row(rows, 128) }, args)?;
-    best.copy_from_slice(&download::<u32>(runtime, &ids, rows * k)?);
-    Ok(())
+    Ok(ids)
 }
 
 /// ids (R,k) and, if asked for, scores (R,k) of the best items the rows may see; left on the machine.
@@ -163,7 +156,9 @@ pub fn cases() -> Vec<Case> {
                 let inputs = inputs(device, shape, kind, with_context)?;
                 let mut lists = case::lists(r, m, v, 2);
                 lists.drop = case::ids(6, r * m, 4).iter().map(|&x| x == 0).collect();
-                Ok(vec![Output::ids("ids", of_lists(device, &inputs.scoring(), &lists, k)?)])
+                let mut best = of_lists(device, &inputs.scoring(), &lists, k)?;
+                best.fetch(device)?;
+                Ok(vec![Output::ids("ids", best.ids)])
             }));
         }
     }
@@ -178,7 +173,9 @@ pub fn cases() -> Vec<Case> {
                     let sequences = batch.sequence_of_rows();
                     let untrained: Vec<u32> = (0..v as u32).filter(|i| i % 5 == 3).collect();
                     let hidden = Hidden { untrained: &untrained, exclude, batch: &batch, sequences: &sequences };
-                    Ok(vec![Output::ids("ids", of_catalogue(device, &inputs.scoring(), &hidden, k)?)])
+                    let mut best = of_catalogue(device, &inputs.scoring(), &hidden, k)?;
+                    best.fetch(device)?;
+                    Ok(vec![Output::ids("ids", best.ids)])
                 }));
             }
         }

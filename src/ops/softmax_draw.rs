@@ -19,14 +19,15 @@
 use std::ops::Range;
 
 use crate::data::batch::Batch;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::{self, Hidden, ITEMS};
 use crate::ops::case::{self, Case, Output, Values};
 use crate::ops::exclusion::Exclude;
-use crate::ops::negatives::Negatives;
+use crate::ops::negatives::{Negatives, Resident};
+use crate::ops::propose;
 use crate::ops::scan::{self, Tiles, Veil};
 use crate::ops::score::{self, Inputs, ScoreKind, Scoring, View, forms};
 use crate::ops::vector;
@@ -43,26 +44,23 @@ pub struct Rule<'a> {
     pub row_keys: &'a [u64],
 }
 
-/// ids (R,n) and the log-probability of each.
-pub struct Drawn {
-    pub ids: Vec<u32>,
-    pub log_q: Vec<f32>,
+/// `rows` empty lists.
+fn empty(rows: usize, n: usize) -> Negatives {
+    Negatives::of_rows(n, rows, vec![NONE; rows * n], vec![0.0; rows * n])
 }
 
-impl Drawn {
-    fn empty(rows: usize, n: usize) -> Drawn {
-        Drawn { ids: vec![NONE; rows * n], log_q: vec![0.0; rows * n] }
-    }
-    fn rows(&mut self, n: usize) -> Vec<(&mut [u32], &mut [f32])> {
-        self.ids.chunks_exact_mut(n.max(1)).zip(self.log_q.chunks_exact_mut(n.max(1))).collect()
-    }
+/// The slots and log-probabilities of each row.
+fn by_row(drawn: &mut Negatives) -> Vec<(&mut [u32], &mut [f32])> {
+    let n = drawn.n.max(1);
+    drawn.ids.chunks_exact_mut(n).zip(drawn.log_q.chunks_exact_mut(n)).collect()
 }
 
-/// From the lists of each row's group; `lists.log_q`, where present, holds `ln q`.
-pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, rule: &Rule) -> Result<Drawn> {
-    let mut drawn = Drawn::empty(rule.row_keys.len(), rule.n);
+/// n of each row with their log-probabilities, from the list of its group; `lists.log_q`, where present, holds `ln q`. What a
+/// machine draws stays there.
+pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, rule: &Rule) -> Result<Negatives> {
     dispatch!(device, T => {
-        let out = drawn.rows(rule.n);
+        let mut drawn = empty(rule.row_keys.len(), rule.n);
+        let out = by_row(&mut drawn);
         candidates::listed(&scoring.view::<T>()?, lists, out, |r, g, ids, s, (to, log_q): (&mut [u32], &mut [f32])| {
             let proposed = if lists.log_q.is_empty() { &[][..] } else { &lists.log_q[g * lists.n..(g + 1) * lists.n] };
             let mut weights = Weights::of_list(s, proposed, rule.beta);
@@ -79,20 +77,20 @@ pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, rule: &Ru
                 }
             }
         })?;
-    }, runtime => lists_on(device, &**runtime, &mut drawn, scoring, lists, rule)?);
-    Ok(drawn)
+        Ok(drawn)
+    }, runtime => lists_on(device, &**runtime, scoring, lists, rule))
 }
 
-/// From the whole catalogue.
-pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, rule: &Rule) -> Result<Drawn> {
-    let mut drawn = Drawn::empty(hidden.batch.rows(), rule.n);
+/// The same from the whole catalogue.
+pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, rule: &Rule) -> Result<Negatives> {
     dispatch!(device, T => {
+        let mut drawn = empty(hidden.batch.rows(), rule.n);
         let view = scoring.view::<T>()?;
         let take = |tiles: &mut Vec<f64>, _: usize, s: &mut [T]| tiles.push(log_sum_exp(s));
         let finish = |r, tiles: Vec<f64>, (to, log_q): (&mut [u32], &mut [f32])| two_steps(&view, hidden, rule, r, tiles, to, log_q);
-        candidates::scanned(&view, hidden, T::from_f64(rule.beta), drawn.rows(rule.n), Vec::new, take, finish)?;
-    }, runtime => catalogue_on(device, &**runtime, &mut drawn, scoring, hidden, rule)?);
-    Ok(drawn)
+        candidates::scanned(&view, hidden, T::from_f64(rule.beta), by_row(&mut drawn), Vec::new, take, finish)?;
+        Ok(drawn)
+    }, runtime => catalogue_on(device, &**runtime, scoring, hidden, rule))
 }
 
 /// Buffers of a draw on a machine.
@@ -110,71 +108,47 @@ impl There {
         log_q.resize(device, n)?;
         Ok(There { ids, log_q, keys: upload(runtime, rule.row_keys)? })
     }
-    fn read(&self, runtime: &dyn Runtime, drawn: &mut Drawn) -> Result<()> {
-        drawn.ids = download(runtime, &self.ids, self.ids.len())?;
-        drawn.log_q = download(runtime, &self.log_q, self.log_q.len())?;
-        Ok(())
+    fn lists(self, rule: &Rule) -> Negatives {
+        Negatives::of_rows_there(rule.n, rule.row_keys.len(), self.ids, Some(self.log_q))
     }
 }
 
 /// A list's weights live in global memory: 16 bytes per candidate.
-fn lists_on(
-    device: &Device,
-    runtime: &dyn Runtime,
-    drawn: &mut Drawn,
-    scoring: &Scoring,
-    lists: &Negatives,
-    rule: &Rule,
-) -> Result<()> {
+fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, rule: &Rule) -> Result<Negatives> {
     let (rows, m) = (rule.row_keys.len(), lists.n);
-    let candidates = scan::lists_of_rows(lists);
-    let outside = candidates.iter().any(|&i| i != NONE && i as usize >= scoring.items);
-    if scoring.rows() != rows || candidates.len() != rows * m || outside {
+    if scoring.rows() != rows || lists.rows() != rows || !lists.fit_table(scoring.items) {
         return Err(Error::internal("the candidates do not fit the rows or the table"));
     }
-    if drawn.ids.is_empty() || m == 0 {
-        return Ok(());
+    if rows * rule.n * m == 0 {
+        return Ok(empty(rows, rule.n));
     }
-    let candidates = upload(runtime, &candidates)?;
-    let rows_of = |g: usize| lists.range(g).map(move |_| &lists.log_q[g * m..(g + 1) * m]);
-    let proposed: Vec<f32> = match lists.log_q.is_empty() {
-        true => Vec::new(),
-        false => (0..lists.groups()).flat_map(rows_of).flatten().copied().collect(),
-    };
-    let proposed = (!proposed.is_empty()).then(|| upload(runtime, &proposed)).transpose()?;
+    let Resident { ids: candidates, log_q: proposed, .. } = &*propose::spread(device, runtime, lists)?;
     let [mut s, mut weights, mut sums] = [(); 3].map(|()| Buffer::empty(device));
     s.resize(device, rows * m)?;
     weights.resize(device, 2 * rows * m)?;
     sums.resize(device, 2 * rows * m)?;
-    score::gather_on(runtime, &mut s, scoring, &candidates, m)?;
+    score::gather_on(runtime, &mut s, scoring, candidates, m)?;
     let mut there = There::new(device, runtime, rule)?;
     // beta in two parts, because a kernel takes f32 and its weights are f64.
     let high = rule.beta as f32;
     let mut args = vec![Arg::Out(&mut there.ids), Arg::Out(&mut there.log_q), Arg::Out(&mut weights), Arg::Out(&mut sums)];
-    args.extend([Arg::In(&s), Arg::In(&candidates), scan::maybe(&proposed), Arg::In(&there.keys)]);
+    args.extend([Arg::In(&s), Arg::In(candidates), scan::maybe(proposed), Arg::In(&there.keys)]);
     args.extend([m, rule.n].map(|size| Arg::U32(size as u32)));
     args.extend([high, (rule.beta - f64::from(high)) as f32].map(Arg::F32));
     args.extend(rule.draws.parts().map(Arg::U32));
     let kernel = Kernel::new("softmax_draw", "softmax_draw_lists", &[("REPLACE", i64::from(rule.replace))]);
     runtime.launch(&kernel, Grid::row(rows, 128), &mut args)?;
-    there.read(runtime, drawn)
+    Ok(there.lists(rule))
 }
 
-fn catalogue_on(
-    device: &Device,
-    runtime: &dyn Runtime,
-    drawn: &mut Drawn,
-    scoring: &Scoring,
-    hidden: &Hidden,
-    rule: &Rule,
-) -> Result<()> {
+fn catalogue_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, hidden: &Hidden, rule: &Rule) -> Result<Negatives> {
     scoring.check()?;
     let (rows, items) = (rule.row_keys.len(), scoring.items);
     if scoring.rows() != rows || hidden.batch.rows() != rows {
         return Err(Error::internal("the scan does not fit the rows"));
     }
-    if drawn.ids.is_empty() || items == 0 {
-        return Ok(());
+    if rows * rule.n * items == 0 {
+        return Ok(empty(rows, rule.n));
     }
     let veil = Veil::of_batch(runtime, hidden, items)?;
     let tiles = items.div_ceil(ITEMS);
@@ -207,7 +181,7 @@ fn catalogue_on(
     let mut defines = scan::gathered(scoring)?;
     defines.extend([("ITEMS", ITEMS as i64), ("REPLACE", i64::from(rule.replace))]);
     runtime.launch(&Kernel::new("softmax_draw", "softmax_draw_catalogue", &defines), Grid::row(rows, 128), &mut args)?;
-    there.read(runtime, drawn)
+    Ok(there.lists(rule))
 }
 
 fn rule_of(batch: &Batch, n: usize, replace: bool) -> Rule<'_> {
@@ -226,7 +200,8 @@ pub fn cases() -> Vec<Case> {
         ([3, 4099, 8], 130, true),
         ([2, 2049, 3], 9, false),
     ];
-    let output = |drawn: Drawn| {
+    let output = |device: &Device, mut drawn: Negatives| {
+        drawn.fetch(device)?;
         let log_q = Values::Reals(drawn.log_q.iter().map(|&x| f64::from(x)).collect());
         Ok(vec![Output::ids("ids", drawn.ids), Output { name: "log_q", values: log_q }])
     };
@@ -241,7 +216,7 @@ pub fn cases() -> Vec<Case> {
                 let mut lists = case::lists(r, m, v, 2);
                 lists.log_q = case::noise(5, lists.ids.len()).iter().map(|&x| x as f32 - 3.0).collect();
                 lists.drop = case::ids(6, r * m, 4).iter().map(|&x| x == 0).collect();
-                output(of_lists(device, &inputs.scoring(), &lists, &rule_of(&case::batch(r, v), n, replace))?)
+                output(device, of_lists(device, &inputs.scoring(), &lists, &rule_of(&case::batch(r, v), n, replace))?)
             }));
         }
     }
@@ -257,7 +232,7 @@ pub fn cases() -> Vec<Case> {
                     let sequences = batch.sequence_of_rows();
                     let untrained: Vec<u32> = (0..v as u32).filter(|i| i % 5 == 3).collect();
                     let hidden = Hidden { untrained: &untrained, exclude, batch: &batch, sequences: &sequences };
-                    output(of_catalogue(device, &inputs.scoring(), &hidden, &rule_of(&batch, n, replace))?)
+                    output(device, of_catalogue(device, &inputs.scoring(), &hidden, &rule_of(&batch, n, replace))?)
                 }));
             }
         }

@@ -18,6 +18,7 @@
 //! gives every item of positive weight at least one.
 
 use crate::error::{Code, Error, Result};
+use crate::ops::propose::Columns;
 
 const TOTAL: u64 = 1 << 63;
 
@@ -39,6 +40,10 @@ impl Alias {
         let b = b.max(1);
         let columns = fill(&mass, b);
         Ok(Alias { threshold_bits: 64 - b, columns, mass })
+    }
+    /// The table as a machine is given it.
+    pub fn twin(&self) -> Columns<'_> {
+        Columns { threshold_bits: self.threshold_bits, columns: &self.columns, mass: &self.mass }
     }
     /// The item of a uniform word.
     #[inline]

@@ -15,6 +15,7 @@
 //! exclusion and mixture included. `propose/draw.rs` says how.
 
 mod alias;
+mod cases;
 pub mod diagnosis;
 mod knowledge;
 pub mod memory;
@@ -28,8 +29,9 @@ mod select;
 mod tests;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+pub use cases::cases;
 pub use knowledge::{Attributes, Clusters, Explicit, Knowledge};
 pub use plan::Plan;
 pub use preset::Preset;
@@ -40,6 +42,7 @@ use crate::data::batch::Batch;
 use crate::device::Device;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::negatives::Negatives;
+use crate::ops::propose::{Laws, Mixed};
 use crate::ops::score::Scoring;
 use knowledge::Catalogue;
 use mix::Mix;
@@ -65,6 +68,8 @@ pub struct Sampler {
     catalogue: Arc<Catalogue>,
     /// One per proposal of the plan; empty for the whole catalogue.
     proposals: Vec<Box<dyn Propose>>,
+    /// The laws of the proposals in the memory of the machine that drew last.
+    laws: Mutex<Option<Arc<Laws>>>,
     select: Box<dyn Select>,
     /// (V) see `Choice::priors`.
     priors: Vec<f32>,
@@ -120,7 +125,7 @@ impl Sampler {
         let users = knowledge.train_end.len().max(1) as f64;
         let prior = |&events: &u32| (f64::from(events) / users).min(0.999) as f32;
         let priors = if select.needs_priors() { knowledge.train_counts.iter().map(prior).collect() } else { Vec::new() };
-        Ok(Sampler { plan, seed, catalogue, proposals, select, priors, mix, weigh })
+        Ok(Sampler { plan, seed, catalogue, proposals, laws: Mutex::new(None), select, priors, mix, weigh })
     }
 
     /// Whether `draw` must be given the current model's scoring.
@@ -174,15 +179,15 @@ impl Sampler {
         describe(&self.plan)
     }
 
-    /// The negatives of `batch`. Errors: D0302 when a user has seen the whole catalogue; G0502 when the device has no kernel
-    /// for a stage that scores.
+    /// The negatives of `batch`. Those that a machine makes stay in its memory, unless a later stage needs them on the host.
+    /// Errors: D0302 when a user has seen the whole catalogue; G0502 when the device has no kernel for a stage that scores.
     pub fn draw(&self, device: &Device, batch: &Batch, scoring: Option<&Scoring>, moment: Moment) -> Result<Negatives> {
         if self.needs_scores() && scoring.is_none() {
             return Err(Error::internal("this sampler needs scores and was given none"));
         }
         let candidates = match self.proposals.is_empty() {
             true => Candidates::Catalogue,
-            false => Candidates::Listed(self.propose(batch, moment)?),
+            false => Candidates::Listed(self.propose(device, batch, moment)?),
         };
         let choice = Choice {
             device,
@@ -202,16 +207,17 @@ impl Sampler {
             mix.mix(&choice, &mut negatives)?;
         }
         if let Some(weigh) = &self.weigh {
+            negatives.fetch(device)?;
             weigh.weigh(&choice, &mut negatives)?;
         }
         if !self.plan.log_q() {
-            negatives.log_q = Vec::new();
+            negatives.forget_log_q();
         }
         Ok(negatives)
     }
 
     /// The propose stage alone.
-    fn propose(&self, batch: &Batch, moment: Moment) -> Result<Negatives> {
+    fn propose(&self, device: &Device, batch: &Batch, moment: Moment) -> Result<Negatives> {
         let rules = Rules {
             catalogue: &self.catalogue,
             scope: self.plan.scope,
@@ -223,17 +229,37 @@ impl Sampler {
             epoch_index: moment.epoch_index,
             batch_index: moment.batch_index,
         };
+        let there = if self.select.takes_resident() { self.laws_on(device)? } else { None };
+        let draw = |law: &dyn Propose, mixed: Option<Mixed>| {
+            let drawn = there.as_ref().map(|laws| propose::propose_there(device, laws, law, mixed, &rules, batch)).transpose()?;
+            drawn.flatten().map_or_else(|| propose::propose(law, &rules, batch), Ok)
+        };
         match &self.proposals[..] {
-            [single] => propose::propose(single.as_ref(), &rules, batch),
+            [single] => draw(single.as_ref(), None),
             several => {
                 let shares: Vec<f64> = self.plan.propose.iter().map(|(_, p)| p.number("share", moment.epoch)).collect();
                 if shares.iter().sum::<f64>() <= 0.0 {
                     return Err(Error::new(Code::C0205, format!("all shares of the mixture are zero at epoch {}", moment.epoch)));
                 }
                 let mixture = Mixture::new(several.iter().map(AsRef::as_ref).collect(), &shares);
-                propose::propose(&mixture, &rules, batch)
+                draw(&mixture, Some(mixture.mixed()))
             }
         }
+    }
+
+    /// The proposals' laws in a machine's memory, copied there once; none for the plain path, or where a law is the host's alone.
+    fn laws_on(&self, device: &Device) -> Result<Option<Arc<Laws>>> {
+        let Device::Machine(runtime) = device else { return Ok(None) };
+        let Some(twins) = self.proposals.iter().map(|law| law.twin()).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let mut kept = self.laws.lock().map_err(|_| Error::internal("a thread that drew negatives failed"))?;
+        if let Some(laws) = kept.as_ref().filter(|laws| laws.are_on(runtime)) {
+            return Ok(Some(laws.clone()));
+        }
+        let trained: Vec<u32> =
+            if self.catalogue.len() < self.catalogue.items() { self.catalogue.iter().collect() } else { Vec::new() };
+        let laws = Arc::new(Laws::new(runtime, &twins, &trained, self.catalogue.len())?);
+        *kept = Some(laws.clone());
+        Ok(Some(laws))
     }
 }
 

@@ -249,8 +249,10 @@ impl Trainer {
             let (from, to) = (split.train_end[user as usize] as usize, log.offsets()[user as usize + 1] as usize);
             &log.event_items()[from..to]
         };
+        let mut negatives = negatives.clone();
+        negatives.fetch(&self.device)?;
         let (device, batch, scoring, seed) = (&self.device, asked, &self.model.scoring(), self.config.train.seed);
-        Evidence { device, batch, scoring, negatives, deciles: &self.deciles, future, seed, step }.diagnose()
+        Evidence { device, batch, scoring, negatives: &negatives, deciles: &self.deciles, future, seed, step }.diagnose()
     }
 
     /// Waits for the machine at the end of every stage, so that each is timed by itself; costs a little overlap.
@@ -276,7 +278,10 @@ impl Trainer {
         let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
         let scoring = self.model.scoring();
         let draw = |sampler: &Sampler| sampler.draw(&self.device, asked, Some(&scoring), moment);
-        let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
+        let mut negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
+        if let Some(negatives) = negatives.as_mut().filter(|_| self.touched.is_some()) {
+            negatives.fetch(&self.device)?;
+        }
         stages.sample = lap.ends()?;
         if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
             self.diagnosis = Some(self.diagnose(asked, negatives, step)?);

@@ -80,7 +80,12 @@ fn launched() -> Option<Vec<Kernel>> {
     };
     let recording = Arc::new(Recording { machine, kernels: Mutex::default(), launched: Mutex::default() });
     let device = Device::Machine(recording.clone());
-    for case in hardneg::ops::cases().into_iter().chain(hardneg::loss::cases()).chain(hardneg::optim::cases()) {
+    for case in hardneg::ops::cases()
+        .into_iter()
+        .chain(hardneg::sampling::cases())
+        .chain(hardneg::loss::cases())
+        .chain(hardneg::optim::cases())
+    {
         (case.run)(&device).unwrap_or_else(|e| panic!("{} {}: {e}", case.operation, case.shape));
     }
     let mut files = BTreeMap::new();

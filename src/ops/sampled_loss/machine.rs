@@ -57,13 +57,8 @@ impl Job<'_> {
         let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
         let targets = upload(runtime, self.targets)?;
         let groups = upload(runtime, &n.groups_of_rows())?;
-        let ids = upload(runtime, &n.ids)?;
-        let (log_q, weight, toward) = (optional(&n.log_q)?, optional(&n.weight)?, optional(&n.toward_positive)?);
-        let row_weight = optional(&n.row_weight)?;
-        let mut drop: Vec<u8> = n.drop.iter().map(|&d| u8::from(d)).collect();
-        // A buffer counts in numbers of four bytes.
-        drop.resize(drop.len().next_multiple_of(4), 0);
-        let drop = (!drop.is_empty()).then(|| upload(runtime, &drop)).transpose()?;
+        let lists = n.on(runtime)?;
+        let (weight, row_weight, toward) = (optional(&n.weight)?, optional(&n.row_weight)?, optional(&n.toward_positive)?);
 
         let (loss, correction, numbers) = self.twin.define();
         let mut defines = scan::gathered(scoring)?;
@@ -78,7 +73,7 @@ impl Job<'_> {
             beta.as_mut().map_or(Arg::None, Arg::Out),
         ];
         args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
-        args.extend([Arg::In(&groups), Arg::In(&ids), scan::maybe(&log_q), scan::maybe(&drop)]);
+        args.extend([Arg::In(&groups), Arg::In(&lists.ids), scan::maybe(&lists.log_q), scan::maybe(&lists.drop)]);
         args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
         args.extend([scan::heat(scoring), self.scale].map(Arg::F32));
@@ -87,7 +82,8 @@ impl Job<'_> {
         runtime.launch(&kernel, Grid::row(rows.div_ceil(4), 128), &mut args)?;
 
         let records = Records { alpha: &alpha, beta: beta.as_ref(), slots, wrong: self.wrong.filter(|_| self.w > 0), w: self.w };
-        let slots = Slots { targets: &targets, groups: &groups, ids: &ids, drop: drop.as_ref(), rows, n: n.n, w: self.w };
+        let (ids, drop) = (&lists.ids, lists.drop.as_ref());
+        let slots = Slots { targets: &targets, groups: &groups, ids, drop, rows, n: n.n, w: self.w };
         let grouped = group::by_key(device, runtime, group::items(device, runtime, &slots, scoring.items)?, scoring.items)?;
         table_gradient::of_records(device, runtime, grads.table, scoring, &records, &grouped)?;
         loss_total::read(runtime, &losses, rows)

@@ -15,7 +15,7 @@ use crate::sampling::knowledge::Knowledge;
 use crate::sampling::registry::{Declared, Params, Stage};
 use crate::sampling::select::Choice;
 
-/// What becomes of the negatives that were kept.
+/// What becomes of the negatives that were kept. Their lists may lie in a machine's memory: a mix adds to them and reads none.
 pub trait Mix: Send + Sync {
     fn mix(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()>;
     /// Wrong contexts it adds to every row, W.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::{Place, Propose};
 use crate::error::{Code, Error, Result};
+use crate::ops::propose::Law;
 use crate::rng::below;
 use crate::sampling::alias::Alias;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
@@ -70,6 +71,9 @@ impl Propose for Cluster {
             0 => self.catalogue.item(below(words[1], self.catalogue.len() as u64) as u32),
             entry => table.items[entry as usize - 1],
         }
+    }
+    fn twin(&self) -> Option<Law<'_>> {
+        Some(Law::Clustered(self.tables.iter().map(|table| (table.alias.twin(), &table.items[..])).collect()))
     }
     fn prob(&self, place: &Place, item: u32) -> f64 {
         if !self.catalogue.contains(item) {

@@ -78,6 +78,33 @@ pub fn propose(law: &dyn Propose, rules: &Rules, batch: &Batch) -> Result<Negati
     Ok(negatives)
 }
 
+/// The probability that is left to every group of the batch, `1 - q(excluded)`.
+pub fn lefts(law: &dyn Propose, rules: &Rules, batch: &Batch, frequencies: Option<&Frequencies>) -> Result<Vec<f64>> {
+    let draw = Draw { law, rules, batch, frequencies, words: law.words() };
+    let left = |worker: &mut Worker, group: &Group| {
+        let visited = draw.visited(worker, group);
+        draw.left(worker, group, &Place { visited: visited.as_deref(), ..group.place })
+    };
+    if rules.scope == Scope::Batch {
+        return Ok(vec![left(&mut draw.worker(), &draw.whole())]);
+    }
+    let of_sequences: Vec<Result<Vec<f64>>> = (0..batch.sequences())
+        .into_par_iter()
+        .map_init(
+            || draw.worker(),
+            |worker, b| {
+                let mut lefts = Vec::new();
+                draw.groups(worker, b, |worker, group, _| {
+                    lefts.push(left(worker, group));
+                    Ok(())
+                })?;
+                Ok(lefts)
+            },
+        )
+        .collect();
+    Ok(of_sequences.into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
 struct Draw<'a> {
     law: &'a dyn Propose,
     rules: &'a Rules<'a>,
@@ -119,16 +146,57 @@ struct Group<'a> {
 }
 
 impl Draw<'_> {
+    fn worker(&self) -> Worker {
+        let excluded = Bits::new(self.rules.catalogue.items());
+        Worker { excluded, rest: None, remaining: Vec::new(), visited: None }
+    }
+
+    fn place(&self, cluster: u32, target: u32, user: u32, event: u64) -> Place<'_> {
+        Place { cluster, batch: self.frequencies, target, user, event, epoch: self.rules.epoch_index, visited: None }
+    }
+
+    /// The one group of a batch that shares its draw.
+    fn whole(&self) -> Group<'_> {
+        let place = self.place(0, NONE, NONE, u64::MAX);
+        Group { key: self.rules.batch_index, place, user: NONE, sequence: &[], extra: None }
+    }
+
+    /// Visits the groups of sequence `b` in their order, with what each excludes marked for it.
+    fn groups(
+        &self,
+        worker: &mut Worker,
+        b: usize,
+        mut visit: impl FnMut(&mut Worker, &Group, usize) -> Result<()>,
+    ) -> Result<()> {
+        let (rules, batch) = (self.rules, self.batch);
+        let (user, sequence) = (batch.users[b], rules.exclude.of_sequence(batch, b));
+        sequence.iter().for_each(|&i| worker.excluded.insert(i));
+        let result = match rules.scope {
+            Scope::Sequence => {
+                let place = self.place(0, NONE, user, u64::MAX);
+                visit(worker, &Group { key: u64::from(user), place, user, sequence, extra: None }, 0)
+            }
+            _ => batch.range(b).enumerate().try_for_each(|(t, r)| {
+                let extra = rules.exclude.of_row(batch, r, &worker.excluded);
+                let cluster = batch.target_clusters.get(r).copied().unwrap_or(0);
+                let place = self.place(cluster, batch.targets[r], user, batch.row_keys[r]);
+                extra.iter().for_each(|&i| worker.excluded.insert(i));
+                let result = visit(worker, &Group { key: batch.row_keys[r], place, user, sequence, extra }, t);
+                extra.iter().for_each(|&i| worker.excluded.remove(i));
+                result
+            }),
+        };
+        sequence.iter().for_each(|&i| worker.excluded.remove(i));
+        worker.rest = None;
+        worker.remaining.clear();
+        worker.visited = None;
+        result
+    }
+
     fn all(&self, ids: &mut [u32], log_q: &mut [f32]) -> Result<()> {
         let (rules, batch) = (self.rules, self.batch);
-        let worker = || Worker { excluded: Bits::new(rules.catalogue.items()), rest: None, remaining: Vec::new(), visited: None };
-        let epoch = rules.epoch_index;
-        let place =
-            |cluster, target, user, event| Place { cluster, batch: self.frequencies, target, user, event, epoch, visited: None };
         if rules.scope == Scope::Batch {
-            let group =
-                Group { key: rules.batch_index, place: place(0, NONE, NONE, u64::MAX), user: NONE, sequence: &[], extra: None };
-            return self.group(&mut worker(), &group, ids, log_q);
+            return self.group(&mut self.worker(), &self.whole(), ids, log_q);
         }
         // One piece of the output per sequence; sequences are independent, so the pieces may be filled in any order.
         let mut pieces = Vec::with_capacity(batch.sequences());
@@ -142,35 +210,16 @@ impl Draw<'_> {
         }
         let results: Vec<Result<()>> = pieces
             .into_par_iter()
-            .map_init(worker, |worker, (b, ids, log_q)| {
-                let sequence = rules.exclude.of_sequence(batch, b);
-                sequence.iter().for_each(|&i| worker.excluded.insert(i));
-                let user = batch.users[b];
-                let result = match rules.scope {
-                    Scope::Sequence => {
-                        let group =
-                            Group { key: u64::from(user), place: place(0, NONE, user, u64::MAX), user, sequence, extra: None };
-                        self.group(worker, &group, ids, log_q)
-                    }
-                    _ => batch.range(b).enumerate().try_for_each(|(t, r)| {
-                        let extra = rules.exclude.of_row(batch, r, &worker.excluded);
-                        let cluster = batch.target_clusters.get(r).copied().unwrap_or(0);
-                        let place = place(cluster, batch.targets[r], user, batch.row_keys[r]);
-                        let group = Group { key: batch.row_keys[r], place, user, sequence, extra };
+            .map_init(
+                || self.worker(),
+                |worker, (b, ids, log_q)| {
+                    self.groups(worker, b, |worker, group, t| {
                         let slots = t * rules.n..(t + 1) * rules.n;
                         let log_q = if rules.log_q { &mut log_q[slots.clone()] } else { &mut [][..] };
-                        extra.iter().for_each(|&i| worker.excluded.insert(i));
-                        let result = self.group(worker, &group, &mut ids[slots], log_q);
-                        extra.iter().for_each(|&i| worker.excluded.remove(i));
-                        result
-                    }),
-                };
-                sequence.iter().for_each(|&i| worker.excluded.remove(i));
-                worker.rest = None;
-                worker.remaining.clear();
-                worker.visited = None;
-                result
-            })
+                        self.group(worker, group, &mut ids[slots], log_q)
+                    })
+                },
+            )
             .collect();
         results.into_iter().collect()
     }
@@ -286,25 +335,30 @@ impl Draw<'_> {
         Ok(rest.items[at])
     }
 
-    /// `ln q(i) - ln(1 - q(excluded))` of every slot; 0 for an empty one, which no loss reads.
-    fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
+    /// The probability that is left to a group, `1 - q(excluded)`.
+    fn left(&self, worker: &mut Worker, group: &Group, place: &Place) -> f64 {
         let of = self.key(group);
-        let visited = self.visited(worker, group);
-        let place = Place { visited: visited.as_deref(), ..group.place };
         let known = worker.remaining.iter().find(|(key, _)| *key == of).map(|r| r.1);
-        let left = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let left = match group.extra {
-                None => self.law.remaining(&place, group.sequence),
+                None => self.law.remaining(place, group.sequence),
                 Some(extra) => {
                     let all: Vec<u32> = group.sequence.iter().copied().chain([extra]).collect();
-                    self.law.remaining(&place, &all)
+                    self.law.remaining(place, &all)
                 }
             };
             if group.extra.is_none() {
                 worker.remaining.push((of, left));
             }
             left
-        });
+        })
+    }
+
+    /// `ln q(i) - ln(1 - q(excluded))` of every slot; 0 for an empty one, which no loss reads.
+    fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
+        let visited = self.visited(worker, group);
+        let place = Place { visited: visited.as_deref(), ..group.place };
+        let left = self.left(worker, group, &place);
         let drawn: Vec<u32> = ids.iter().copied().filter(|&id| id != NONE).collect();
         let mut probs = vec![0.0; drawn.len()];
         self.law.prob_many(&place, &drawn, &mut probs);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Place, Propose};
 use crate::error::Result;
 use crate::ids::NONE;
+use crate::ops::propose::Law;
 use crate::rng::below;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Need, Params, Stage};
@@ -52,6 +53,10 @@ impl<'a> Frequencies<'a> {
         }
         Frequencies { targets, items, counts }
     }
+    /// The targets, and the distinct ones ascending with how often they occur.
+    pub fn lists(&self) -> (&[u32], &[u32], &[u32]) {
+        (self.targets, &self.items, &self.counts)
+    }
     pub fn count(&self, item: u32) -> u32 {
         self.items.binary_search(&item).map_or(0, |at| self.counts[at])
     }
@@ -69,6 +74,9 @@ impl Propose for InBatch {
             Some(batch) if !batch.targets.is_empty() => batch.targets[below(words[0], batch.targets.len() as u64) as usize],
             _ => NONE,
         }
+    }
+    fn twin(&self) -> Option<Law<'_>> {
+        Some(Law::Batch)
     }
     fn prob(&self, place: &Place, item: u32) -> f64 {
         place.batch.map_or(0.0, |b| f64::from(b.count(item)) / b.targets.len() as f64)

@@ -9,6 +9,7 @@
 //! curve. Source: mixed negative sampling (Yang et al., WWW 2020).
 
 use super::{Place, Propose};
+use crate::ops::propose::Mixed;
 
 /// A mixture at one moment of training.
 pub struct Mixture<'a> {
@@ -38,6 +39,13 @@ impl<'a> Mixture<'a> {
         let shares = (0..shares.len()).map(|c| if c > last { 0.0 } else { exact(c) }).collect();
         bounds.truncate(last);
         Mixture { parts, shares, bounds }
+    }
+}
+
+impl Mixture<'_> {
+    /// What a machine is told of it besides its parts.
+    pub fn mixed(&self) -> Mixed<'_> {
+        Mixed { bounds: &self.bounds, shares: &self.shares }
     }
 }
 

@@ -14,6 +14,7 @@ mod mixture;
 mod neighbours;
 mod one_of_group;
 mod popularity;
+mod resident;
 mod same_attribute;
 mod transition_neighbours;
 mod uniform;
@@ -24,8 +25,10 @@ use std::sync::Arc;
 pub use draw::{Rules, propose};
 pub use in_batch::Frequencies;
 pub use mixture::Mixture;
+pub use resident::propose_there;
 
 use crate::error::Result;
+use crate::ops::propose::Law;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Need, Params, Stage};
 
@@ -55,6 +58,10 @@ pub trait Propose: Send + Sync {
     fn words(&self) -> usize;
     /// The item of `self.words()` uniform words.
     fn draw(&self, place: &Place, words: &[u64]) -> u32;
+    /// The same law as `kernels/propose.cu` knows it; absent for one that only the host draws from.
+    fn twin(&self) -> Option<Law<'_>> {
+        None
+    }
     /// The probability of `item`, exactly that of `draw`.
     fn prob(&self, place: &Place, item: u32) -> f64;
     /// `1 - sum of prob over excluded` (distinct items), without cancellation.

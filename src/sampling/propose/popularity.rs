@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::{Place, Propose};
 use crate::error::Result;
+use crate::ops::propose::Law;
 use crate::sampling::alias::Alias;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Param, Params, Stage};
@@ -65,6 +66,9 @@ impl Propose for Popularity {
     #[inline]
     fn draw(&self, _: &Place, words: &[u64]) -> u32 {
         self.alias.draw(words[0])
+    }
+    fn twin(&self) -> Option<Law<'_>> {
+        Some(Law::Fixed(self.alias.twin()))
     }
     fn prob(&self, _: &Place, item: u32) -> f64 {
         self.alias.prob(item)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Place, Propose};
 use crate::error::Result;
+use crate::ops::propose::Law;
 use crate::rng::below;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Params, Stage};
@@ -42,6 +43,9 @@ impl Propose for Uniform {
     #[inline]
     fn draw(&self, _: &Place, words: &[u64]) -> u32 {
         self.catalogue.item(below(words[0], self.catalogue.len() as u64) as u32)
+    }
+    fn twin(&self) -> Option<Law<'_>> {
+        Some(Law::Uniform)
     }
     fn prob(&self, _: &Place, item: u32) -> f64 {
         if self.catalogue.contains(item) { 1.0 / self.catalogue.len() as f64 } else { 0.0 }

@@ -28,6 +28,9 @@ impl Select for All {
     fn needs_scores(&self) -> bool {
         false
     }
+    fn takes_resident(&self) -> bool {
+        true
+    }
     fn select(&self, _: &Choice, candidates: Candidates) -> Result<Negatives> {
         match candidates {
             Candidates::Listed(negatives) => Ok(negatives),

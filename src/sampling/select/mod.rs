@@ -76,6 +76,10 @@ pub trait Select: Send + Sync {
     fn takes_catalogue(&self) -> bool {
         false
     }
+    /// Whether it can choose from lists that lie in a machine's memory; others decide on the host.
+    fn takes_resident(&self) -> bool {
+        false
+    }
     /// Whether the current model's scores are needed.
     fn needs_scores(&self) -> bool {
         true
@@ -217,6 +221,5 @@ fn hidden<R>(choice: &Choice, scan: impl FnOnce(&Hidden) -> Result<R>) -> Result
 }
 
 fn one_group_per_row(choice: &Choice, ids: Vec<u32>, log_q: Vec<f32>) -> Negatives {
-    let group_offsets = (0..=choice.batch.rows() as u32).collect();
-    Negatives { n: choice.negatives, group_offsets, ids, log_q, ..Negatives::default() }
+    Negatives::of_rows(choice.negatives, choice.batch.rows(), ids, log_q)
 }

@@ -5,7 +5,7 @@
 //! over them, and dividing by the proposal's probability makes them stand for the catalogue whatever the proposal prefers. The
 //! log-probability handed on is that of the draw given the candidates.
 
-use super::{Candidates, Choice, Select, hidden, one_group_per_row};
+use super::{Candidates, Choice, Select, hidden};
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
 use crate::ops::softmax_draw::{self, Rule};
@@ -58,6 +58,9 @@ impl Select for SoftmaxDraw {
     fn takes_catalogue(&self) -> bool {
         true
     }
+    fn takes_resident(&self) -> bool {
+        true
+    }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
         let scoring = choice.scoring()?;
         let rule = Rule {
@@ -67,10 +70,13 @@ impl Select for SoftmaxDraw {
             draws: Draws::new(choice.seed, Stream::Select, 0, choice.epoch_index),
             row_keys: &choice.batch.row_keys,
         };
-        let drawn = match candidates {
+        let mut drawn = match candidates {
             Candidates::Listed(lists) => softmax_draw::of_lists(choice.device, scoring, &lists, &rule)?,
             Candidates::Catalogue => hidden(choice, |hidden| softmax_draw::of_catalogue(choice.device, scoring, hidden, &rule))?,
         };
-        Ok(one_group_per_row(choice, drawn.ids, if choice.log_q { drawn.log_q } else { Vec::new() }))
+        if !choice.log_q {
+            drawn.forget_log_q();
+        }
+        Ok(drawn)
     }
 }

@@ -4,7 +4,7 @@
 //! item once). With the proposal `catalogue` the whole training catalogue is scanned. What is kept is certain given the
 //! candidates, so there is no log-probability.
 
-use super::{Candidates, Choice, Select, hidden, one_group_per_row};
+use super::{Candidates, Choice, Select, hidden};
 use crate::error::Result;
 use crate::ops::negatives::Negatives;
 use crate::ops::score_topk;
@@ -38,12 +38,14 @@ impl Select for TopK {
     fn takes_catalogue(&self) -> bool {
         true
     }
+    fn takes_resident(&self) -> bool {
+        true
+    }
     fn select(&self, choice: &Choice, candidates: Candidates) -> Result<Negatives> {
         let (k, scoring) = (choice.negatives, choice.scoring()?);
-        let ids = match candidates {
-            Candidates::Listed(lists) => score_topk::of_lists(choice.device, scoring, &lists, k)?,
-            Candidates::Catalogue => hidden(choice, |hidden| score_topk::of_catalogue(choice.device, scoring, hidden, k))?,
-        };
-        Ok(one_group_per_row(choice, ids, Vec::new()))
+        match candidates {
+            Candidates::Listed(lists) => score_topk::of_lists(choice.device, scoring, &lists, k),
+            Candidates::Catalogue => hidden(choice, |hidden| score_topk::of_catalogue(choice.device, scoring, hidden, k)),
+        }
     }
 }

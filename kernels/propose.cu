@@ -1,0 +1,264 @@
+// Items drawn from laws that no score enters, without what a row excludes: the twin of src/sampling/propose/draw.rs.
+//
+//   propose           a draw for every slot; an excluded item is drawn again, at most ATTEMPTS times, then the rest of the catalogue
+//                     is enumerated and drawn from by its cumulative law: q(i) / (1 - q(excluded)) either way
+//   propose_distinct  the same, and no item twice in a group: slots are filled one after the other
+//   propose_drop      of lists that rows share: which slots a row must not count
+//   propose_spread    lists that rows share, written out for every row
+//
+// A law is an alias table of integers (FIXED), one per time cluster over "any item" and the cluster's own (CLUSTERED), the
+// catalogue (UNIFORM) or the batch (BATCH); several are a mixture, whose first word picks one of them.
+//
+// Shapes       ids, log_q (G,N)  laws (P,4): kind, bound of the first word, share, where in `table`  table: see src/ops/propose.rs
+//              catalogue (T) or null (every item)  targets (R)  items, counts (F): the distinct targets, ascending
+//              keys, log_left (G)  clusters (G)  extents (G,2) of `seen`  barred (G): one more excluded item
+//              drop (R,N) bytes  groups (R)  of propose_drop and propose_spread: extents, barred of rows
+// Launch       propose: a thread per slot, 128 a block; propose_distinct: a warp per group, 4 a block; drop, spread: a thread per
+//              (row, slot), 256 a block
+// Traffic      4 G N written, 8 more with log_q; a table read and log2 of the seen items for each draw, from L2
+//   propose: reads at most 4 |laws| + 4 |table| + 4 |catalogue| + 4 |targets| + 4 |items| + 4 |counts| + 4 |keys| + 4 |clusters| + 4 |extents| + 4 |seen| + 4 |barred| + 4 |log_left|, writes 4 G N + 4 |log_q|
+//   propose_distinct: reads at most 4 G N + 4 |laws| + 4 |table| + 4 |catalogue| + 4 |targets| + 4 |items| + 4 |counts| + 4 |keys| + 4 |clusters| + 4 |extents| + 4 |seen| + 4 |barred| + 4 |log_left|, writes 4 G N + 4 |log_q|
+//   propose_drop: reads at most 4 |ids| + 4 |groups| + 4 |extents| + 4 |seen| + 4 |targets|, writes R N
+//   propose_spread: reads at most 4 |ids| + 4 |log_q| + 4 |drop| + 4 |groups|, writes 4 |ids_of_rows| + 4 |log_q_of_rows|
+// Numerics     integers and f64, in the order of the plain path: ids are its ids; log_q to a unit in the last place
+// Determinism  a function of (seed, epoch, key, slot, law)
+// Source       alias method: Walker 1977, Vose 1991; successive sampling: Efraimidis and Spirakis 2006
+#define ROOMY , 1
+#include "device.cuh"
+#include "philox.cuh"
+
+static constexpr u32 NONE = ~0u, ATTEMPTS = 32, ENUMERATED = 128;
+static constexpr double MASS = 1.0 / 9223372036854775808.0;  // a table's masses sum to 2^63
+enum { UNIFORM, FIXED, BATCH, CLUSTERED };
+
+struct Law { u64 kind, bound; double share; u64 at; };
+
+// First of `n` ascending numbers that is not below x.
+__device__ inline u32 lower_bound(const u32* list, u32 n, u32 x) {
+  u32 first = 0;
+  while (n > 0) {
+    u32 half = n / 2;
+    bool below = list[first + half] < x;
+    first += below ? half + 1 : 0;
+    n = below ? n - half - 1 : half;
+  }
+  return first;
+}
+
+// Where a law of its own is drawn from a word (src/sampling/alias.rs).
+struct Alias {
+  const u64* head;  // bits of a threshold, columns, entries; then the columns, the masses, and a cluster's items
+
+  __device__ u32 draw(u64 word) const {
+    u32 bits = (u32)head[0];
+    u64 x = word >> 1, column = x >> (bits - 1), coin = x & (((u64)1 << (bits - 1)) - 1);
+    u64 held = head[3 + column];
+    return (u32)(coin < (held & (((u64)1 << bits) - 1)) ? column : held >> bits);
+  }
+  __device__ double prob(u32 entry) const { return (double)head[3 + head[1] + entry] * MASS; }
+  __device__ const u64* items() const { return head + 3 + head[1] + head[2]; }
+};
+
+// The words of a slot: one, shared with its neighbour, two, or a third from another lane.
+struct SlotWords {
+  u64 a, b, c;
+
+  __device__ SlotWords(Draws draws, u32 attempt, u64 key, u32 slot, u32 count) {
+    draws.word3 |= attempt << 16;
+    Words x = words(draws, key << 20 | (count == 1 ? slot >> 1 : slot));
+    u64 low = (u64)x.w[1] << 32 | x.w[0], high = (u64)x.w[3] << 32 | x.w[2];
+    a = count == 1 && slot % 2 ? high : low;
+    b = high;
+    c = 0;
+    if (count > 2) {
+      draws.word3 |= 64u << 16;
+      x = words(draws, key << 20 | slot);
+      c = (u64)x.w[1] << 32 | x.w[0];
+    }
+  }
+};
+
+struct Laws {
+  const Law* laws;
+  const u64* table;
+  const u32 *catalogue, *targets, *items, *counts;
+  u32 P, mixed, T, R, F;  // mixed: 1 where the first word picks a law
+
+  __device__ u32 trained(u32 j) const { return catalogue ? catalogue[j] : j; }
+
+  // The item of a slot's words.
+  __device__ u32 draw(const SlotWords& w, u32 cluster) const {
+    u32 c = 0;
+    while (c + 1 < P && w.a >= laws[c].bound) ++c;
+    u64 first = mixed ? w.b : w.a, second = mixed ? w.c : w.b;
+    const Law& law = laws[c];
+    switch (law.kind) {
+      case UNIFORM: return trained((u32)below(first, T));
+      case FIXED: return Alias{table + law.at}.draw(first);
+      case BATCH: return R > 0 ? targets[below(first, R)] : NONE;
+      default: {
+        Alias alias{table + table[law.at + cluster]};
+        u32 entry = alias.draw(first);
+        return entry == 0 ? trained((u32)below(second, T)) : (u32)alias.items()[entry - 1];
+      }
+    }
+  }
+  __device__ double prob_of(const Law& law, u32 cluster, u32 item) const {
+    switch (law.kind) {
+      case UNIFORM: return 1.0 / (double)T;
+      case FIXED: return Alias{table + law.at}.prob(item);
+      case BATCH: {
+        u32 at = lower_bound(items, F, item);
+        return at < F && items[at] == item ? (double)counts[at] / (double)R : 0.0;
+      }
+      default: {
+        Alias alias{table + table[law.at + cluster]};
+        const u64* of_cluster = alias.items();
+        u64 first = 0, n = alias.head[2] - 1;
+        while (n > 0) {
+          u64 half = n / 2;
+          bool below = of_cluster[first + half] < item;
+          first += below ? half + 1 : 0;
+          n = below ? n - half - 1 : half;
+        }
+        bool own = first + 1 < alias.head[2] && of_cluster[first] == item;
+        return __dadd_rn(alias.prob(0) / (double)T, own ? alias.prob((u32)first + 1) : 0.0);
+      }
+    }
+  }
+  // The probability of an item of the catalogue.
+  __device__ double prob(u32 cluster, u32 item) const {
+    if (!mixed) return prob_of(laws[0], cluster, item);
+    double sum = 0.0;
+    for (u32 c = 0; c < P; ++c)
+      if (laws[c].share > 0.0) sum = __dadd_rn(sum, __dmul_rn(laws[c].share, prob_of(laws[c], cluster, item)));
+    return sum;
+  }
+};
+
+// What a group draws and what it may not.
+struct Group {
+  u64 key;
+  u32 cluster, barred, slots;   // slots filled already whose items count as excluded
+  const u32 *seen, *filled;
+  u32 count;
+
+  __device__ Group(const u64* keys, const u32* clusters, const u32* extents, const u32* all_seen, const u32* all_barred, u32 g) {
+    key = keys[g];
+    cluster = clusters ? clusters[g] : 0;
+    barred = all_barred ? all_barred[g] : NONE;
+    seen = extents ? all_seen + extents[2 * (u64)g] : nullptr;
+    count = extents ? extents[2 * (u64)g + 1] - extents[2 * (u64)g] : 0;
+    filled = nullptr;
+    slots = 0;
+  }
+  __device__ bool excludes(u32 item) const {
+    if (item == barred) return true;
+    u32 at = lower_bound(seen, count, item);
+    return at < count && seen[at] == item;
+  }
+  __device__ bool repeats(u32 item) const {
+    for (u32 j = 0; j < slots; ++j)
+      if (filled[j] == item) return true;
+    return false;
+  }
+};
+
+// A draw from what is left of the catalogue; NONE when nothing is.
+__device__ inline u32 enumerate(const Laws& laws, const Group& group, Draws draws, u32 slot) {
+  double total = 0.0;
+  for (u32 j = 0; j < laws.T; ++j) {
+    u32 item = laws.trained(j);
+    if (!group.excludes(item) && !group.repeats(item)) total = __dadd_rn(total, laws.prob(group.cluster, item));
+  }
+  if (!(total > 0.0)) return NONE;
+  draws.word3 |= ENUMERATED << 16;
+  Words x = words(draws, group.key << 20 | slot);
+  double mark = total * open01((u64)x.w[1] << 32 | x.w[0]), reached = 0.0;
+  u32 last = NONE;
+  for (u32 j = 0; j < laws.T; ++j) {
+    u32 item = laws.trained(j);
+    if (group.excludes(item) || group.repeats(item)) continue;
+    double prob = laws.prob(group.cluster, item);
+    if (!(prob > 0.0)) continue;
+    reached = __dadd_rn(reached, prob);
+    last = item;
+    if (reached > mark) break;
+  }
+  return last;
+}
+
+#define LAWS_AND_GROUPS                                                                                                       \
+  u32 *ids, float *log_q, const Law *laws, const u64 *table, const u32 *catalogue, const u32 *targets, const u32 *items,      \
+      const u32 *counts, const u64 *keys, const u32 *clusters, const u32 *extents, const u32 *seen, const u32 *barred,        \
+      const double *log_left, u32 G, u32 N, u32 P, u32 mixed, u32 W, u32 T, u32 R, u32 F, u32 key0, u32 key1, u32 word2,    \
+      u32 word3
+
+KERNEL(128, propose)(LAWS_AND_GROUPS) {
+  u64 at = (u64)blockIdx.x * 128 + threadIdx.x;
+  if (at >= (u64)G * N) return;
+  u32 g = (u32)(at / N), slot = (u32)(at % N);
+  Laws law{laws, table, catalogue, targets, items, counts, P, mixed, T, R, F};
+  Draws draws{key0, key1, word2, word3};
+  Group group(keys, clusters, extents, seen, barred, g);
+  u32 item = NONE;
+  for (u32 attempt = 0; attempt < ATTEMPTS; ++attempt) {
+    u32 drawn = law.draw(SlotWords(draws, attempt, group.key, slot, W), group.cluster);
+    if (drawn == NONE || group.excludes(drawn)) continue;
+    item = drawn;
+    break;
+  }
+  if (item == NONE) item = enumerate(law, group, draws, slot);
+  ids[at] = item;
+  if (log_q) log_q[at] = item == NONE ? 0.0f : (float)(log(law.prob(group.cluster, item)) - log_left[g]);
+}
+
+KERNEL(128, propose_distinct)(LAWS_AND_GROUPS) {
+  u32 g = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (g >= G) return;  // whole warps
+  Laws law{laws, table, catalogue, targets, items, counts, P, mixed, T, R, F};
+  Draws draws{key0, key1, word2, word3};
+  Group group(keys, clusters, extents, seen, barred, g);
+  group.filled = ids + (u64)g * N;
+  for (u32 slot = 0; slot < N; ++slot) {
+    group.slots = slot;
+    u32 item = NONE;
+    for (u32 attempt = 0; attempt < ATTEMPTS && item == NONE; ++attempt) {
+      u32 drawn = law.draw(SlotWords(draws, attempt, group.key, slot, W), group.cluster);  // the same in all lanes
+      if (drawn == NONE || group.excludes(drawn)) continue;
+      bool met = false;
+      for (u32 j = lane; j < slot; j += 32) met |= group.filled[j] == drawn;
+      if (!__any_sync(~0u, met)) item = drawn;
+    }
+    if (item == NONE) item = enumerate(law, group, draws, slot);
+    if (lane == 0) {
+      ids[(u64)g * N + slot] = item;
+      if (log_q)
+        log_q[(u64)g * N + slot] = item == NONE ? 0.0f : (float)(log(law.prob(group.cluster, item)) - log_left[g]);
+    }
+    __syncwarp();
+  }
+}
+
+KERNEL(256, propose_drop)(u8* drop, const u32* ids, const u32* groups, const u32* extents, const u32* seen, const u32* targets,
+                          u32 R, u32 N) {
+  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (at >= (u64)R * N) return;
+  u32 r = (u32)(at / N), slot = (u32)(at % N), item = ids[(u64)groups[r] * N + slot];
+  bool hit = item == targets[r];
+  if (extents && !hit && item != NONE) {
+    const u32* list = seen + extents[2 * (u64)r];
+    u32 count = extents[2 * (u64)r + 1] - extents[2 * (u64)r], place = lower_bound(list, count, item);
+    hit = place < count && list[place] == item;
+  }
+  drop[at] = hit;
+}
+
+KERNEL(256, propose_spread)(u32* ids_of_rows, float* log_q_of_rows, const u32* ids, const float* log_q, const u8* drop,
+                            const u32* groups, u32 R, u32 N) {
+  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (at >= (u64)R * N) return;
+  u64 from = (u64)groups[at / N] * N + at % N;
+  ids_of_rows[at] = drop && drop[at] ? NONE : ids[from];
+  if (log_q) log_q_of_rows[at] = log_q[from];
+}

@@ -1,0 +1,225 @@
+//! Draws from laws that no score enters, made where the model is: the launcher of `kernels/propose.cu`.
+//!
+//! The definition is the propose stage of `sampling/`: which laws there are, which words a slot is given, what is drawn again
+//! and what is excluded. Here is only what a machine needs to draw the same ids: the laws as tables of integers, and the facts
+//! of each group. Neither the host draws nor does an id cross the bus.
+//!
+//! ```text
+//! table of a law      FIXED      bits of a threshold, columns, entries; (columns) of the alias method; (entries) masses
+//!                     CLUSTERED  (K) where each cluster's table begins; a table is as above, entry 0 any item, and its items
+//!                     UNIFORM, BATCH  nothing: the catalogue and the batch are given
+//! ```
+//!
+//! Price: `8 (columns + entries)` bytes a table in the machine's memory; per draw of a batch 8 bytes a group for its key, 8 for
+//! the extent of what its user has seen, 4 for its target.
+
+use std::sync::Arc;
+
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
+use crate::error::{Error, Result};
+use crate::ids::NONE;
+use crate::ops::negatives::{Negatives, Resident};
+use crate::ops::scan;
+use crate::rng::Draws;
+
+/// An alias table of integers.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// Bits of a column's threshold.
+    pub threshold_bits: u32,
+    pub columns: &'a [u64],
+    /// (entries) sum 2^63.
+    pub mass: &'a [u64],
+}
+
+/// A law as the kernel knows it.
+pub enum Law<'a> {
+    /// Every item of the training catalogue alike.
+    Uniform,
+    /// The targets of the batch.
+    Batch,
+    /// One table for all.
+    Fixed(Columns<'a>),
+    /// (K) a table per time cluster, whose entry 0 is any item and entry `j + 1` its `j`-th item.
+    Clustered(Vec<(Columns<'a>, &'a [u32])>),
+}
+
+/// Laws in a machine's memory.
+pub struct Laws {
+    runtime: Arc<dyn Runtime>,
+    table: Buffer,
+    /// (T); absent when every item is trained.
+    catalogue: Option<Buffer>,
+    trained: usize,
+    /// Kind, and where its table begins.
+    heads: Vec<[u64; 2]>,
+}
+
+impl Laws {
+    /// `catalogue` lists the `trained` items, or is empty when every item is one.
+    pub fn new(runtime: &Arc<dyn Runtime>, laws: &[Law], catalogue: &[u32], trained: usize) -> Result<Laws> {
+        let mut table: Vec<u64> = Vec::new();
+        let append = |table: &mut Vec<u64>, alias: &Columns| {
+            table.extend([u64::from(alias.threshold_bits), alias.columns.len() as u64, alias.mass.len() as u64]);
+            table.extend_from_slice(alias.columns);
+            table.extend_from_slice(alias.mass);
+        };
+        let mut heads = Vec::with_capacity(laws.len());
+        for law in laws {
+            let at = table.len();
+            let kind = match law {
+                Law::Uniform => 0,
+                Law::Fixed(alias) => {
+                    append(&mut table, alias);
+                    1
+                }
+                Law::Batch => 2,
+                Law::Clustered(clusters) => {
+                    table.resize(at + clusters.len(), 0);
+                    for (k, (alias, items)) in clusters.iter().enumerate() {
+                        table[at + k] = table.len() as u64;
+                        append(&mut table, alias);
+                        table.extend(items.iter().map(|&item| u64::from(item)));
+                    }
+                    3
+                }
+            };
+            heads.push([kind, at as u64]);
+        }
+        let catalogue = (!catalogue.is_empty()).then(|| upload(&**runtime, catalogue)).transpose()?;
+        Ok(Laws { runtime: runtime.clone(), table: upload(&**runtime, &table)?, catalogue, trained, heads })
+    }
+    /// Whether they lie in this machine's memory.
+    pub fn are_on(&self, runtime: &Arc<dyn Runtime>) -> bool {
+        Arc::ptr_eq(&self.runtime, runtime)
+    }
+}
+
+/// How several laws are one.
+pub struct Mixed<'a> {
+    /// Exclusive upper bound of each component's first words, one for each component but the last that has a share.
+    pub bounds: &'a [u64],
+    /// Exact probability of each component.
+    pub shares: &'a [f64],
+}
+
+/// What is drawn for a batch.
+pub struct Request<'a> {
+    /// Slots of a group, N.
+    pub n: usize,
+    /// (G+1) first row of each group.
+    pub group_offsets: Vec<u32>,
+    /// Whether no item may occur twice in a group.
+    pub distinct: bool,
+    /// Absent for a single law.
+    pub mixed: Option<Mixed<'a>>,
+    /// Words of a slot: 1, 2 or 3.
+    pub words: usize,
+    /// Of the first attempt.
+    pub draws: Draws,
+    /// (G) key of each group's words.
+    pub keys: &'a [u64],
+    /// (G) time cluster, or empty.
+    pub clusters: &'a [u32],
+    /// (G,2) of what each group excludes in `seen`, or empty.
+    pub extents: &'a [u32],
+    /// Ascending within an extent.
+    pub seen: &'a [u32],
+    /// (G) one more item each group excludes, or empty.
+    pub barred: &'a [u32],
+    /// (R) targets of the batch, and its distinct ones ascending with how often they occur; empty where no law asks.
+    pub targets: &'a [u32],
+    pub items: &'a [u32],
+    pub counts: &'a [u32],
+    /// (G) logarithm of the probability that is left to each group; empty where no log-probability is asked for.
+    pub log_left: &'a [f64],
+    /// What rows that share a list must not count; absent where nothing is to be dropped.
+    pub drop: Option<Drop<'a>>,
+}
+
+/// Facts of the rows of shared lists.
+pub struct Drop<'a> {
+    /// (R)
+    pub targets: &'a [u32],
+    /// (R,2) of what each row has seen in `Request::seen`, or empty.
+    pub extents: &'a [u32],
+}
+
+const KERNEL: &str = "propose";
+
+/// Draws; the lists stay where they are made. The caller has seen to it that no group is left without an item.
+pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives> {
+    let runtime = &*laws.runtime;
+    let (groups, n) = (request.keys.len(), request.n);
+    let fits = |len: usize, per_group: usize| len == 0 || len == groups * per_group;
+    if !fits(request.extents.len(), 2) || !fits(request.barred.len(), 1) || !fits(request.clusters.len(), 1) {
+        return Err(Error::internal("the groups to draw for do not fit each other"));
+    }
+    if groups * n >= NONE as usize {
+        return Err(Error::internal("more than 2^32 negatives in one step"));
+    }
+    let mut heads: Vec<u64> = Vec::with_capacity(4 * laws.heads.len());
+    let components = request.mixed.as_ref().map_or(1, |mixed| mixed.bounds.len() + 1);
+    for (c, &[kind, at]) in laws.heads.iter().enumerate().take(components) {
+        let bound = request.mixed.as_ref().and_then(|mixed| mixed.bounds.get(c)).copied().unwrap_or(0);
+        let share = request.mixed.as_ref().map_or(1.0, |mixed| mixed.shares[c]);
+        heads.extend([kind, bound, share.to_bits(), at]);
+    }
+    let optional = |values: &[u32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
+    let (of_laws, keys) = (upload(runtime, &heads)?, upload(runtime, request.keys)?);
+    let (clusters, extents, seen) = (optional(request.clusters)?, optional(request.extents)?, upload(runtime, request.seen)?);
+    let (barred, targets) = (optional(request.barred)?, optional(request.targets)?);
+    let (items, counts) = (optional(request.items)?, optional(request.counts)?);
+    let log_left = (!request.log_left.is_empty()).then(|| upload(runtime, request.log_left)).transpose()?;
+    let mut ids = Buffer::sized(device, groups * n)?;
+    let mut log_q = log_left.as_ref().map(|_| Buffer::sized(device, groups * n)).transpose()?;
+    if groups * n > 0 {
+        let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out)];
+        args.extend([Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue), scan::maybe(&targets)]);
+        args.extend([scan::maybe(&items), scan::maybe(&counts), Arg::In(&keys), scan::maybe(&clusters)]);
+        args.extend([scan::maybe(&extents), Arg::In(&seen), scan::maybe(&barred), scan::maybe(&log_left)]);
+        let sizes = [groups, n, components, usize::from(request.mixed.is_some()), request.words];
+        args.extend(sizes.map(|size| Arg::U32(size as u32)));
+        args.extend([laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32)));
+        args.extend(request.draws.parts().map(Arg::U32));
+        let (entry, grid) = match request.distinct {
+            false => ("propose", Grid::row((groups * n).div_ceil(128), 128)),
+            true => ("propose_distinct", Grid::row(groups.div_ceil(4), 128)),
+        };
+        runtime.launch(&Kernel::new(KERNEL, entry, &[]), grid, &mut args)?;
+    }
+    let mut negatives = Negatives { n, group_offsets: request.group_offsets, ..Negatives::default() };
+    let mut drop = None;
+    if let Some(rows) = request.drop.filter(|rows| !rows.targets.is_empty() && n > 0) {
+        let count = rows.targets.len();
+        let (groups, of_rows) = (upload(runtime, &negatives.groups_of_rows())?, optional(rows.extents)?);
+        let targets = upload(runtime, rows.targets)?;
+        let mut bytes = Buffer::sized(device, (count * n).div_ceil(4))?;
+        let mut args = vec![Arg::Out(&mut bytes), Arg::In(&ids), Arg::In(&groups), scan::maybe(&of_rows), Arg::In(&seen)];
+        args.extend([Arg::In(&targets), Arg::U32(count as u32), Arg::U32(n as u32)]);
+        runtime.launch(&Kernel::new(KERNEL, "propose_drop", &[]), Grid::row((count * n).div_ceil(256), 256), &mut args)?;
+        drop = Some(bytes);
+    }
+    negatives.resident = Some(Arc::new(Resident { ids, log_q, drop }));
+    Ok(negatives)
+}
+
+/// (R,M) the lists of the rows' groups, `NONE` where a slot is dropped for the row, and where the lists have them (R,M) their
+/// log-probabilities. Rows with a list of their own have it already.
+pub fn spread(device: &Device, runtime: &dyn Runtime, lists: &Negatives) -> Result<Arc<Resident>> {
+    let there = lists.on(runtime)?;
+    let (rows, m) = (lists.rows(), lists.n);
+    if there.drop.is_none() && lists.groups() == rows {
+        return Ok(there);
+    }
+    let groups = upload(runtime, &lists.groups_of_rows())?;
+    let mut ids = Buffer::sized(device, rows * m)?;
+    let mut log_q = there.log_q.as_ref().map(|_| Buffer::sized(device, rows * m)).transpose()?;
+    if rows * m > 0 {
+        let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out), Arg::In(&there.ids)];
+        args.extend([scan::maybe(&there.log_q), scan::maybe(&there.drop), Arg::In(&groups)]);
+        args.extend([rows, m].map(|size| Arg::U32(size as u32)));
+        runtime.launch(&Kernel::new(KERNEL, "propose_spread", &[]), Grid::row((rows * m).div_ceil(256), 256), &mut args)?;
+    }
+    Ok(Arc::new(Resident { ids, log_q, drop: None }))
+}
