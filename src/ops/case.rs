@@ -148,10 +148,13 @@ pub fn batch(rows: usize, items: usize) -> Batch {
 #[cfg(feature = "emulator")]
 pub mod emulated {
     use super::*;
-    use crate::device::emulator::{Options, Schedule, open};
+    use std::sync::Arc;
 
-    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified, all at
-    /// the same time. Fails with a list of all that stray; prints how close each operation came to its budget.
+    use crate::device::emulator::traffic::Metered;
+    use crate::device::emulator::{Emulator, Options, Schedule};
+
+    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified and every
+    /// launch held to the traffic its kernel's header states, all at the same time. Fails with a list of all that stray; prints how close each operation came to its budget.
     pub fn in_every_way(cases: &[Case]) {
         let ways =
             [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)];
@@ -186,8 +189,9 @@ pub mod emulated {
     /// What was found of each output, and which it was.
     fn in_one_way(cases: &[Case], checked: bool, schedule: Schedule) -> Vec<(Result<Finding>, String)> {
         let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-        let device = match open(&Options { checked, schedule, ..Options::new(cache) }) {
-            Ok(device) => device,
+        let device = match Emulator::open(&Options { checked, schedule, ..Options::new(cache) }) {
+            Ok(emulator) if checked => Device::Machine(Arc::new(Metered(emulator))),
+            Ok(emulator) => Device::Machine(emulator),
             Err(error) if error.code() == crate::error::Code::G0507 => {
                 println!("SKIPPED: no C++ compiler, so no kernel was run");
                 return vec![];

@@ -240,7 +240,11 @@ fn standings_on(
         let own = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
         let masked = mask.excluded.contains(target) || own.binary_search(&target).is_ok();
         // A masked target is not among its equals.
-        standings.push((!masked).then(|| Standing { above, tied: equal - 1, tied_before: before }));
+        let tied = equal.checked_sub(1).filter(|_| !masked);
+        if tied.is_none() && !masked {
+            return Err(Error::internal("a target is not among its own equals"));
+        }
+        standings.push(tied.map(|tied| Standing { above, tied, tied_before: before }));
     }
     Ok(())
 }

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeMap;
 
+use hardneg::device::emulator::traffic::Metered;
 use hardneg::device::emulator::{Emulator, Options};
 use hardneg::device::{Device, sources};
 use hardneg::ops::{self, case, case::Case};
-use hardneg::optim;
+use hardneg::{optim, sampling};
 
 struct Mutant {
     file: String,
@@ -102,7 +103,8 @@ fn emulator(extra: &[(String, String)]) -> std::sync::Arc<Emulator> {
 
 /// Why a case fails, or None.
 fn failure(case: &Case, emulator: &std::sync::Arc<Emulator>) -> Option<String> {
-    let run = || case::compare(case, &Device::Machine(emulator.clone()));
+    let machine = std::sync::Arc::new(Metered(emulator.clone()));
+    let run = || case::compare(case, &Device::Machine(machine.clone()));
     // A nonsensical result may also trip the host's own arithmetic.
     let Ok(compared) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) else { return Some("the host panics".into()) };
     match compared {
@@ -115,7 +117,7 @@ fn failure(case: &Case, emulator: &std::sync::Arc<Emulator>) -> Option<String> {
 #[ignore = "takes minutes"]
 fn broken_kernels_are_noticed() {
     let only = std::env::var("MUTANTS").unwrap_or_default();
-    let cases: Vec<Case> = ops::cases().into_iter().chain(optim::cases()).collect();
+    let cases: Vec<Case> = ops::cases().into_iter().chain(sampling::cases()).chain(optim::cases()).collect();
     let mut users: BTreeMap<String, Vec<&Case>> = BTreeMap::new();
     for case in &cases {
         let emulator = emulator(&[]);

@@ -9,6 +9,7 @@ mod compiler;
 mod face;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
