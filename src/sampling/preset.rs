@@ -68,7 +68,8 @@ const FILES: &[(&str, &str)] = presets![
     "fairneg",
     "kbgan",
     "irgan",
-    "pure"
+    "pure",
+    "sce",
 ];
 
 /// All presets, in the order of the list above.

@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod all;
+mod buckets;
 mod fair;
 mod generator;
 mod memory;
@@ -52,6 +53,7 @@ pub struct Choice<'a> {
     pub seed: u64,
     pub epoch: f64,
     pub epoch_index: u64,
+    pub batch_index: u64,
 }
 
 pub trait Select: Send + Sync {
@@ -122,6 +124,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &generator::DECLARED, build: generator::build },
     Entry { declared: &fair::DECLARED, build: fair::build },
     Entry { declared: &pool::DECLARED, build: pool::build },
+    Entry { declared: &buckets::DECLARED, build: buckets::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

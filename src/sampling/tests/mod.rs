@@ -8,6 +8,7 @@ use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
+mod buckets;
 mod explicit;
 mod fair;
 mod generated;
