@@ -70,6 +70,7 @@ const FILES: &[(&str, &str)] = presets![
     "irgan",
     "pure",
     "sce",
+    "dens",
 ];
 
 /// All presets, in the order of the list above.

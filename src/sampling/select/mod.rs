@@ -7,6 +7,7 @@ mod adaptive;
 mod all;
 mod buckets;
 mod fair;
+mod gates;
 mod generator;
 mod memory;
 mod metropolis;
@@ -125,6 +126,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &fair::DECLARED, build: fair::build },
     Entry { declared: &pool::DECLARED, build: pool::build },
     Entry { declared: &buckets::DECLARED, build: buckets::build },
+    Entry { declared: &gates::DECLARED, build: gates::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

@@ -11,6 +11,7 @@ use statistics::{assert_law, count, verdict};
 mod buckets;
 mod explicit;
 mod fair;
+mod gates;
 mod generated;
 mod generator;
 mod laws;
