@@ -10,12 +10,12 @@
 //! weight       R / held for each of the `held` rows that are in a bucket, 0 for the others
 //! ```
 //!
-//! so a softmax over the positive and its negatives is the mean, over the rows that are in a bucket, of the largest loss a row has in
-//! any of its buckets (for a temperature of 1). One bucket of all rows and all items is the full softmax. Mixed directions follow
-//! the queries, and leave fewer rows out. Queries and items are placed without context; the choice looks at the scores themselves.
+//! so a softmax over the positive and its negatives is the mean, over the rows that are in a bucket, of the largest loss a row has
+//! in any of its buckets (for a temperature of 1). One bucket of all rows and all items is the full softmax. Mixed directions
+//! follow the queries and leave fewer rows out. Queries and items are placed without context; the choice looks at the scores.
 //!
-//! `z` is a function of (seed, epoch, row) when mixed, of (seed, epoch, batch, dimension) else; what is chosen follows scores and the
-//! batch. On a machine the rankings and the scores are computed there; the queries come back for the directions, and so do the
+//! `z` is a function of (seed, epoch, row) when mixed, of (seed, epoch, batch, dimension) else; what is chosen follows scores and
+//! the batch. On a machine the rankings and the scores are computed there; the queries come back for the directions, and so do the
 //! `B (X + N)` members of the buckets and their `B X N` scores. Its kernels rank no more than 1,024 rows or items (G0502).
 //!
 //! Source: SCE (Mezentsev et al., RecSys 2024) and its released program, with X and B of 2 sqrt(R).
@@ -189,6 +189,9 @@ impl Select for Buckets {
             return Err(Error::internal("buckets are filled from the whole catalogue only"));
         };
         let (rows, n) = (choice.batch.rows(), choice.negatives);
+        if rows == 0 {
+            return Ok(one_group_per_row(choice, Vec::new(), Vec::new()));
+        }
         let x = choice.scoring()?.query.to_f64(choice.device)?;
         let sequences = choice.batch.sequence_of_rows();
         let filled = self.fill(choice, &x)?;

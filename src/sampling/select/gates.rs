@@ -1,22 +1,22 @@
 //! Takes the candidates in which least of what the user wants is found, by gates that learn to tell it apart: DENS.
 //!
-//! A gate of a vector keeps a share of each of its numbers. With `h` the row's query, `e_p` the vector of its target and `e_n` that of a
+//! A gate keeps a share of each number of a vector. With `h` the row's query, `e_p` the vector of its target and `e_n` that of a
 //! candidate, neither in context,
 //!
 //! ```text
-//! g_p = sigma(W_i e_p + W_u h + c)              p = h . (e_p * g_p)     p' = h . e_p - p      relevant and not
+//! g_p = sigma(W_i e_p + W_u h + c)              p = h . (e_p * g_p)     p' = h . e_p - p      what is relevant, and the rest
 //! g_n = sigma(W_n e_n + W_p (e_p * g_p) + d)    n = h . (e_n * g_n)     n' = h . e_n - n
 //! take    the N candidates with the largest   (1 - alpha) h . e_n - n,                        ties to the lower item
 //! learn   W <- W - rate G / (sqrt(sum over the steps so far of G^2) + 1e-6),   G the gradient of the mean over what was taken of
 //!         1/4 (softplus(p' - p) + softplus(n - n') + softplus(n - p) + softplus(p' - n'))
 //! ```
 //!
-//! so a positive is relevant for its relevant part and a negative is one for the rest. `alpha` grows over training from what is not
-//! relevant, hard, to what is least relevant. What is kept is certain, so there is no log-probability. The gates start at one half and are
-//! part of a checkpoint. Everything is decided on the host: the vectors of a batch's different items are copied to it.
+//! so a positive is one by its relevant part, a negative is none by what it lacks of it. Over training `alpha` goes from 0, what
+//! scores high by the rest, to 1, what is least relevant. What is kept is certain, so there is no log-probability. Gates begin at
+//! one half and are part of a checkpoint. All is decided on the host: the vectors of the batch's different items are copied to it.
 //!
-//! Source: DENS (Lai et al., WSDM 2023), d x d gates. A reconstruction: there the gates' loss trains the vectors as well, here they are given and the
-//! gates learn alone, by Adagrad (Duchi et al. 2011).
+//! Source: DENS (Lai et al., WSDM 2023). A reconstruction: there the gates' loss also trains the vectors they look at; here these
+//! are given, and the gates learn alone, by Adagrad (Duchi et al. 2011).
 
 use std::sync::{Mutex, PoisonError};
 
@@ -43,7 +43,7 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "alpha",
-            form: Form::Number { default: 0.5, low: 0.0, high: 1.0, curve: true },
+            form: Form::Number { default: 0.0, low: 0.0, high: 1.0, curve: true },
             only_with: None,
             help: "0 takes what scores high by what is not relevant, 1 what is least relevant whatever it scores",
         },

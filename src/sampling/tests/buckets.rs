@@ -237,6 +237,9 @@ fn settings_that_cannot_be_met_are_refused() {
     assert_eq!(with(&[("directions", word("random"))]), Some(Code::C0202));
     assert_eq!(with(&[("candidates", number(9.0))]), Some(Code::C0203), "there are none");
     assert_eq!(code(configured(35, "target", &[])), Some(Code::C0205), "more than the 34 items");
+    let nobody = Model::new(KINDS[0], 0, 40, false, false);
+    let sampler = Sampler::new(&configured(9, "target", &[]), &world.knowledge(), 1).unwrap();
+    assert_eq!(nobody.draw(&Device::HOST, &sampler, &batch(0, 0, 8, 0, &[]), START).groups(), 0);
     let own = configured(9, "target", &[]);
     assert_eq!(code(config::Sampler { scope: Some("batch".into()), ..own.clone() }), Some(Code::C0205));
     assert_eq!(code(config::Sampler { weight: Some(kind("log_q", &[])), ..own.clone() }), Some(Code::C0205));

@@ -86,8 +86,7 @@ fn what_is_kept_is_what_the_gates_say_and_faults_are_seen() {
     assert!(faults.is_empty(), "not caught: {faults:?}");
 }
 
-/// The user wants the first number of an item; the second is what negatives score by. The gates learn to keep the first of the
-/// positive and the second of no negative, and then take what has least of the first.
+/// The gates learn to keep what the positive scores by, and little of what the negatives score by.
 #[test]
 fn the_gates_learn_which_part_is_relevant() {
     let device = Device::HOST;
