@@ -201,6 +201,7 @@ impl Sampler {
             seed: self.seed,
             epoch: moment.epoch,
             epoch_index: moment.epoch_index,
+            batch_index: moment.batch_index,
         };
         let mut negatives = self.select.select(&choice, candidates)?;
         if let Some(mix) = &self.mix {

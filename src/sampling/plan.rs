@@ -155,6 +155,11 @@ impl Plan {
                 );
             }
         }
+        if !whole && self.select.0.declared.needs.contains(&Need::Catalogue) {
+            let name = self.select.0.declared.name;
+            return Err(Error::new(Code::C0205, format!("`{name}` chooses from the whole catalogue, not from proposed items"))
+                .help("use `sampler.propose.kind = \"catalogue\"`"));
+        }
         if !whole && !single && self.propose.iter().all(|(_, p)| p.most("share") == 0.0) {
             return contradiction("all proposals of the mixture have a share of zero".into());
         }

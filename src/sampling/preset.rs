@@ -68,7 +68,9 @@ const FILES: &[(&str, &str)] = presets![
     "fairneg",
     "kbgan",
     "irgan",
-    "pure"
+    "pure",
+    "sce",
+    "dens",
 ];
 
 /// All presets, in the order of the list above.

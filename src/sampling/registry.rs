@@ -53,6 +53,8 @@ pub enum Need {
     Dot,
     /// The user, so a draw is of one sequence at most.
     User,
+    /// The whole catalogue to choose from, not a list of proposed items.
+    Catalogue,
 }
 
 /// One kind of one stage.

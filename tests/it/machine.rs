@@ -54,6 +54,8 @@ const KINDS: &[&[&str]] = &[
     &["sampler.preset=fairneg", "sampler.negatives=2"],
     &["sampler.preset=adasir", "sampler.select.size=9", "sampler.select.candidates=20"],
     &["sampler.preset=pure", "sampler.negatives=2", "sampler.mix.count=2"],
+    &["sampler.preset=sce", "sampler.negatives=30"],
+    &["sampler.preset=dens", "sampler.negatives=2"],
     &["sampler.preset=hcl", "sampler.negatives=9", "model.score=cosine"],
     &["loss.kind=gbce", "sampler.preset=popularity", "sampler.negatives=7", "model.tied=false", "optim.clip=0.1"],
     &["loss.kind=sampled_softmax", "sampler.preset=genni", "sampler.negatives=3"],

@@ -12,7 +12,11 @@ use hardneg::data::synthetic::generate;
 use hardneg::data::training::TrainingSet;
 use hardneg::device::{Buffer, Device};
 use hardneg::ids::NONE;
-use hardneg::ops::score::{ScoreKind, Scoring};
+use hardneg::loss::{self, Loss};
+use hardneg::ops::full_softmax;
+use hardneg::ops::negatives::Negatives;
+use hardneg::ops::sampled_loss::{self, Gradients};
+use hardneg::ops::score::{self, ScoreKind, Scoring};
 use hardneg::rng::{Draws, Stream, normal2};
 use hardneg::sampling::{Attributes, Clusters, Explicit, Knowledge, Moment, Sampler, presets};
 
@@ -115,7 +119,10 @@ fn no_preset_draws_what_it_must_not() {
                 }
             }
         }
-        assert!(counted * 10 > batch.rows() * negatives.n * 8, "{}: {counted} negatives count", preset.name);
+        // A row that weighs nothing needs no negatives.
+        let rows = (0..batch.rows()).filter(|&r| negatives.row_weight.get(r).is_none_or(|w| *w > 0.0)).count();
+        assert!(rows * 2 > batch.rows(), "{}: {rows} rows count", preset.name);
+        assert!(counted * 10 > rows * negatives.n * 8, "{}: {counted} negatives count", preset.name);
         // Wrong contexts are of training events, never of what is to be predicted later.
         assert_eq!(negatives.wrong_context.len(), batch.rows() * sampler.wrong_contexts());
         for &event in &negatives.wrong_context {
@@ -157,6 +164,73 @@ fn ids_no_score_touches_are_the_same_for_any_batching_and_threads() {
             }
             assert!(ids == whole.ids && log_q == whole.log_q && wrong == whole.wrong_context, "{name} in batches of {size}");
         }
+    }
+}
+
+/// One bucket of all rows and all items is the full softmax, in value and gradient; smaller buckets are the mean over the rows
+/// that are in one, of the softmax over the positive and what the bucket shows.
+#[test]
+fn buckets_that_hold_everything_are_the_full_softmax() {
+    const ITEMS: usize = 37;
+    let (counts, device) = ([1; ITEMS], Device::ORACLE);
+    let batch = Batch {
+        users: vec![0, 1],
+        offsets: vec![0, 11, 25],
+        items: vec![0; 25],
+        targets: (0..25).map(|r| r * r % 37).collect(),
+        row_keys: (70..95).collect(),
+        seen_offsets: vec![0, 0, 0],
+        ..Batch::default()
+    };
+    let noise = |lane: u8, n: usize| {
+        let draws = Draws::new(3, Stream::Test, lane, 0);
+        device.reals(&(0..n as u64).map(|i| normal2(draws.words64(i))[0]).collect::<Vec<_>>()).unwrap()
+    };
+    let (query, context, table) = (noise(0, 25 * DIM), noise(1, 25 * DIM), noise(2, ITEMS * DIM));
+    let softmax = config::Kind { kind: "sampled_softmax".into(), params: Default::default() };
+    for (kind, context) in [(ScoreKind::Dot, None), (ScoreKind::Cosine { temperature: 0.3 }, Some(&context))] {
+        let scoring = Scoring { kind, dim: DIM, items: ITEMS, query: &query, context, table: &table };
+        let drawn = |text: &str| {
+            let sampler = Sampler::new(&toml::from_str(text).unwrap(), &counted(&counts), 5).unwrap();
+            sampler.draw(&device, &batch, Some(&scoring), moment(0)).unwrap()
+        };
+        let graded = |negatives: Option<&Negatives>| {
+            let (mut of_query, mut of_context, mut of_table) =
+                (Buffer::empty(&device), Buffer::empty(&device), device.zeros(ITEMS * DIM).unwrap());
+            let grads =
+                Gradients { query: &mut of_query, context: context.map(|_| &mut of_context), wrong: None, table: &mut of_table };
+            let targets = &batch.targets;
+            let value = match negatives {
+                None => full_softmax::forward_backward(&device, grads, &scoring, targets, 1.0 / 25.0),
+                Some(negatives) => {
+                    let Loss::Sampled(loss) = loss::build(&softmax, ITEMS, negatives.n, kind).unwrap() else { panic!() };
+                    sampled_loss::forward_backward(&device, grads, &scoring, targets, negatives, None, &*loss, 1.0 / 25.0)
+                }
+            };
+            let gradients = [of_query, of_context, of_table].map(|g| g.to_f64(&device).unwrap());
+            [vec![value.unwrap()], gradients.concat()].concat()
+        };
+        let sce = "preset = 'sce'\nnegatives = 37\nselect = { kind = 'buckets', buckets = 0.2, rows = 5.0 }";
+        let (whole, full) = (graded(Some(&drawn(sce))), graded(None));
+        assert!(whole.len() == full.len() && full.iter().all(|x| x.is_finite()));
+        whole.iter().zip(&full).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{kind:?}: {a} for {b}"));
+
+        let few = drawn("preset = 'sce'\nnegatives = 6\nselect = { kind = 'buckets', buckets = 0.6, rows = 0.8 }");
+        let mut scores = Buffer::empty(&device);
+        score::all(&device, &mut scores, &scoring).unwrap();
+        let scores = scores.to_f64(&device).unwrap();
+        let row = |r: usize| {
+            let s = &scores[r * ITEMS..(r + 1) * ITEMS];
+            let given = few.ids_of(r).iter().filter(|&&i| i != NONE).map(|&i| s[i as usize].exp());
+            let (positive, given) = (s[batch.targets[r] as usize], given.collect::<Vec<_>>());
+            (!given.is_empty()).then(|| (given.iter().sum::<f64>() + positive.exp()).ln() - positive)
+        };
+        let rows: Vec<f64> = (0..25).filter_map(row).collect();
+        assert!((4..25).contains(&rows.len()), "{} rows are in a bucket", rows.len());
+        let mean = rows.iter().sum::<f64>() / rows.len() as f64;
+        // Weights are f32.
+        assert!((graded(Some(&few))[0] - mean).abs() < 1e-6 * mean, "{kind:?}");
+        assert!((graded(Some(&Negatives { row_weight: vec![], ..few.clone() }))[0] - mean).abs() > 1e-2 * mean);
     }
 }
 

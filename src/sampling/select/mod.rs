@@ -5,7 +5,9 @@
 
 mod adaptive;
 mod all;
+mod buckets;
 mod fair;
+mod gates;
 mod generator;
 mod memory;
 mod metropolis;
@@ -52,6 +54,7 @@ pub struct Choice<'a> {
     pub seed: u64,
     pub epoch: f64,
     pub epoch_index: u64,
+    pub batch_index: u64,
 }
 
 pub trait Select: Send + Sync {
@@ -126,6 +129,8 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &generator::DECLARED, build: generator::build },
     Entry { declared: &fair::DECLARED, build: fair::build },
     Entry { declared: &pool::DECLARED, build: pool::build },
+    Entry { declared: &buckets::DECLARED, build: buckets::build },
+    Entry { declared: &gates::DECLARED, build: gates::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.

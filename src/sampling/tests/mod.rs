@@ -8,8 +8,10 @@ use crate::data::clusters::{ClusterCounts, ClusterEvents};
 use crate::ids::NONE;
 use statistics::{assert_law, count, verdict};
 
+mod buckets;
 mod explicit;
 mod fair;
+mod gates;
 mod generated;
 mod generator;
 mod laws;

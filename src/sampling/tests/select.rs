@@ -10,10 +10,10 @@ const DIM: usize = 5;
 
 /// Queries, contexts and a table of normal numbers; every row has the same query and context when `same`.
 pub(super) struct Model {
-    kind: ScoreKind,
-    query: Vec<f64>,
+    pub(super) kind: ScoreKind,
+    pub(super) query: Vec<f64>,
     context: Option<Vec<f64>>,
-    table: Vec<f64>,
+    pub(super) table: Vec<f64>,
 }
 
 impl Model {

@@ -119,7 +119,10 @@ struct ByTarget {
 
 impl Weigh for ByTarget {
     fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
-        negatives.row_weight = choice.batch.targets.iter().map(|&target| self.weights[target as usize]).collect();
+        // On top of what the selection made of the row.
+        let so_far = |row: usize| negatives.row_weight.get(row).copied().unwrap_or(1.0);
+        let weights = choice.batch.targets.iter().enumerate().map(|(row, &target)| so_far(row) * self.weights[target as usize]);
+        negatives.row_weight = weights.collect();
         Ok(())
     }
 }

@@ -63,6 +63,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("pure", sampled("pu", "pure")),
         ("fairneg", sampled("bpr", "fairneg")),
         ("adasir", sampled("bpr", "adasir")),
+        ("dens", sampled("bpr", "dens")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),
