@@ -1,8 +1,10 @@
-//! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit.
+//! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit;
+//! and the least time its steps take here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags, bytes, count};
@@ -15,8 +17,11 @@ use crate::data::training::TrainingSet;
 use crate::device::{Device, heap};
 use crate::error::{Code, Error, Result};
 use crate::eval::Encoder;
+use crate::train::ceilings::Ceilings;
+use crate::train::cost::{StageFloor, StepCost};
 use crate::train::fit::Training;
 use crate::train::plan::{self, Counts, MemoryPlan, Moment};
+use crate::train::profile::Median;
 use crate::train::step::Trainer;
 
 /// Version of the JSON output; a new one when a name or a unit changes.
@@ -83,6 +88,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         (true, Some(set)) => Some(measure(config, set, &device, sizes.largest.unwrap_or(0))?),
         _ => None,
     };
+    // After the count, which a product made before it would change.
+    let time = Time::new(config, &sizes, &device)?;
     let (moment, needed) = plan.peak(gpu);
     let fits = needed <= memory;
     let changes = if fits { vec![] } else { plan::changes(config, memory, gpu, threads, &counts)? };
@@ -95,11 +102,12 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         let all = json!({
             "v": SCHEMA, "device": doctor::name(&device), "threads": threads, "lines": plan.lines, "mapped": plan.mapped,
             "uncounted": plan.uncounted, "moments": held, "largest": moment, "needed": needed, "memory": memory, "fits": fits,
-            "changes": changes, "measured": measured,
+            "changes": changes, "measured": measured, "time": time,
         });
         terminal::out(&all.to_string())?;
     } else {
         print(&plan, &sizes, gpu, memory, measured)?;
+        time.print()?;
     }
     if fits {
         return Ok(());
@@ -115,6 +123,54 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             changes.iter().fold(error, |error, change| error.help(format!("`--set {}` needs {}", change.set, size(change.bytes))))
         }
     })
+}
+
+/// The least time a step takes on this machine.
+#[derive(Serialize)]
+struct Time {
+    ceilings: Ceilings,
+    /// Of a step with as many rows as the mean one.
+    stages: Vec<StageFloor>,
+    /// Seconds of that step, and of all steps of an epoch.
+    step_floor: f64,
+    epoch_floor: f64,
+    steps_per_epoch: u64,
+    uncounted: Vec<&'static str>,
+}
+
+impl Time {
+    fn new(config: &Config, sizes: &Counts, device: &Device) -> Result<Time> {
+        let steps_per_epoch = (sizes.lengths.sequences as u64).div_ceil(u64::from(config.train.batch_size.max(1)));
+        let cost = StepCost::new(config, sizes, sizes.lengths.mean(steps_per_epoch))?;
+        let ceilings = Ceilings::measure(device)?;
+        let stages = cost.floors(&ceilings);
+        let step_floor = stages.iter().map(|stage| stage.floor).sum();
+        let epoch_floor = step_floor * steps_per_epoch as f64;
+        Ok(Time { ceilings, stages, step_floor, epoch_floor, steps_per_epoch, uncounted: cost.uncounted })
+    }
+
+    fn print(&self) -> Result<()> {
+        let mut rows = vec![["stage", "GFLOP", "MB", "floor ms"].map(str::to_string).to_vec()];
+        for StageFloor { stage, cost, floor } in self.stages.iter().filter(|stage| stage.floor > 0.0) {
+            let [flops, bytes] = [cost.flops as f64 / 1e9, cost.bytes as f64 / 1e6];
+            rows.push(vec![stage.to_string(), format!("{flops:.3}"), format!("{bytes:.1}"), format!("{:.2}", floor * 1e3)]);
+        }
+        terminal::out(&format!("\n{}", terminal::table(&rows).trim_end()))?;
+        let Time { step_floor, epoch_floor, steps_per_epoch, .. } = self;
+        let epoch = format!("an epoch of {} steps {epoch_floor:.2} s", terminal::grouped(*steps_per_epoch));
+        terminal::out(&format!("a step takes {:.2} ms or more, {epoch} or more: a floor, no prediction,", step_floor * 1e3))?;
+        terminal::out(&format!("of a machine that multiplies at {}", reaches(&self.ceilings)))?;
+        if !self.uncounted.is_empty() {
+            terminal::out(&format!("more than is counted: {}", self.uncounted.join(", ")))?;
+        }
+        Ok(())
+    }
+}
+
+/// `201 [198, 204] GFLOP/s and moves 20.1 [19.8, 20.3] GB/s (measured now)`
+pub fn reaches(ceilings: &Ceilings) -> String {
+    let rate = |m: &Median| format!("{:.1} [{:.1}, {:.1}]", m.median / 1e9, m.low / 1e9, m.high / 1e9);
+    format!("{} GFLOP/s and moves {} GB/s (measured now)", rate(&ceilings.flops), rate(&ceilings.bytes))
 }
 
 /// The log, prepared into a folder that is gone afterwards: its pages stay mapped.

@@ -15,6 +15,7 @@
 //! exclusion and mixture included. `propose/draw.rs` says how.
 
 mod alias;
+pub mod cost;
 pub mod diagnosis;
 mod knowledge;
 pub mod memory;

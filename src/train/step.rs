@@ -166,6 +166,9 @@ impl Trainer {
     pub fn sampler(&self) -> Option<&Sampler> {
         self.sampler.as_ref()
     }
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
     pub fn data(&self) -> &Arc<TrainingSet> {
         &self.data
     }

@@ -1,0 +1,98 @@
+//! What this machine reaches at best, measured in under a second: the two ceilings a step is held to.
+//!
+//! ```text
+//! product     y (n,n) = x (n,n) w (n,n)      the matrix product of `ops/linear.rs`:   2 n^3 flops
+//! memory      y (n) += x (n)                 the sum of `ops/rows.rs`, beyond every cache:   12 n bytes
+//! floor       of a work of so many flops and bytes:   max(flops / product, bytes / memory)
+//! ```
+//!
+//! Both are the operations training itself uses, on the device it uses and with its rounding, so a ceiling is what the program can
+//! reach here and not what a data sheet promises. The sum reads what it writes, so no hidden read of a line before it is written
+//! adds to the bytes (the triad of STREAM, McCalpin 1995, without its third array). Products are as large as take a few
+//! milliseconds. Where arrays stay in a cache between two operations the second bound can be beaten.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Buffer, Device};
+use crate::error::Result;
+use crate::ops::cost::{Cost, product};
+use crate::ops::{linear, rows};
+use crate::train::profile::Median;
+
+/// Elements of either array of the sum: 128 MiB, four times a large last cache level.
+const ELEMENTS: usize = 1 << 25;
+/// Widths of the product, and seconds one should take at least.
+const WIDTHS: [usize; 4] = [512, 1024, 2048, 4096];
+const LONG: f64 = 5e-3;
+/// Measurements of each: of 9 the interval runs from the second to the eighth.
+const REPEATS: usize = 9;
+
+/// Rates per second.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Flops of matrix products in f32, or in what a GPU rounds their operands to.
+    pub flops: Median,
+    /// Bytes read and written beyond the caches.
+    pub bytes: Median,
+}
+
+impl Ceilings {
+    /// Of `device`, with the threads of the pool this runs in.
+    pub fn measure(device: &Device) -> Result<Ceilings> {
+        let (mut y, x) = (device.zeros(ELEMENTS)?, device.zeros(ELEMENTS)?);
+        let bytes = rates(device, rows::add_cost(ELEMENTS).bytes, &mut || rows::add(device, &mut y, &x, 0.5))?;
+        drop((y, x));
+        let mut flops = Median::default();
+        for n in WIDTHS {
+            let (x, w) = (device.reals(&vec![0.5; n * n])?, device.reals(&vec![0.25; n * n])?);
+            let mut y = Buffer::empty(device);
+            let of = product([n, n, n]);
+            let mut run = || linear::forward(device, &mut y, &x, &w, None, n, n, n);
+            run()?;
+            let long = time(device, &mut run)? >= LONG;
+            if long || Some(&n) == WIDTHS.last() {
+                flops = rates(device, of, &mut run)?;
+                break;
+            }
+        }
+        Ok(Ceilings { flops, bytes })
+    }
+
+    /// Seconds that `cost` takes at least.
+    pub fn floor(&self, cost: Cost) -> f64 {
+        (cost.flops as f64 / self.flops.median).max(cost.bytes as f64 / self.bytes.median)
+    }
+}
+
+/// `amount` per second of several runs, after one that is not measured.
+fn rates(device: &Device, amount: u64, run: &mut dyn FnMut() -> Result<()>) -> Result<Median> {
+    time(device, run)?;
+    let rates = (0..REPEATS).map(|_| Ok(amount as f64 / time(device, run)?));
+    Ok(Median::of(rates.collect::<Result<Vec<f64>>>()?))
+}
+
+/// Seconds of one run, to its end.
+fn time(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let wait = || if let Device::Machine(runtime) = device { runtime.sync() } else { Ok(()) };
+    wait()?;
+    let started = Instant::now();
+    run()?;
+    wait()?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_is_the_slower_of_the_two() {
+        let rate = |x: f64| Median { low: x, median: x, high: x };
+        let ceilings = Ceilings { flops: rate(100.0), bytes: rate(10.0) };
+        assert_eq!(ceilings.floor(Cost { flops: 300, bytes: 20 }), 3.0);
+        assert_eq!(ceilings.floor(Cost { flops: 100, bytes: 20 }), 2.0);
+        assert_eq!(ceilings.floor(Cost::default()), 0.0);
+    }
+}
