@@ -18,7 +18,7 @@ use crate::device::{Device, heap};
 use crate::error::{Code, Error, Result};
 use crate::eval::Encoder;
 use crate::train::ceilings::Ceilings;
-use crate::train::cost::{StageFloor, StepCost};
+use crate::train::cost::{Floor, StepCost};
 use crate::train::fit::Training;
 use crate::train::plan::{self, Counts, MemoryPlan, Moment};
 use crate::train::profile::Median;
@@ -112,17 +112,36 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if fits {
         return Ok(());
     }
+    Err(too_large(&plan, memory, gpu, &changes))
+}
+
+/// Refuses a run that needs more memory than the device has, before it takes any. G0601: what takes most of it, and which single
+/// change makes it fit.
+pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
+    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let plan = MemoryPlan::new(config, &Counts::of(set, config), threads)?;
+    // A system that does not say what it has is trusted.
+    let Ok(memory) = there_is(device) else { return Ok(()) };
+    if plan.peak(gpu).1 <= memory {
+        return Ok(());
+    }
+    let counts = |config: &Config| Ok(Counts::of(set, config));
+    Err(too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?))
+}
+
+fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
+    let (moment, needed) = plan.peak(gpu);
     let what = format!("the run needs {} while {}, and there are {}", size(needed), of(moment), size(memory));
     let mut lines: Vec<&plan::Line> = plan.lines.iter().filter(|l| l.during.contains(&moment) && (!gpu || l.on_gpu)).collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
     let most: Vec<String> = lines.iter().take(3).map(|line| format!("{} {}", line.part, size(line.bytes))).collect();
     let error = Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")));
-    Err(match changes.is_empty() {
+    match changes.is_empty() {
         true => error.help("no single smaller setting makes it fit: change several, or use a machine with more memory"),
         false => {
             changes.iter().fold(error, |error, change| error.help(format!("`--set {}` needs {}", change.set, size(change.bytes))))
         }
-    })
+    }
 }
 
 /// The least time a step takes on this machine.
@@ -130,7 +149,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 struct Time {
     ceilings: Ceilings,
     /// Of a step with as many rows as the mean one.
-    stages: Vec<StageFloor>,
+    parts: Vec<Floor>,
     /// Seconds of that step, and of all steps of an epoch.
     step_floor: f64,
     epoch_floor: f64,
@@ -143,17 +162,17 @@ impl Time {
         let steps_per_epoch = (sizes.lengths.sequences as u64).div_ceil(u64::from(config.train.batch_size.max(1)));
         let cost = StepCost::new(config, sizes, sizes.lengths.mean(steps_per_epoch))?;
         let ceilings = Ceilings::measure(device)?;
-        let stages = cost.floors(&ceilings);
-        let step_floor = stages.iter().map(|stage| stage.floor).sum();
+        let parts = cost.floors(&ceilings);
+        let step_floor = parts.iter().map(|part| part.floor).sum();
         let epoch_floor = step_floor * steps_per_epoch as f64;
-        Ok(Time { ceilings, stages, step_floor, epoch_floor, steps_per_epoch, uncounted: cost.uncounted })
+        Ok(Time { ceilings, parts, step_floor, epoch_floor, steps_per_epoch, uncounted: cost.uncounted })
     }
 
     fn print(&self) -> Result<()> {
-        let mut rows = vec![["stage", "GFLOP", "MB", "floor ms"].map(str::to_string).to_vec()];
-        for StageFloor { stage, cost, floor } in self.stages.iter().filter(|stage| stage.floor > 0.0) {
+        let mut rows = vec![["part", "GFLOP", "MB", "floor ms"].map(str::to_string).to_vec()];
+        for Floor { part, cost, floor } in self.parts.iter().filter(|part| part.floor > 0.0) {
             let [flops, bytes] = [cost.flops as f64 / 1e9, cost.bytes as f64 / 1e6];
-            rows.push(vec![stage.to_string(), format!("{flops:.3}"), format!("{bytes:.1}"), format!("{:.2}", floor * 1e3)]);
+            rows.push(vec![part.to_string(), format!("{flops:.3}"), format!("{bytes:.1}"), format!("{:.2}", floor * 1e3)]);
         }
         terminal::out(&format!("\n{}", terminal::table(&rows).trim_end()))?;
         let Time { step_floor, epoch_floor, steps_per_epoch, .. } = self;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags, count};
+use crate::cli::plan::reaches;
 use crate::cli::settings;
 use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
@@ -15,8 +16,8 @@ use crate::data::raw::Sides;
 use crate::error::{Code, Error, Result};
 use crate::loss;
 use crate::sampling::{Need, Plan};
-use crate::cli::plan::reaches;
 use crate::train::ceilings::Ceilings;
+use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
@@ -116,7 +117,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         )?;
         terminal::out("extra: that cost less the cost of as many uniform negatives, measured in turns")?;
         terminal::out(&format!("\n{}", terminal::table(&work(&lines)).trim_end()))?;
-        terminal::out(&format!("floor: what a stage multiplies at {}", reaches(&ceilings)))?;
+        terminal::out(&format!("floor: what a part multiplies at {}", reaches(&ceilings)))?;
         terminal::out("or what it moves, whichever takes longer; above 100 % it keeps its arrays in a cache")?;
         for line in lines.iter().filter(|line| !line.uncounted.is_empty()) {
             terminal::out(&format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")))?;
@@ -162,16 +163,16 @@ fn table(lines: &[Line]) -> Vec<Vec<String>> {
     rows
 }
 
-/// What every stage does in a step, how fast, and how near its floor.
+/// What every part of a step does, how fast, and how near its floor.
 fn work(lines: &[Line]) -> Vec<Vec<String>> {
-    let head = ["sampler", "items", "stage", "ms", "GFLOP", "MB", "GFLOP/s", "GB/s", "floor ms", "of floor"];
+    let head = ["sampler", "items", "part", "ms", "GFLOP", "MB", "GFLOP/s", "GB/s", "floor ms", "of floor"];
     let mut rows = vec![head.map(str::to_string).to_vec()];
     for line in lines {
-        for name in Stages::NAMES {
+        for name in StepCost::PARTS {
             let Some(work) = line.work.get(name) else { continue };
             let (flops, bytes) = (work.cost.flops as f64, work.cost.bytes as f64);
             let numbers = [
-                format!("{:.2}", line.stages[name] * 1e3),
+                format!("{:.2}", work.seconds * 1e3),
                 format!("{:.3}", flops / 1e9),
                 format!("{:.1}", bytes / 1e6),
                 format!("{:.1}", work.flops_per_second / 1e9),

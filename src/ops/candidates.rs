@@ -53,7 +53,10 @@ impl Hidden<'_> {
 #[derive(Clone, Copy, Debug)]
 pub enum Extent {
     /// M items for each of so many groups of rows.
-    Listed { groups: usize, m: usize },
+    Listed {
+        groups: usize,
+        m: usize,
+    },
     Catalogue,
 }
 

@@ -111,7 +111,6 @@ impl Optimizer {
         }
     }
 
-
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.
     pub fn is_lazy(&self, i: usize) -> bool {
         self.moments.get(i).is_some_and(|m| m.last.is_some())

@@ -8,8 +8,8 @@
 //!
 //! Both are the operations training itself uses, on the device it uses and with its rounding, so a ceiling is what the program can
 //! reach here and not what a data sheet promises. The sum reads what it writes, so no hidden read of a line before it is written
-//! adds to the bytes (the triad of STREAM, McCalpin 1995, without its third array). Products are as large as take a few
-//! milliseconds. Where arrays stay in a cache between two operations the second bound can be beaten.
+//! adds to the bytes (the triad of STREAM, McCalpin 1995, without its third array). Where arrays stay in a cache between two
+//! operations the second bound can be beaten.
 
 use std::time::Instant;
 
@@ -21,10 +21,10 @@ use crate::ops::cost::{Cost, product};
 use crate::ops::{linear, rows};
 use crate::train::profile::Median;
 
-/// Elements of either array of the sum: 128 MiB, four times a large last cache level.
-const ELEMENTS: usize = 1 << 25;
-/// Widths of the product, and seconds one should take at least.
+/// Elements of either array of the sum, 128 MiB or more, which is several times a large last cache level; and widths of the product.
+const ELEMENTS: [usize; 3] = [1 << 25, 1 << 27, 1 << 28];
 const WIDTHS: [usize; 4] = [512, 1024, 2048, 4096];
+/// The first size that takes so many seconds is measured, or the last: what a launch and a wait take is little beside it.
 const LONG: f64 = 5e-3;
 /// Measurements of each: of 9 the interval runs from the second to the eighth.
 const REPEATS: usize = 9;
@@ -41,19 +41,23 @@ pub struct Ceilings {
 impl Ceilings {
     /// Of `device`, with the threads of the pool this runs in.
     pub fn measure(device: &Device) -> Result<Ceilings> {
-        let (mut y, x) = (device.zeros(ELEMENTS)?, device.zeros(ELEMENTS)?);
-        let bytes = rates(device, rows::add_cost(ELEMENTS).bytes, &mut || rows::add(device, &mut y, &x, 0.5))?;
-        drop((y, x));
-        let mut flops = Median::default();
+        let (mut bytes, mut flops) = (Median::default(), Median::default());
+        for n in ELEMENTS {
+            let (mut y, mut x) = (device.zeros(n)?, device.zeros(n)?);
+            // Written once, so that it is memory of its own and not the system's page of zeros.
+            rows::add(device, &mut x, &y, 1.0)?;
+            let mut run = || rows::add(device, &mut y, &x, 0.5);
+            if is_long(device, &mut run)? || Some(&n) == ELEMENTS.last() {
+                bytes = rates(device, rows::add_cost(n).bytes, &mut run)?;
+                break;
+            }
+        }
         for n in WIDTHS {
-            let (x, w) = (device.reals(&vec![0.5; n * n])?, device.reals(&vec![0.25; n * n])?);
-            let mut y = Buffer::empty(device);
-            let of = product([n, n, n]);
-            let mut run = || linear::forward(device, &mut y, &x, &w, None, n, n, n);
-            run()?;
-            let long = time(device, &mut run)? >= LONG;
-            if long || Some(&n) == WIDTHS.last() {
-                flops = rates(device, of, &mut run)?;
+            let varied: Vec<f64> = (0..n * n).map(|i| (i as f64 * 0.618).fract() - 0.5).collect();
+            let (x, mut y) = (device.reals(&varied)?, Buffer::empty(device));
+            let mut run = || linear::forward(device, &mut y, &x, &x, None, n, n, n);
+            if is_long(device, &mut run)? || Some(&n) == WIDTHS.last() {
+                flops = rates(device, product([n, n, n]), &mut run)?;
                 break;
             }
         }
@@ -66,9 +70,14 @@ impl Ceilings {
     }
 }
 
-/// `amount` per second of several runs, after one that is not measured.
-fn rates(device: &Device, amount: u64, run: &mut dyn FnMut() -> Result<()>) -> Result<Median> {
+/// Whether a run is worth measuring; the first one compiles and allocates.
+fn is_long(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
     time(device, run)?;
+    Ok(time(device, run)? >= LONG)
+}
+
+/// `amount` per second of several runs.
+fn rates(device: &Device, amount: u64, run: &mut dyn FnMut() -> Result<()>) -> Result<Median> {
     let rates = (0..REPEATS).map(|_| Ok(amount as f64 / time(device, run)?));
     Ok(Median::of(rates.collect::<Result<Vec<f64>>>()?))
 }

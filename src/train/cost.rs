@@ -1,7 +1,7 @@
-//! What a training step does, stage by stage: the `cost` functions beside the operations, added up for a configuration.
+//! What a training step does, part by part: the `cost` functions beside the operations, added up for a configuration.
 //!
 //! ```text
-//! floor of a step = sum over stages of max(flops / product rate, bytes / memory rate)
+//! floor of a step = sum over its parts of max(flops / product rate, bytes / memory rate)
 //! ```
 //!
 //! No step can be faster where products are no faster than the measured one (`train/ceilings.rs`) and what an operation leaves
@@ -19,21 +19,21 @@ use crate::ops::{attributes, full_softmax, sampled_loss, score, whole_data};
 use crate::optim::Optimizer;
 use crate::sampling::{self, cost::Draw};
 use crate::train::ceilings::Ceilings;
-use crate::train::fit::Stages;
 use crate::train::plan::{Counts, Shape};
 
-/// Work of the stages of a step, in the order of [`Stages::NAMES`].
+/// Work of a step.
 #[derive(Clone, Debug)]
 pub struct StepCost {
-    pub stages: [Cost; 6],
+    /// In the order of [`StepCost::PARTS`].
+    pub parts: [Cost; 6],
     /// Stages of the sampler that do more than is counted, and what makes sequences shorter than they are taken for.
     pub uncounted: Vec<&'static str>,
 }
 
-/// A stage's work and the least time it can take.
+/// The work of a part and the least time it can take.
 #[derive(Clone, Debug, Serialize)]
-pub struct StageFloor {
-    pub stage: &'static str,
+pub struct Floor {
+    pub part: &'static str,
     #[serde(flatten)]
     pub cost: Cost,
     /// Seconds.
@@ -41,6 +41,9 @@ pub struct StageFloor {
 }
 
 impl StepCost {
+    /// The stages of a step that have a price; the sampler's first stage and the others are two of them.
+    pub const PARTS: [&'static str; 6] = ["forward", "propose", "select", "loss", "backward", "update"];
+
     /// Of a batch of these `lengths`; errors are those of training.
     pub fn new(config: &Config, counts: &Counts, lengths: Lengths) -> Result<StepCost> {
         let Shape { hyper, sizes, asked, sampled } = Shape::new(config, counts)?;
@@ -70,20 +73,20 @@ impl StepCost {
             let known = met.filter(|_| ["items", "output"].contains(&p.name.as_str()));
             Optimizer::cost(&config.optim, &p.shape, p.table, known)
         });
-        let sample = draw.as_ref().map_or(Cost::default(), |draw| draw.propose + draw.select);
+        let [propose, select] = draw.as_ref().map_or([Cost::default(); 2], |draw| [draw.propose, draw.select]);
         let backward = encoder.backward + made.backward;
         let update = update.sum::<Cost>() + made.forward;
         let mut uncounted = draw.map_or(vec![], |draw| draw.uncounted);
         if config.train.random_prefix {
             uncounted.push("train.random_prefix");
         }
-        Ok(StepCost { stages: [Cost::default(), encoder.forward, sample, loss, backward, update], uncounted })
+        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], uncounted })
     }
 
-    /// The stages with the least time each takes.
-    pub fn floors(&self, ceilings: &Ceilings) -> Vec<StageFloor> {
-        let floor = |(stage, &cost): (&&'static str, &Cost)| StageFloor { stage, cost, floor: ceilings.floor(cost) };
-        Stages::NAMES.iter().zip(&self.stages).map(floor).collect()
+    /// The parts with the least time each takes.
+    pub fn floors(&self, ceilings: &Ceilings) -> Vec<Floor> {
+        let floor = |(part, cost)| Floor { part, cost, floor: ceilings.floor(cost) };
+        StepCost::PARTS.into_iter().zip(self.parts).map(floor).collect()
     }
 }
 

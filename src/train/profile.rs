@@ -83,7 +83,7 @@ pub struct Line {
     /// Seconds of a step that draws, and medians of its stages.
     pub step: Median,
     pub stages: BTreeMap<String, f64>,
-    /// Of the stages whose work is counted.
+    /// Of the parts of [`StepCost::PARTS`] that do anything.
     pub work: BTreeMap<String, Work>,
     /// Parts of the sampler that do more than is counted.
     pub uncounted: Vec<String>,
@@ -97,9 +97,11 @@ pub struct Line {
     pub extra: Option<Median>,
 }
 
-/// What a stage does in a step, and how fast.
+/// What a part of a step does, and how fast.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Work {
+    /// Median.
+    pub seconds: f64,
     #[serde(flatten)]
     pub cost: Cost,
     pub flops_per_second: f64,
@@ -114,7 +116,7 @@ impl Work {
     fn new(cost: Cost, seconds: f64, ceilings: &Ceilings) -> Work {
         let (rate, floor) = (|amount: u64| amount as f64 / seconds, ceilings.floor(cost));
         let (flops_per_second, bytes_per_second) = (rate(cost.flops), rate(cost.bytes));
-        Work { cost, flops_per_second, bytes_per_second, floor, floor_share: floor / seconds }
+        Work { seconds, cost, flops_per_second, bytes_per_second, floor, floor_share: floor / seconds }
     }
 }
 
@@ -225,8 +227,9 @@ pub fn measure(
     // Users are equally long.
     let lengths = Lengths::of(std::iter::repeat_n(set.extent([0], config.model.max_len as usize).0, sequences));
     let cost = StepCost::new(config, &Counts::of(set, config), lengths)?;
-    let counted = Stages::NAMES.iter().zip(cost.stages).enumerate().filter(|(_, (_, cost))| *cost != Cost::default());
-    let work = counted.map(|(i, (name, cost))| (name.to_string(), Work::new(cost, stage(i), ceilings))).collect();
+    let seconds = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.parts()[i])).median;
+    let counted = StepCost::PARTS.iter().zip(cost.parts).enumerate().filter(|(_, (_, cost))| *cost != Cost::default());
+    let work = counted.map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), ceilings))).collect();
     let sampling = Median::of(stages.iter().map(|s| s.sample)).median;
     Ok(Line {
         sampler: name.into(),
@@ -306,8 +309,8 @@ mod tests {
         let line = measure("dns", &mut a, &mut uniform, 60, rounds, &ceilings, 0, &mut spans).unwrap();
         assert_eq!((line.rows, line.drawn, line.negatives), (36, 36, 1));
         assert_eq!(spans.len(), 6 * Stages::NAMES.len());
-        // All stages but the gathering of the batch are counted; at one byte a second each takes as many seconds as it moves bytes.
-        assert_eq!(line.work.len(), 5);
+        // At one byte a second a part takes as many seconds as it moves bytes.
+        assert_eq!(line.work.len(), StepCost::PARTS.len());
         assert!(line.uncounted.is_empty() && line.work.values().all(|w| w.floor == w.cost.flops.max(w.cost.bytes) as f64));
         assert!(line.extra.is_some() && line.step.low <= line.step.median && line.step.median <= line.step.high);
     }

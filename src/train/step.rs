@@ -278,9 +278,12 @@ impl Trainer {
         let asked = last.as_ref().unwrap_or(&batch);
         let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
         let scoring = self.model.scoring();
-        let draw = |sampler: &Sampler| sampler.draw(&self.device, asked, Some(&scoring), moment);
+        let (drawing, mut proposed) = (Instant::now(), 0.0);
+        let mut tell = || proposed = drawing.elapsed().as_secs_f64();
+        let draw = |sampler: &Sampler| sampler.draw_telling(&self.device, asked, Some(&scoring), moment, &mut tell);
         let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
         stages.sample = lap.ends()?;
+        stages.propose = proposed;
         if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
             self.diagnosis = Some(self.diagnose(asked, negatives, step)?);
             lap.ends()?;

@@ -46,7 +46,7 @@ fn counted(config: &Config) -> (StepCost, u64) {
 }
 
 fn flops(cost: &StepCost) -> u64 {
-    cost.stages.iter().map(|stage| stage.flops).sum()
+    cost.parts.iter().map(|part| part.flops).sum()
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn counted_flops_are_those_of_the_products_a_step_makes() {
     let (cost, made) = counted(&config);
     // Chosen by every row for itself: gathered, with the target.
     assert_eq!(flops(&cost), made + 6 * 4 * 6 * 8, "the catalogue");
-    assert_eq!(cost.stages[2].flops, 2 * 4 * 60 * 8);
+    assert_eq!(cost.parts[2].flops, 2 * 4 * 60 * 8);
 }
 
 fn kind(name: &str) -> config::Kind {
@@ -107,23 +107,28 @@ fn a_step_worked_by_hand() {
     config.sampler.negatives = Some(2);
     let counts = Counts { items: 6, sequences: 1, ..Counts::default() };
     let cost = StepCost::new(&config, &counts, Lengths::of([3])).unwrap();
-    let [gather, forward, sample, loss, backward, update] = cost.stages;
-    assert_eq!(gather, Cost::default());
+    let [forward, propose, select, loss, backward, update] = cost.parts;
 
     // qkv, project, expand, contract: 2 R (4 12 + 4 4 + 4 8 + 8 4); attention of 1 + 2 + 3 pairs: 4 D each.
     assert_eq!(forward.flops, 2 * 3 * (48 + 16 + 32 + 32) + 6 * 16);
     assert_eq!(backward.flops, 2 * 2 * 3 * 128 + 6 * 40);
     // Score, gradient of the query and of the item: 2 D each for a target and two negatives of every row.
     assert_eq!(loss.flops, 3 * 8 * 9);
-    assert_eq!((sample.flops, update.flops), (0, 0));
+    assert_eq!((propose.flops, select, update.flops), (0, Cost::default(), 0));
 
     // 3 rows of 6 items are expected to be 2.53 distinct ones, of 10 positions 2.71: 3 either way; 9 of 6 are 4.84: 5.
     let embedding = (3 + 3 * 4 + 12) + (3 + 3 * 4 + 2 * 12);
-    let block = 2 * (24 + 6 + 8) + 2 * 36 + (36 + 12 + 3) + 2 * 24
-        + (12 + 48 + 12 + 36) + (12 + 16 + 4 + 12) + (12 + 32 + 8 + 24) + (24 + 32 + 4 + 12);
+    let block = 2 * (24 + 6 + 8)
+        + 2 * 36
+        + (36 + 12 + 3)
+        + 2 * 24
+        + (12 + 48 + 12 + 36)
+        + (12 + 16 + 4 + 12)
+        + (12 + 32 + 8 + 24)
+        + (24 + 32 + 4 + 12);
     let queries = (2 * 12 + 3) + (24 + 6 + 8);
     assert_eq!(forward.bytes, 4 * (embedding + 24 + block + queries));
-    assert_eq!(sample.bytes, 4 * 6);
+    assert_eq!(propose.bytes, 4 * 6);
     assert_eq!(loss.bytes, 4 * (2 * 12 + 3 * 5 * 4 + 6 + 3));
     // Dense: the norm reads g; x, g, m, v are read and written. 6 4 of the table, 10 4 positions, 128 weights, 12 + 4 + 8 + 4 of
     // their biases, 3 norms of 8.
@@ -137,7 +142,7 @@ fn a_lazy_table_is_updated_by_the_rows_a_step_meets() {
     let counts = Counts { items: 1000, sequences: 4, ..Counts::default() };
     let update = |tables: &str| {
         let config = Config { optim: config::Optim { tables: tables.into(), ..config.optim.clone() }, ..config.clone() };
-        StepCost::new(&config, &counts, Lengths::of([ROWS; 4])).unwrap().stages[5].bytes
+        StepCost::new(&config, &counts, Lengths::of([ROWS; 4])).unwrap().parts[5].bytes
     };
     // Histories, targets and negatives, 96 draws of 1000 items: 91.6 rows of D = 8, with 5 numbers of bookkeeping each. The ten
     // positions are a table as well, and all of them are asked for.
