@@ -117,8 +117,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         )?;
         terminal::out("extra: that cost less the cost of as many uniform negatives, measured in turns")?;
         terminal::out(&format!("\n{}", terminal::table(&work(&lines)).trim_end()))?;
-        terminal::out(&format!("floor: what a part multiplies at {}", reaches(&ceilings)))?;
-        terminal::out("or what it moves, whichever takes longer; above 100 % it keeps its arrays in a cache")?;
+        terminal::out(&format!("floor: the longer of its products and of its bytes where the machine {};", reaches(&ceilings)))?;
+        terminal::out("above 100 %: its arrays stay in a cache")?;
         for line in lines.iter().filter(|line| !line.uncounted.is_empty()) {
             terminal::out(&format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")))?;
         }

@@ -24,8 +24,9 @@ use crate::train::profile::Median;
 /// Elements of either array of the sum, 128 MiB or more, which is several times a large last cache level; and widths of the product.
 const ELEMENTS: [usize; 3] = [1 << 25, 1 << 27, 1 << 28];
 const WIDTHS: [usize; 4] = [512, 1024, 2048, 4096];
-/// The first size that takes so many seconds is measured, or the last: what a launch and a wait take is little beside it.
-const LONG: f64 = 5e-3;
+/// The first size that takes so many seconds is measured, or the last: what a launch and a wait take is little beside it, and a
+/// processor's product still fits its caches.
+const LONG: f64 = 1e-3;
 /// Measurements of each: of 9 the interval runs from the second to the eighth.
 const REPEATS: usize = 9;
 
@@ -64,9 +65,10 @@ impl Ceilings {
         Ok(Ceilings { flops, bytes })
     }
 
-    /// Seconds that `cost` takes at least.
+    /// Seconds that `cost` takes at least: at the upper ends of both intervals, so that what else the machine did while they were
+    /// measured raises no floor.
     pub fn floor(&self, cost: Cost) -> f64 {
-        (cost.flops as f64 / self.flops.median).max(cost.bytes as f64 / self.bytes.median)
+        (cost.flops as f64 / self.flops.high).max(cost.bytes as f64 / self.bytes.high)
     }
 }
 
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_floor_is_the_slower_of_the_two() {
-        let rate = |x: f64| Median { low: x, median: x, high: x };
+        let rate = |x: f64| Median { low: x / 4.0, median: x / 2.0, high: x };
         let ceilings = Ceilings { flops: rate(100.0), bytes: rate(10.0) };
         assert_eq!(ceilings.floor(Cost { flops: 300, bytes: 20 }), 3.0);
         assert_eq!(ceilings.floor(Cost { flops: 100, bytes: 20 }), 2.0);
