@@ -29,6 +29,7 @@
 //! | what is a negative | [`sampling`]: propose, select, mix, weight; a method of the literature is a preset |
 //! | what is a step | [`train::step`] |
 //! | what memory does a run need | [`train::plan`]: the `bytes` functions beside their owners, added up and held to a measurement |
+//! | how fast can a step be here | [`train::cost`]: the `cost` functions beside the operations, added up; [`train::ceilings`]: what this machine reaches |
 //! | what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
 //! | what did a run buy | [`report`]: a page, TensorBoard events, a table |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |

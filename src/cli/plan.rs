@@ -1,8 +1,10 @@
-//! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit.
+//! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit;
+//! and the least time its steps take here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags, bytes, count};
@@ -15,8 +17,11 @@ use crate::data::training::TrainingSet;
 use crate::device::{Device, heap};
 use crate::error::{Code, Error, Result};
 use crate::eval::Encoder;
+use crate::train::ceilings::Ceilings;
+use crate::train::cost::{Floor, StepCost};
 use crate::train::fit::Training;
 use crate::train::plan::{self, Counts, MemoryPlan, Moment};
+use crate::train::profile::Median;
 use crate::train::step::Trainer;
 
 /// Version of the JSON output; a new one when a name or a unit changes.
@@ -83,6 +88,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         (true, Some(set)) => Some(measure(config, set, &device, sizes.largest.unwrap_or(0))?),
         _ => None,
     };
+    // After the count, which a product made before it would change.
+    let time = Time::new(config, &sizes, &device)?;
     let (moment, needed) = plan.peak(gpu);
     let fits = needed <= memory;
     let changes = if fits { vec![] } else { plan::changes(config, memory, gpu, threads, &counts)? };
@@ -95,26 +102,95 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         let all = json!({
             "v": SCHEMA, "device": doctor::name(&device), "threads": threads, "lines": plan.lines, "mapped": plan.mapped,
             "uncounted": plan.uncounted, "moments": held, "largest": moment, "needed": needed, "memory": memory, "fits": fits,
-            "changes": changes, "measured": measured,
+            "changes": changes, "measured": measured, "time": time,
         });
         terminal::out(&all.to_string())?;
     } else {
         print(&plan, &sizes, gpu, memory, measured)?;
+        time.print()?;
     }
     if fits {
         return Ok(());
     }
+    Err(too_large(&plan, memory, gpu, &changes))
+}
+
+/// Refuses a run that needs more memory than the device has, before it takes any. G0601: what takes most of it, and which single
+/// change makes it fit.
+pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
+    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let plan = MemoryPlan::new(config, &Counts::of(set, config), threads)?;
+    // A system that does not say what it has is trusted.
+    let Ok(memory) = there_is(device) else { return Ok(()) };
+    if plan.peak(gpu).1 <= memory {
+        return Ok(());
+    }
+    let counts = |config: &Config| Ok(Counts::of(set, config));
+    Err(too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?))
+}
+
+fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
+    let (moment, needed) = plan.peak(gpu);
     let what = format!("the run needs {} while {}, and there are {}", size(needed), of(moment), size(memory));
     let mut lines: Vec<&plan::Line> = plan.lines.iter().filter(|l| l.during.contains(&moment) && (!gpu || l.on_gpu)).collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
     let most: Vec<String> = lines.iter().take(3).map(|line| format!("{} {}", line.part, size(line.bytes))).collect();
     let error = Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")));
-    Err(match changes.is_empty() {
+    match changes.is_empty() {
         true => error.help("no single smaller setting makes it fit: change several, or use a machine with more memory"),
         false => {
             changes.iter().fold(error, |error, change| error.help(format!("`--set {}` needs {}", change.set, size(change.bytes))))
         }
-    })
+    }
+}
+
+/// The least time a step takes on this machine.
+#[derive(Serialize)]
+struct Time {
+    ceilings: Ceilings,
+    /// Of a step with as many rows as the mean one.
+    parts: Vec<Floor>,
+    /// Seconds of that step, and of all steps of an epoch.
+    step_floor: f64,
+    epoch_floor: f64,
+    steps_per_epoch: u64,
+    uncounted: Vec<&'static str>,
+}
+
+impl Time {
+    fn new(config: &Config, sizes: &Counts, device: &Device) -> Result<Time> {
+        let steps_per_epoch = (sizes.lengths.sequences as u64).div_ceil(u64::from(config.train.batch_size.max(1)));
+        let cost = StepCost::new(config, sizes, sizes.lengths.mean(steps_per_epoch))?;
+        let ceilings = Ceilings::measure(device)?;
+        let parts = cost.floors(&ceilings);
+        let step_floor = parts.iter().map(|part| part.floor).sum();
+        let epoch_floor = step_floor * steps_per_epoch as f64;
+        Ok(Time { ceilings, parts, step_floor, epoch_floor, steps_per_epoch, uncounted: cost.uncounted })
+    }
+
+    fn print(&self) -> Result<()> {
+        let mut rows = vec![["part", "GFLOP", "MB", "floor ms"].map(str::to_string).to_vec()];
+        for Floor { part, cost, floor } in self.parts.iter().filter(|part| part.floor > 0.0) {
+            let [flops, bytes] = [cost.flops as f64 / 1e9, cost.bytes as f64 / 1e6];
+            rows.push(vec![part.to_string(), format!("{flops:.3}"), format!("{bytes:.1}"), format!("{:.2}", floor * 1e3)]);
+        }
+        terminal::out(&format!("\n{}", terminal::table(&rows).trim_end()))?;
+        let Time { step_floor, epoch_floor, steps_per_epoch, .. } = self;
+        let epoch = format!("an epoch of {} steps {epoch_floor:.2} s", terminal::grouped(*steps_per_epoch));
+        terminal::out(&format!("a step takes {:.2} ms or more, {epoch} or more: a floor, no prediction,", step_floor * 1e3))?;
+        terminal::out(&format!("where the machine {}", reaches(&self.ceilings)))?;
+        if !self.uncounted.is_empty() {
+            terminal::out(&format!("more than is counted: {}", self.uncounted.join(", ")))?;
+        }
+        Ok(())
+    }
+}
+
+/// `reaches 61.9 [60.9, 70.9] GFLOP/s in products and 26.6 [21.4, 27.9] GB/s of memory (median [95 % interval], measured now)`
+pub fn reaches(ceilings: &Ceilings) -> String {
+    let rate = |m: &Median| format!("{:.1} [{:.1}, {:.1}]", m.median / 1e9, m.low / 1e9, m.high / 1e9);
+    let (flops, bytes) = (rate(&ceilings.flops), rate(&ceilings.bytes));
+    format!("reaches {flops} GFLOP/s in products and {bytes} GB/s of memory (median [95 % interval], measured now)")
 }
 
 /// The log, prepared into a folder that is gone afterwards: its pages stay mapped.

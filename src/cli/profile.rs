@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags, count};
+use crate::cli::plan::reaches;
 use crate::cli::settings;
 use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
@@ -15,11 +16,13 @@ use crate::data::raw::Sides;
 use crate::error::{Code, Error, Result};
 use crate::loss;
 use crate::sampling::{Need, Plan};
+use crate::train::ceilings::Ceilings;
+use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
 /// Version of the JSON output; a new one when a name or a unit changes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
 
@@ -77,6 +80,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         false => args.negatives.iter().copied().map(Some).collect(),
     };
     let rounds = Rounds { warmup: args.warmup, measured: args.rounds };
+    let ceilings = Ceilings::measure(&device)?;
     let (mut lines, mut spans): (Vec<Line>, Vec<Span>) = (vec![], vec![]);
     for &items in &sizes {
         let log = profile::log(items, config.train.batch_size, config.model.max_len + 3, config.train.seed)?;
@@ -86,7 +90,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
                 let config = profile::with_sampler(&config, name, n, context);
                 let set = intake::training_set(&config, data.clone(), clusters.then_some(Method::Bisecting))?;
                 let (mut sampled, mut uniform) = profile::pair(&config, &set, &device)?;
-                let line = profile::measure(name, &mut sampled, &mut uniform, items, rounds, lines.len(), &mut spans)?;
+                let line = profile::measure(name, &mut sampled, &mut uniform, items, rounds, &ceilings, lines.len(), &mut spans)?;
                 if !json {
                     terminal::say(&format!("{name}, {} negatives, {items} items: measured", line.negatives));
                 }
@@ -102,7 +106,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             json!({ "device": doctor::name(&device), "threads": rayon::current_num_threads(), "host": doctor::facts() });
         let what = json!({
             "schema": SCHEMA, "version": concat!(env!("CARGO_PKG_VERSION"), " (", env!("HARDNEG_COMMIT"), ")"), "machine": machine,
-            "rounds": args.rounds, "loss": config.loss.kind, "model": config.model, "batch_size": config.train.batch_size, "lines": lines,
+            "rounds": args.rounds, "loss": config.loss.kind, "model": config.model, "batch_size": config.train.batch_size,
+            "ceilings": ceilings, "lines": lines,
         });
         terminal::out(&what.to_string())?;
     } else {
@@ -111,6 +116,12 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less the same step on cached negatives;",
         )?;
         terminal::out("extra: that cost less the cost of as many uniform negatives, measured in turns")?;
+        terminal::out(&format!("\n{}", terminal::table(&work(&lines)).trim_end()))?;
+        terminal::out(&format!("floor: the longer of its products and of its bytes where the machine {};", reaches(&ceilings)))?;
+        terminal::out("above 100 %: its arrays stay in a cache")?;
+        for line in lines.iter().filter(|line| !line.uncounted.is_empty()) {
+            terminal::out(&format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")))?;
+        }
     }
     base.map_or(Ok(()), |base| gate(&base, &lines))
 }
@@ -148,6 +159,30 @@ fn table(lines: &[Line]) -> Vec<Vec<String>> {
         row.extend([format!("{:.1}", line.ns_per_negative.median), ms(&line.cost)]);
         row.push(line.extra.as_ref().map_or("-".into(), ms));
         rows.push(row);
+    }
+    rows
+}
+
+/// What every part of a step does, how fast, and how near its floor.
+fn work(lines: &[Line]) -> Vec<Vec<String>> {
+    let head = ["sampler", "items", "part", "ms", "GFLOP", "MB", "GFLOP/s", "GB/s", "floor ms", "of floor"];
+    let mut rows = vec![head.map(str::to_string).to_vec()];
+    for line in lines {
+        for name in StepCost::PARTS {
+            let Some(work) = line.work.get(name) else { continue };
+            let (flops, bytes) = (work.cost.flops as f64, work.cost.bytes as f64);
+            let numbers = [
+                format!("{:.2}", work.seconds * 1e3),
+                format!("{:.3}", flops / 1e9),
+                format!("{:.1}", bytes / 1e6),
+                format!("{:.1}", work.flops_per_second / 1e9),
+                format!("{:.1}", work.bytes_per_second / 1e9),
+                format!("{:.2}", work.floor * 1e3),
+                format!("{:.0}%", 100.0 * work.floor_share),
+            ];
+            let what = [line.sampler.clone(), line.items.to_string(), name.to_string()];
+            rows.push(what.into_iter().chain(numbers).collect());
+        }
     }
     rows
 }
@@ -221,6 +256,8 @@ mod tests {
             drawn: 1,
             step: around(1.0),
             stages: Stages::NAMES.iter().map(|name| (name.to_string(), 0.1)).collect(),
+            work: Default::default(),
+            uncounted: vec![],
             sampling_share: 0.1,
             ns_per_negative: around(ns),
             cost: around(0.1),

@@ -11,7 +11,7 @@ use crate::cli::arguments::{self, Machine, SettingFlags, Stop};
 use crate::cli::display::{Display, Style};
 use crate::cli::measure::{Ground, Part};
 use crate::cli::settings::{self, Settings};
-use crate::cli::{doctor, intake, terminal};
+use crate::cli::{doctor, intake, plan, terminal};
 use crate::config::Config;
 use crate::data::interactions::Interactions;
 use crate::data::training::TrainingSet;
@@ -118,6 +118,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let (data, data_file) = data_of(&run, &settings, &mut display)?;
     let set = intake::training_set(config, data.clone(), clusters)?;
+    plan::refuse_too_large(config, &set, &device)?;
     let mut trainer = Trainer::new(config, set.clone(), &device)?;
     describe(&settings, &set, &trainer, &out, &mut display);
     if args.dry_run {

@@ -54,6 +54,20 @@ pub fn kept_per_thread() -> u64 {
     size.unwrap_or(512 << 10) / sharers.unwrap_or(1).max(1)
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Flops of the products this thread has made: an independent count for the test of `ops/cost.rs`.
+    static MADE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Flops of the products that `work` makes on this thread.
+#[cfg(test)]
+pub fn made_by<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    let before = MADE.get();
+    let result = work();
+    (result, MADE.get() - before)
+}
+
 /// One past the last element a `rows` x `columns` view touches.
 fn extent(rows: usize, columns: usize, row: usize, col: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * row + (columns - 1) * col + 1 }
@@ -63,6 +77,8 @@ fn extent(rows: usize, columns: usize, row: usize, col: usize) -> usize {
 /// C (m,n) has rows `stride` apart; A (m,k); B (k,n); `shape` is `[m, n, k]`.
 pub fn gemm<T: Real>(c: &mut [T], stride: usize, a: Mat<T>, b: Mat<T>, shape: [usize; 3], scale: T, accumulate: bool) {
     let [m, n, k] = shape;
+    #[cfg(test)]
+    MADE.set(MADE.get() + 2 * (m * n * k) as u64);
     if m == 0 || n == 0 {
         return;
     }

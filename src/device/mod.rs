@@ -20,6 +20,8 @@ pub mod sources;
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Memory, Real};
+#[cfg(test)]
+pub use gemm::made_by;
 pub use gemm::{Mat, gemm, kept_per_thread};
 
 use crate::error::{Code, Error, Result};

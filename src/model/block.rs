@@ -9,8 +9,10 @@
 
 use crate::device::{Buffer, Device};
 use crate::error::Result;
+use crate::model::cost::Lengths;
 use crate::model::params::ParamList;
 use crate::model::{Hyper, Masks};
+use crate::ops::cost::Pass;
 use crate::ops::{activation, attention, dropout, layer_norm, linear, rows};
 
 /// Positions of the block's parameters in the model's list.
@@ -90,6 +92,10 @@ impl Scratch {
     }
 }
 
+fn shape(hyper: &Hyper) -> attention::Shape {
+    attention::Shape { dim: hyper.dim, heads: hyper.heads, causal: hyper.causal }
+}
+
 impl Block {
     pub fn new(number: usize, hyper: &Hyper, list: &mut ParamList) -> Result<Block> {
         let (d, f) = (hyper.dim, hyper.ffn);
@@ -105,8 +111,18 @@ impl Block {
         })
     }
 
-    fn attention(&self, hyper: &Hyper) -> attention::Shape {
-        attention::Shape { dim: hyper.dim, heads: hyper.heads, causal: hyper.causal }
+    /// A pass over the sequences of a batch.
+    pub fn cost(hyper: &Hyper, batch: Lengths) -> Pass {
+        let (d, f, r) = (hyper.dim, hyper.ffn, batch.rows);
+        let shape = shape(hyper);
+        // Where two paths meet, their gradients are added.
+        let joined = Pass { backward: rows::add_cost(r * d), ..Pass::default() };
+        let half = layer_norm::cost(r, d) + dropout::residual_cost(r * d) + joined;
+        let products = [(d, 3 * d), (d, d), (d, f), (f, d)].map(|(k, n)| linear::cost(r, k, n, true));
+        half * 2
+            + attention::cost(r, shape.pairs(r, batch.squares), shape)
+            + activation::cost(r * f)
+            + products.into_iter().sum::<Pass>()
     }
 
     /// `saved.y (R,D)` from `x (R,D)`.
@@ -131,7 +147,7 @@ impl Block {
         }
         let input = if hyper.pre_norm { &s.n1 } else { x };
         linear::forward(device, &mut s.qkv, input, list.value(self.qkv[0]), Some(list.value(self.qkv[1])), r, d, 3 * d)?;
-        attention::forward(device, &mut s.attended, &mut s.lse, &s.qkv, offsets, self.attention(hyper), site_p.as_ref())?;
+        attention::forward(device, &mut s.attended, &mut s.lse, &s.qkv, offsets, shape(hyper), site_p.as_ref())?;
         linear::forward(
             device,
             &mut scratch.a,
@@ -217,7 +233,7 @@ impl Block {
         dropout::forward(device, a, dy, site_a.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.project);
         linear::backward(device, Some(b), dw, Some(db), a, &s.attended, w, r, d, d)?;
-        attention::backward(device, wide, b, &s.attended, &s.lse, &s.qkv, offsets, self.attention(hyper), site_p.as_ref())?;
+        attention::backward(device, wide, b, &s.attended, &s.lse, &s.qkv, offsets, shape(hyper), site_p.as_ref())?;
         let input = if hyper.pre_norm { &s.n1 } else { x };
         let (w, dw, db) = list.linear_parts(self.qkv);
         linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, 3 * d)?;

@@ -14,6 +14,7 @@
 
 mod block;
 mod context;
+pub mod cost;
 #[cfg(test)]
 mod gradients;
 pub mod memory;

@@ -11,6 +11,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass};
 use crate::ops::vector;
 
 const TASK: usize = 16 * 1024;
@@ -66,6 +67,11 @@ fn launch(runtime: &dyn Runtime, entry: &'static str, out: &mut Buffer, x: &Buff
     }
     let kernel = Kernel::new("activation", entry, &[("GELU", i64::from(kind == Activation::Gelu))]);
     runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), &mut [Arg::Out(out), Arg::In(x), Arg::U64(n as u64)])
+}
+
+/// Of n `elements`.
+pub fn cost(elements: usize) -> Pass {
+    Pass { forward: Cost::moved(2 * elements), backward: Cost::moved(3 * elements) }
 }
 
 pub fn cases() -> Vec<Case> {

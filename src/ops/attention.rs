@@ -21,6 +21,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass};
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
@@ -88,6 +89,19 @@ pub fn backward(
         });
         Ok(())
     }, runtime => launch_backward(&**runtime, dqkv, dout, out, lse, qkv, offsets, shape, dropout))
+}
+
+/// Of R `rows` in which `pairs` of a row and a key it sees are scored ([`Shape::pairs`]).
+pub fn cost(rows: usize, pairs: u64, shape: Shape) -> Pass {
+    let (n, lse, pair) = (rows * shape.dim, rows * shape.heads, 2 * pairs * shape.dim as u64);
+    Pass { forward: Cost::new(2 * pair, 4 * n + lse), backward: Cost::new(5 * pair, 8 * n + lse) }
+}
+
+impl Shape {
+    /// Pairs in sequences of R `rows` whose squared lengths add up to `squares`.
+    pub fn pairs(&self, rows: usize, squares: u64) -> u64 {
+        if self.causal { (squares + rows as u64) / 2 } else { squares }
+    }
 }
 
 /// Cuts rows of `width` into one slice per sequence.

@@ -16,6 +16,7 @@ use crate::device::{Buffer, Device, Real};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass};
 use crate::ops::segments::{self, Segments};
 
 const TASK: usize = 512;
@@ -112,6 +113,14 @@ pub fn backward(device: &Device, du: &mut Buffer, da: &Buffer, lists: &Attribute
         let (segments, weights) = lists.segments(true);
         segments::sum(&**runtime, du, None, da, Some(&weights), &segments, dim, 1.0)
     })
+}
+
+/// Of V items with `pairs` attributes in all, of T.
+pub fn cost(items: usize, attributes: usize, pairs: usize, dim: usize) -> Pass {
+    Pass {
+        forward: Cost::moved((2 * items + attributes) * dim + pairs),
+        backward: Cost::moved((items + 2 * attributes) * dim + pairs),
+    }
 }
 
 pub fn cases() -> Vec<Case> {

@@ -12,6 +12,7 @@ use crate::data::batch::Batch;
 use crate::device::Real;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
+use crate::ops::cost::{Cost, distinct, product};
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::View;
@@ -46,6 +47,26 @@ impl Hidden<'_> {
             }
         }
     }
+}
+
+/// What a selection scores for R `rows`.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent {
+    /// M items for each of so many groups of rows.
+    Listed {
+        groups: usize,
+        m: usize,
+    },
+    Catalogue,
+}
+
+/// Scores of V items (`of`) and D numbers, [`score::products`](crate::ops::score::products) each.
+pub fn cost(rows: usize, of: usize, dim: usize, extent: Extent, products: u64) -> Cost {
+    let (per_row, read) = match extent {
+        Extent::Listed { groups, m } => (m, groups * m + distinct(groups * m, of) * dim),
+        Extent::Catalogue => (of, of * dim),
+    };
+    Cost::new(products * product([rows, per_row, dim]), rows * dim + read)
 }
 
 /// Hands every row its list and the scores of it, minus infinity where the slot is empty or dropped for the row. `out` has one

@@ -15,6 +15,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass, distinct};
 use crate::ops::segments::{self, Segments};
 use crate::ops::vector;
 
@@ -41,6 +42,13 @@ pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32]
     check(dtable.len(), ids, dim)?;
     dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) },
         runtime => segments::sum(&**runtime, dtable, None, dout, None, &Segments::of(ids), dim, scale))
+}
+
+/// Of R `rows` from a table of V items (`of`); [`Into::Add`] reads what it adds to.
+pub fn cost(rows: usize, of: usize, dim: usize, mode: Into) -> Pass {
+    let (out, table) = (rows * dim, distinct(rows, of) * dim);
+    let written = if mode == Into::Add { 2 * out } else { out };
+    Pass { forward: Cost::moved(rows + table + written), backward: Cost::moved(rows + out + 2 * table) }
 }
 
 /// An id beyond the table would read foreign memory on a machine; it is refused once, here.

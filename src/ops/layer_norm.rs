@@ -14,6 +14,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass};
 use crate::ops::{column_sum, vector};
 
 /// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
@@ -46,6 +47,12 @@ pub fn backward(
         gradient::<T>(T::of_mut(dx)?, T::of_mut(dgain)?, T::of_mut(dbias)?, T::of(dy)?, T::of(stats)?, T::of(x)?, T::of(gain)?);
         Ok(())
     }, runtime => launch_backward(&**runtime, dx, dgain, dbias, dy, stats, x, gain))
+}
+
+/// Of R `rows` of D numbers.
+pub fn cost(rows: usize, dim: usize) -> Pass {
+    let n = rows * dim;
+    Pass { forward: Cost::moved(2 * n + 2 * rows + 2 * dim), backward: Cost::moved(3 * n + 2 * rows + 5 * dim) }
 }
 
 fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &[T]) {

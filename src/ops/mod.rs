@@ -1,7 +1,8 @@
 //! Operations: one per file, each the twin of a kernel of the same name in `kernels/`.
 //!
 //! A file holds, in this order: the formula with shapes and source; `forward` / `backward`, which match on the device;
-//! the plain reference, generic over f32 and f64; the launcher of its kernel; its cases, odd sizes first (`case.rs`).
+//! the plain reference, generic over f32 and f64; the launcher of its kernel; its price (`cost.rs`) and its cases, odd sizes
+//! first (`case.rs`).
 //! Parameter gradients accumulate (`+=`), activation gradients overwrite (`=`). Parallel loops split by fixed sizes, never
 //! by thread count, so results do not depend on the number of threads.
 
@@ -13,6 +14,7 @@ pub mod case;
 #[cfg(test)]
 pub mod central;
 pub mod column_sum;
+pub mod cost;
 pub mod dropout;
 pub mod embedding;
 pub mod exclusion;

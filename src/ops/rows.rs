@@ -12,6 +12,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::{Cost, Pass};
 use crate::ops::embedding::{self, Into};
 use crate::ops::vector;
 
@@ -52,6 +53,16 @@ pub fn add(device: &Device, y: &mut Buffer, x: &Buffer, scale: f64) -> Result<()
         }));
         Ok(())
     }, runtime => launch_add(&**runtime, y, x, scale))
+}
+
+/// [`select`] of Q rows, and [`restore`] to R of D numbers.
+pub fn select_cost(queries: usize, rows: usize, dim: usize) -> Pass {
+    Pass { forward: Cost::moved(2 * queries * dim + queries), backward: Cost::moved((queries + rows) * dim + queries) }
+}
+
+/// [`add`] of n `elements`.
+pub fn add_cost(elements: usize) -> Cost {
+    Cost::moved(3 * elements)
 }
 
 fn launch_restore(runtime: &dyn Runtime, dx: &mut Buffer, dout: &Buffer, rows: &[u32], dim: usize) -> Result<()> {

@@ -23,6 +23,7 @@ use crate::device::{Buffer, Device, Real};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
+use crate::ops::cost::{Cost, distinct, product};
 use crate::ops::embedding;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{ScoreKind, Scoring, View};
@@ -272,6 +273,14 @@ pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: 
     let vectors = if vectors > 0 { 4 * vectors.next_power_of_two() as u64 } else { 0 };
     let products = if shared { 4 * rayon::current_num_threads() * (2 * block * n + 2 * n * dim) } else { 0 };
     works * (of_records + vectors) + products as u64
+}
+
+/// Of R `rows` against N negatives of each of so many `groups` and W wrong contexts, from V items (`of`) of D numbers; three
+/// times the [`products`](crate::ops::score::products) of a score: itself, and the gradients of both sides.
+pub fn cost(rows: usize, groups: usize, n: usize, w: usize, of: usize, dim: usize, context: bool, products: u64) -> Cost {
+    let table = distinct(groups * n + rows, of) * dim;
+    let vectors = rows * dim * (2 + if context { 2 } else { 0 } + 2 * w);
+    Cost::new(3 * products * product([rows, n + 1 + w, dim]), vectors + 3 * table + groups * n + rows)
 }
 
 fn reference<T: LossReal>(job: &Job<T>, dp: &mut [T], dg: Option<&mut [T]>, dw: Option<&mut [T]>, da: &mut [T]) -> f64 {

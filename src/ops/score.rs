@@ -55,6 +55,11 @@ pub struct Scoring<'a> {
     pub table: &'a Buffer,
 }
 
+/// Products in a score of many rows and items: the cosine under a context also needs `|a + g|`, of other pairs.
+pub fn products(kind: ScoreKind, context: bool) -> u64 {
+    if kind != ScoreKind::Dot && context { 2 } else { 1 }
+}
+
 /// s (R,V) = the score of every item for every row.
 pub fn all(device: &Device, s: &mut Buffer, scoring: &Scoring) -> Result<()> {
     s.resize(device, scoring.rows() * scoring.items)?;

@@ -18,6 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::{self, Hidden};
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::Cost;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::propose;
@@ -61,6 +62,11 @@ pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, k: usiz
         };
         Ok(Negatives::of_rows_there(k, rows, ids, None))
     })
+}
+
+/// `scores` ([`candidates::cost`]), and the k ids of R `rows`.
+pub fn cost(scores: Cost, rows: usize, k: usize) -> Cost {
+    scores + Cost::moved(rows * k)
 }
 
 /// Longest list the kernels select in the shared memory of a block.

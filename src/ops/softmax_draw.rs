@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::{self, Hidden, ITEMS};
 use crate::ops::case::{self, Case, Output, Values};
+use crate::ops::cost::Cost;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::{Negatives, Resident};
 use crate::ops::propose;
@@ -91,6 +92,12 @@ pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, rule: &
         candidates::scanned(&view, hidden, T::from_f64(rule.beta), by_row(&mut drawn), Vec::new, take, finish)?;
         Ok(drawn)
     }, runtime => catalogue_on(device, &**runtime, scoring, hidden, rule))
+}
+
+/// `scores` ([`candidates::cost`]), and n ids of R `rows` with their log-probabilities. That a tile
+/// drawn from is scored once more is not counted.
+pub fn cost(scores: Cost, rows: usize, n: usize) -> Cost {
+    scores + Cost::moved(2 * rows * n)
 }
 
 /// Buffers of a draw on a machine.

@@ -14,6 +14,7 @@ use crate::device::{Buffer, Device, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Output};
+use crate::ops::cost::Cost;
 use crate::ops::param::{Param, Role};
 use adamw::{AdamW, Last, Moments};
 use clip::Rows;
@@ -93,6 +94,21 @@ impl Optimizer {
         let elements: usize = shape.iter().product();
         let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
         8 * elements as u64 + if lazy { 8 * shape[0] as u64 } else { 0 }
+    }
+
+    /// Of a step that updates a parameter of `shape`, `touched` rows of it where it is lazy and those are known: the norm reads
+    /// the gradient, the update reads and writes value, gradient and both moments.
+    pub fn cost(config: &config::Optim, shape: &[usize], table: bool, touched: Option<usize>) -> Cost {
+        let elements: usize = shape.iter().product();
+        let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
+        match lazy {
+            false => Cost::moved(9 * elements),
+            true => {
+                let rows = touched.unwrap_or(shape[0]).min(shape[0]);
+                // The id of a row, and the 8 bytes of the step that touched it last.
+                Cost::moved(rows * (9 * elements / shape[0].max(1) + 5))
+            }
+        }
     }
 
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.

@@ -71,16 +71,21 @@ fn tables(name: &str, of: &Extent) -> Option<usize> {
     })
 }
 
+/// Groups of rows of a batch that share a proposal.
+pub(super) fn groups(scope: Scope, of: &Extent) -> usize {
+    match scope {
+        Scope::Position => of.rows,
+        Scope::Sequence => of.sequences,
+        Scope::Batch => 1,
+    }
+}
+
 /// What the sampler of `config` needs; errors as those of [`Plan::new`].
 pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let plan = Plan::new(config)?;
     let select = (plan.select.0.build)(&plan.select.1);
     let rows = of.rows;
-    let groups = match plan.scope {
-        Scope::Position => rows,
-        Scope::Sequence => of.sequences,
-        Scope::Batch => 1,
-    };
+    let groups = groups(plan.scope, of);
     let mut needs = Needs { per_row: plan.negatives, ..Needs::default() };
     for declared in plan.declared() {
         match tables(declared.name, of) {

@@ -16,6 +16,7 @@
 
 mod alias;
 mod cases;
+pub mod cost;
 pub mod diagnosis;
 mod knowledge;
 pub mod memory;
@@ -182,6 +183,18 @@ impl Sampler {
     /// The negatives of `batch`. Those that a machine makes stay in its memory, unless a later stage needs them on the host.
     /// Errors: D0302 when a user has seen the whole catalogue; G0502 when the device has no kernel for a stage that scores.
     pub fn draw(&self, device: &Device, batch: &Batch, scoring: Option<&Scoring>, moment: Moment) -> Result<Negatives> {
+        self.draw_telling(device, batch, scoring, moment, &mut || {})
+    }
+
+    /// [`Sampler::draw`], which tells when the propose stage is done and nothing is scored yet.
+    pub fn draw_telling(
+        &self,
+        device: &Device,
+        batch: &Batch,
+        scoring: Option<&Scoring>,
+        moment: Moment,
+        proposed: &mut dyn FnMut(),
+    ) -> Result<Negatives> {
         if self.needs_scores() && scoring.is_none() {
             return Err(Error::internal("this sampler needs scores and was given none"));
         }
@@ -189,6 +202,7 @@ impl Sampler {
             true => Candidates::Catalogue,
             false => Candidates::Listed(self.propose(device, batch, moment)?),
         };
+        proposed();
         let choice = Choice {
             device,
             batch,

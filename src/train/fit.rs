@@ -42,6 +42,8 @@ pub struct Stages {
     pub forward: f64,
     /// All stages of the negative sampler.
     pub sample: f64,
+    /// Of `sample`, the propose stage: always the host's.
+    pub propose: f64,
     /// Scores, loss, gradients of queries and tables.
     pub loss: f64,
     /// The encoder, backward.
@@ -56,10 +58,15 @@ impl Stages {
     pub fn seconds(&self) -> [f64; 6] {
         [self.gather, self.forward, self.sample, self.loss, self.backward, self.update]
     }
+    /// In the order of [`StepCost::PARTS`](crate::train::cost::StepCost::PARTS).
+    pub fn parts(&self) -> [f64; 6] {
+        [self.forward, self.propose, self.sample - self.propose, self.loss, self.backward, self.update]
+    }
     fn add(&mut self, other: &Stages) {
         self.gather += other.gather;
         self.forward += other.forward;
         self.sample += other.sample;
+        self.propose += other.propose;
         self.loss += other.loss;
         self.backward += other.backward;
         self.update += other.update;

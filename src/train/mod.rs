@@ -1,6 +1,8 @@
 //! The work of training: durable run directories and checkpoints, and the loop around the step.
 
+pub mod ceilings;
 pub mod checkpoint;
+pub mod cost;
 pub mod durable;
 pub mod fit;
 pub mod plan;

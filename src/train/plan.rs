@@ -27,6 +27,7 @@ use crate::device::kept_per_thread;
 use crate::error::{Code, Error, Result};
 use crate::eval::{self, Outcome};
 use crate::loss;
+use crate::model::cost::Lengths;
 use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
@@ -98,6 +99,8 @@ pub struct Counts {
     pub rows_of_requests: usize,
     /// The step whose batch that is; none without a log.
     pub largest: Option<u64>,
+    /// All sequences of an epoch.
+    pub lengths: Lengths,
     pub numeric: usize,
     pub categories: Vec<u32>,
     /// Attributes and (item, attribute) pairs.
@@ -131,6 +134,7 @@ impl Counts {
         let length = |t: &Target| ((t.history_end - log.range(t.user).start as u64) as usize).min(max_len);
         let tiles = split.valid.chunks(eval::tile_rows(log.items())).chain(split.test.chunks(eval::tile_rows(log.items())));
         let rows_of_requests = tiles.map(|tile| tile.iter().map(length).sum()).max().unwrap_or(0);
+        let lengths = Lengths::of((0..n as u32).map(|index| set.extent([index], max_len).0));
         let from = sizes(set);
         let pairs = |clusters: &crate::data::clusters::TimeClusters| clusters.counts(log, split).items.len();
         Counts {
@@ -145,6 +149,7 @@ impl Counts {
             seen_of_batch,
             rows_of_requests,
             largest,
+            lengths,
             numeric: from.numeric,
             categories: from.categories,
             attributes: from.attributes.as_ref().map_or(0, |a| a.count),
@@ -184,12 +189,37 @@ impl Counts {
             seen_of_batch: batch * mean.saturating_sub(2),
             rows_of_requests: eval::tile_rows(items).min(held_out / 2) * mean.min(max_len),
             largest: None,
+            lengths: Lengths { sequences: users, rows: users * row_count, squares: (users * row_count * row_count) as u64 },
             numeric: if temporal { TEMPORAL } else { 0 },
             trained: items,
             training_events,
             cluster_pairs: training_events.min(items.saturating_mul(config.data.clusters as usize)),
             ..Counts::default()
         })
+    }
+}
+
+/// What is trained, as a price depends on it.
+pub struct Shape {
+    pub hyper: Hyper,
+    pub sizes: Sizes,
+    pub asked: Queries,
+    /// Whether the loss sees sampled negatives.
+    pub sampled: bool,
+}
+
+impl Shape {
+    /// Errors of the settings are those of training.
+    pub fn new(config: &Config, counts: &Counts) -> Result<Shape> {
+        let hyper = Hyper::resolve(&config.model, counts.numeric + counts.categories.len() > 0)?;
+        let sizes = Sizes {
+            items: counts.items,
+            numeric: counts.numeric,
+            categories: counts.categories.clone(),
+            attributes: (counts.attributes > 0).then(|| AttributeLists::new(&[0], &[], counts.attributes)),
+        };
+        let asked = if config.train.targets == "last" { Queries::Last } else { Queries::All };
+        Ok(Shape { hyper, sizes, asked, sampled: loss::find(&config.loss.kind)?.sampled })
     }
 }
 
@@ -207,16 +237,7 @@ impl MemoryPlan {
     /// Plans `config` for a log of `counts` with so many threads. Errors of the settings are those of training.
     pub fn new(config: &Config, counts: &Counts, threads: usize) -> Result<MemoryPlan> {
         let c = counts;
-        let context = c.numeric + c.categories.len() > 0;
-        let hyper = Hyper::resolve(&config.model, context)?;
-        let model = Sizes {
-            items: c.items,
-            numeric: c.numeric,
-            categories: c.categories.clone(),
-            attributes: (c.attributes > 0).then(|| AttributeLists::new(&[0], &[], c.attributes)),
-        };
-        let declared = loss::find(&config.loss.kind)?;
-        let asked = if config.train.targets == "last" { Queries::Last } else { Queries::All };
+        let Shape { hyper, sizes: model, asked, sampled } = Shape::new(config, counts)?;
         let sequences = (config.train.batch_size as usize).min(c.sequences).max(1);
         let (rows, d) = (c.rows, hyper.dim);
         let queries = if asked == Queries::Last { sequences } else { rows };
@@ -252,7 +273,7 @@ impl MemoryPlan {
             dim: d,
             threads,
         };
-        let drawn = if declared.sampled { Some(sampler::needs(&config.sampler, &of)?) } else { None };
+        let drawn = if sampled { Some(sampler::needs(&config.sampler, &of)?) } else { None };
         let wrong = drawn.as_ref().map_or(0, |n| n.wrong);
         plan.push("gradients of activations", memory::backward(&hyper, rows, queries, wrong, asked), &Moment::ALL, true);
 
@@ -268,7 +289,7 @@ impl MemoryPlan {
 
         plan.push("kept by matrix products", threads as u64 * kept_per_thread(), &Moment::ALL, false);
         let by_time = |stages: Stages| stages.declared().iter().any(|kind| kind.needs.contains(&Need::Clusters));
-        let clusters = declared.sampled && by_time(Stages::new(&config.sampler)?);
+        let clusters = sampled && by_time(Stages::new(&config.sampler)?);
         let batch = Batch::bytes(rows, sequences, c.seen_of_batch, c.numeric, c.categories.len(), clusters);
         plan.push("batch", batch, &Moment::STEP, false);
         if let Some(n) = &drawn {

@@ -12,7 +12,11 @@
 //! Every figure is a median over rounds with an interval that holds the true median with at least 95 % probability whatever
 //! the distribution (order statistics, binomial with p = 1/2). The log is made for the purpose: every item occurs, users are
 //! equally long, so a catalogue of any size can be asked about.
+//!
+//! Beside the time of a stage stands what it does and the least time that can take (`train/cost.rs`): a stage at 100 % of its floor
+//! works as fast as this machine multiplies or moves memory; one above it keeps its arrays in a cache.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -23,8 +27,13 @@ use crate::data::raw::RawLog;
 use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::ids::LIMIT;
+use crate::model::cost::Lengths;
+use crate::ops::cost::Cost;
 use crate::rng::{Draws, Stream, below};
+use crate::train::ceilings::Ceilings;
+use crate::train::cost::StepCost;
 use crate::train::fit::{Stages, Training};
+use crate::train::plan::Counts;
 use crate::train::step::Trainer;
 
 /// Lane of the generator's words that choose an item: apart from those of `data/synthetic.rs`.
@@ -73,7 +82,11 @@ pub struct Line {
     pub drawn: u64,
     /// Seconds of a step that draws, and medians of its stages.
     pub step: Median,
-    pub stages: std::collections::BTreeMap<String, f64>,
+    pub stages: BTreeMap<String, f64>,
+    /// Of the parts of [`StepCost::PARTS`] that do anything.
+    pub work: BTreeMap<String, Work>,
+    /// Parts of the sampler that do more than is counted.
+    pub uncounted: Vec<String>,
     /// Of the step.
     pub sampling_share: f64,
     /// Of the sampling stage, per negative drawn.
@@ -82,6 +95,29 @@ pub struct Line {
     pub cost: Median,
     /// Seconds over the uniform sampler; absent for the uniform sampler itself.
     pub extra: Option<Median>,
+}
+
+/// What a part of a step does, and how fast.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// Median.
+    pub seconds: f64,
+    #[serde(flatten)]
+    pub cost: Cost,
+    pub flops_per_second: f64,
+    pub bytes_per_second: f64,
+    /// Seconds it takes at the least, and their share of those it took.
+    pub floor: f64,
+    pub floor_share: f64,
+}
+
+impl Work {
+    /// Of `cost` done in so many seconds, above zero.
+    fn new(cost: Cost, seconds: f64, ceilings: &Ceilings) -> Work {
+        let (rate, floor) = (|amount: u64| amount as f64 / seconds, ceilings.floor(cost));
+        let (flops_per_second, bytes_per_second) = (rate(cost.flops), rate(cost.bytes));
+        Work { seconds, cost, flops_per_second, bytes_per_second, floor, floor_share: floor / seconds }
+    }
 }
 
 /// A stretch of time for a trace: a stage of a step of a line.
@@ -150,6 +186,7 @@ pub fn measure(
     uniform: &mut Trainer,
     items: u32,
     rounds: Rounds,
+    ceilings: &Ceilings,
     line: usize,
     spans: &mut Vec<Span>,
 ) -> Result<Line> {
@@ -159,7 +196,7 @@ pub fn measure(
     };
     let (negatives, scope) = (sampler.negatives(), sampler.resolved().scope.unwrap_or_default());
     let (mut steps, mut costs, mut extras, mut stages, mut per_negative) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut rows, mut drawn, mut clock) = (0, 0, 0.0);
+    let (mut rows, mut sequences, mut drawn, mut clock) = (0, 0, 0, 0.0);
     sampled.time_stages();
     uniform.time_stages();
     for round in 0..u64::from(rounds.warmup + rounds.measured) {
@@ -178,7 +215,7 @@ pub fn measure(
         extras.push(cost - (plain.seconds - plain_cached.seconds));
         per_negative.push(fresh.stages.sample * 1e9 / slots.max(1) as f64);
         stages.push(fresh.stages);
-        (rows, drawn) = (fresh.rows, slots as u64);
+        (rows, sequences, drawn) = (fresh.rows, fresh.sequences as usize, slots as u64);
         for (name, seconds) in Stages::NAMES.iter().zip(fresh.stages.seconds()) {
             spans.push(Span { line, name, begin: clock, seconds });
             clock += seconds;
@@ -186,6 +223,13 @@ pub fn measure(
     }
     let stage = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.seconds()[i])).median;
     let step = Median::of(steps);
+    let (config, set) = (sampled.config(), sampled.data());
+    // Users are equally long.
+    let lengths = Lengths::of(std::iter::repeat_n(set.extent([0], config.model.max_len as usize).0, sequences));
+    let cost = StepCost::new(config, &Counts::of(set, config), lengths)?;
+    let seconds = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.parts()[i])).median;
+    let counted = StepCost::PARTS.iter().zip(cost.parts).enumerate().filter(|(_, (_, cost))| *cost != Cost::default());
+    let work = counted.map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), ceilings))).collect();
     let sampling = Median::of(stages.iter().map(|s| s.sample)).median;
     Ok(Line {
         sampler: name.into(),
@@ -195,6 +239,8 @@ pub fn measure(
         rows,
         drawn,
         step,
+        work,
+        uncounted: cost.uncounted.iter().map(|name| name.to_string()).collect(),
         stages: Stages::NAMES.iter().enumerate().map(|(i, name)| (name.to_string(), stage(i))).collect(),
         sampling_share: sampling / step.median,
         ns_per_negative: Median::of(per_negative),
@@ -258,9 +304,14 @@ mod tests {
         assert_eq!(a.tensors().unwrap(), b.tensors().unwrap());
         let rounds = Rounds { warmup: 1, measured: 6 };
         let mut spans = vec![];
-        let line = measure("dns", &mut a, &mut uniform, 60, rounds, 0, &mut spans).unwrap();
+        let one = Median { low: 1.0, median: 1.0, high: 1.0 };
+        let ceilings = Ceilings { flops: one, bytes: one };
+        let line = measure("dns", &mut a, &mut uniform, 60, rounds, &ceilings, 0, &mut spans).unwrap();
         assert_eq!((line.rows, line.drawn, line.negatives), (36, 36, 1));
         assert_eq!(spans.len(), 6 * Stages::NAMES.len());
+        // At one byte a second a part takes as many seconds as it moves bytes.
+        assert_eq!(line.work.len(), StepCost::PARTS.len());
+        assert!(line.uncounted.is_empty() && line.work.values().all(|w| w.floor == w.cost.flops.max(w.cost.bytes) as f64));
         assert!(line.extra.is_some() && line.step.low <= line.step.median && line.step.median <= line.step.high);
     }
 }

@@ -166,6 +166,9 @@ impl Trainer {
     pub fn sampler(&self) -> Option<&Sampler> {
         self.sampler.as_ref()
     }
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
     pub fn data(&self) -> &Arc<TrainingSet> {
         &self.data
     }
@@ -277,12 +280,21 @@ impl Trainer {
         let asked = last.as_ref().unwrap_or(&batch);
         let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
         let scoring = self.model.scoring();
-        let draw = |sampler: &Sampler| sampler.draw(&self.device, asked, Some(&scoring), moment);
+        let (drawing, mut proposed) = (Instant::now(), 0.0);
+        let mut tell = || {
+            if let (true, Device::Machine(runtime)) = (self.timed, &self.device) {
+                // A fault comes out at the end of the stage.
+                let _ = runtime.sync();
+            }
+            proposed = drawing.elapsed().as_secs_f64();
+        };
+        let draw = |sampler: &Sampler| sampler.draw_telling(&self.device, asked, Some(&scoring), moment, &mut tell);
         let mut negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
         if let Some(negatives) = negatives.as_mut().filter(|_| self.touched.is_some()) {
             negatives.fetch(&self.device)?;
         }
         stages.sample = lap.ends()?;
+        stages.propose = proposed;
         if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
             self.diagnosis = Some(self.diagnose(asked, negatives, step)?);
             lap.ends()?;

@@ -14,6 +14,7 @@ mod machine;
 mod mutants;
 mod plan;
 mod prepare;
+mod profile;
 mod program;
 mod readers;
 mod report;

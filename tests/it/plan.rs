@@ -80,6 +80,31 @@ fn json_has_every_line_and_the_largest_moment_is_what_is_needed() {
 }
 
 #[test]
+fn the_least_time_of_a_step_is_that_of_its_parts() {
+    let sizes = ["plan", "--items", "5000", "--users", "1000", "--events", "23000", "--device", "host", "--json"];
+    let plan = plan(&[&sizes[..], &["--set", "dim=32", "--set", "batch_size=128"]].concat());
+    let time = &plan["time"];
+    assert_eq!(time["steps_per_epoch"].as_u64(), Some(8));
+    // 125 users of 20 rows: a score of every item and two gradients.
+    let parts = time["parts"].as_array().unwrap();
+    let loss = parts.iter().find(|part| part["part"] == "loss").unwrap();
+    assert_eq!(loss["flops"].as_u64(), Some(6 * 125 * 20 * 5000 * 32));
+    let step: f64 = parts.iter().map(|part| part["floor"].as_f64().unwrap()).sum();
+    assert!((time["step_floor"].as_f64().unwrap() - step).abs() <= 1e-12 * step);
+    assert!((time["epoch_floor"].as_f64().unwrap() - 8.0 * step).abs() <= 1e-11 * step);
+}
+
+/// A table of activations larger than any machine's memory: refused before any of it is taken.
+#[test]
+fn training_begins_with_a_plan() {
+    let huge = ["dim=4096", "layers=64", "ffn_mult=16", "batch_size=100000"];
+    let sets = huge.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<&str> = ["train", "--device", "host", "--out", "run"].into_iter().chain(sets).collect();
+    let refused = Folder::new().run(&args).fails(6, "G0601");
+    assert!(refused.err.contains("activations"), "{}", refused.err);
+}
+
+#[test]
 fn bad_numbers_are_misuse() {
     let folder = Folder::new();
     for args in [

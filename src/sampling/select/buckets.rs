@@ -105,7 +105,9 @@ impl Buckets {
         let highest = |table: &Buffer, items: usize, untrained: &[u32], k: usize| {
             let along = Scoring { query: &directions, context: None, table, items, ..*scoring };
             let hidden = Hidden { untrained, exclude: Exclude::None, batch: &batch, sequences: &sequences };
-            score_topk::of_catalogue(choice.device, &along, &hidden, k)
+            let mut best = score_topk::of_catalogue(choice.device, &along, &hidden, k)?;
+            best.fetch(choice.device)?;
+            Ok::<_, Error>(best.ids)
         };
         Ok(Filled {
             rows: highest(scoring.query, rows, &[], width)?,

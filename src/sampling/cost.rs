@@ -1,0 +1,58 @@
+//! What a draw of negatives does, from its stages and the sizes of the log (`ops/cost.rs` says what is counted).
+//!
+//! Counted are the ids and log-probabilities a proposal writes, not what it reads of its tables, and the scores of a selection. A
+//! stage whose work is more than that is handed back by name.
+
+use crate::config;
+use crate::error::Result;
+use crate::ops::candidates::{self, Extent};
+use crate::ops::cost::Cost;
+use crate::ops::{score_topk, softmax_draw};
+use crate::sampling::memory::{self, groups};
+use crate::sampling::{Plan, Stage};
+
+/// The price of a draw, and what the loss will see of it.
+#[derive(Clone, Debug, Default)]
+pub struct Draw {
+    pub propose: Cost,
+    /// All stages behind the first.
+    pub select: Cost,
+    /// Groups of rows that share negatives, negatives of a group, N, and wrong contexts of a row, W.
+    pub groups: usize,
+    pub negatives: usize,
+    pub wrong: usize,
+    /// Stages that do more than is counted.
+    pub uncounted: Vec<&'static str>,
+}
+
+/// A draw of the sampler of `config`, whose scores take so many [`products`](crate::ops::score::products); errors as those of
+/// [`Plan::new`].
+pub fn draw(config: &config::Sampler, of: &memory::Extent, products: u64) -> Result<Draw> {
+    let plan = Plan::new(config)?;
+    let select = (plan.select.0.build)(&plan.select.1);
+    let (rows, n, m) = (of.rows, plan.negatives, select.candidates(plan.negatives, 0.0));
+    let catalogue = plan.propose.iter().any(|(entry, _)| entry.build.is_none());
+    let mut draw = Draw { groups: groups(plan.scope, of), negatives: n, ..Draw::default() };
+    if !catalogue {
+        let log_q = plan.wants_log_q() || select.needs_proposal_log_q();
+        draw.propose = Cost::moved(draw.groups * m * if log_q { 2 } else { 1 });
+    }
+    let extent = if catalogue { Extent::Catalogue } else { Extent::Listed { groups: draw.groups, m } };
+    let scores = |extent| candidates::cost(rows, of.items, of.dim, extent, products);
+    let name = plan.select.0.declared.name;
+    draw.select = match name {
+        "all" => Cost::default(),
+        "top_k" => score_topk::cost(scores(extent), rows, n),
+        "softmax_draw" => softmax_draw::cost(scores(extent), rows, n),
+        // Ranked on the host: the scores are written, the target's among them.
+        _ => scores(Extent::Listed { groups: draw.groups, m: m + 1 }) + Cost::moved(rows * (m + 1 + n)),
+    };
+    if name != "all" {
+        draw.groups = rows;
+    }
+    draw.wrong = if plan.mix.0.declared.name == "wrong_context" { plan.mix.1.count("count", 0.0) } else { 0 };
+    let known = ["all", "top_k", "softmax_draw", "rank_band", "adaptive", "posterior", "item", "wrong_context", "one", "log_q"];
+    let more = plan.declared().into_iter().filter(|kind| kind.stage != Stage::Propose && !known.contains(&kind.name));
+    draw.uncounted = more.map(|kind| kind.name).collect();
+    Ok(draw)
+}

@@ -1,0 +1,150 @@
+//! The counts against a counter inside the one call to a matrix product, and against numbers worked by hand.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config;
+use crate::data::training::TrainingSet;
+use crate::device::{Device, made_by};
+use crate::train::fit::Training;
+use crate::train::profile::log;
+use crate::train::step::Trainer;
+
+/// Users of 12 events, 9 of which train: sequences of 8 rows.
+const LENGTH: u32 = 11;
+const ROWS: usize = 8;
+
+fn small() -> Config {
+    let mut config = Config::default();
+    config.model = config::Model { dim: 8, heads: 2, layers: 2, max_len: 10, ffn_mult: 3, ..config.model };
+    config.train.batch_size = 4;
+    config.data.temporal = "no".into();
+    config
+}
+
+fn set(config: &Config) -> Arc<TrainingSet> {
+    let raw = log(60, 4, LENGTH, 1).unwrap();
+    let data = Arc::new(crate::data::prepare::in_memory(raw, &config.data, Default::default()).unwrap());
+    let split = Arc::new(crate::data::split::Split::new(&data, &config.data, 1).unwrap());
+    Arc::new(TrainingSet::new(data, split, config, None, None).unwrap())
+}
+
+/// What a step of `config` should take, and the flops of the products it makes.
+fn counted(config: &Config) -> (StepCost, u64) {
+    let set = set(config);
+    let rows = set.extent([0], config.model.max_len as usize).0;
+    let lengths = Lengths::of([rows; 4]);
+    let cost = StepCost::new(config, &Counts::of(&set, config), lengths).unwrap();
+    // All work of a pool of one thread is on that thread.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let made = pool.install(|| {
+        let mut trainer = Trainer::new(config, set, &Device::HOST).unwrap();
+        assert!(trainer.steps_per_epoch() > 1, "the last step of an epoch does more");
+        made_by(|| trainer.step_on(0, None).unwrap()).1
+    });
+    (cost, made)
+}
+
+fn flops(cost: &StepCost) -> u64 {
+    cost.parts.iter().map(|part| part.flops).sum()
+}
+
+#[test]
+fn counted_flops_are_those_of_the_products_a_step_makes() {
+    // Attention that sees everything has no half-empty tile.
+    let mut config = small();
+    config.model.causal = false;
+    config.train.targets = "last".into();
+    let (cost, made) = counted(&config);
+    assert_eq!((flops(&cost), cost.uncounted.len()), (made, 0), "full softmax");
+    config.model.tied = false;
+    config.model.norm = "post".into();
+    let (cost, made) = counted(&config);
+    assert_eq!(flops(&cost), made, "another encoder");
+
+    // Negatives of a whole batch and a scan of the catalogue are products; the target of a row is not.
+    config.loss.kind = "sampled_softmax".into();
+    config.sampler = config::Sampler {
+        scope: Some("batch".into()),
+        negatives: Some(5),
+        exclude: Some("none".into()),
+        ..config::Sampler::default()
+    };
+    let (cost, made) = counted(&config);
+    assert_eq!(flops(&cost), made + 6 * 4 * 8, "shared negatives");
+    config.loss.kind = "bce".into();
+    config.sampler = config::Sampler {
+        negatives: Some(5),
+        propose: Some(vec![kind("catalogue")]),
+        select: Some(kind("top_k")),
+        ..config::Sampler::default()
+    };
+    let (cost, made) = counted(&config);
+    // Chosen by every row for itself: gathered, with the target.
+    assert_eq!(flops(&cost), made + 6 * 4 * 6 * 8, "the catalogue");
+    assert_eq!(cost.parts[2].flops, 2 * 4 * 60 * 8);
+}
+
+fn kind(name: &str) -> config::Kind {
+    config::Kind { kind: name.into(), params: Default::default() }
+}
+
+#[test]
+fn causal_attention_is_counted_by_the_pairs_it_needs() {
+    let (cost, made) = counted(&small());
+    // One tile holds all 8 keys, so the plain path multiplies the hidden half too: 28 pairs of a row and a later key in each of 4
+    // sequences and 2 blocks, 2 products forward and 5 backward of 2 D flops a pair.
+    assert_eq!(made - flops(&cost), 4 * 2 * 28 * 7 * 2 * 8);
+}
+
+/// B = 1 sequence of R = 3 rows, D = 4, one head, F = 8, one block with pre-norm, learned positions of 10, V = 6, bce against
+/// N = 2 uniform negatives of each row.
+#[test]
+fn a_step_worked_by_hand() {
+    let mut config = small();
+    config.model = config::Model { dim: 4, heads: 1, layers: 1, ffn_mult: 2, ..config.model };
+    config.loss.kind = "bce".into();
+    config.sampler.negatives = Some(2);
+    let counts = Counts { items: 6, sequences: 1, ..Counts::default() };
+    let cost = StepCost::new(&config, &counts, Lengths::of([3])).unwrap();
+    let [forward, propose, select, loss, backward, update] = cost.parts;
+
+    // qkv, project, expand, contract: 2 R (4 12 + 4 4 + 4 8 + 8 4); attention of 1 + 2 + 3 pairs: 4 D each.
+    assert_eq!(forward.flops, 2 * 3 * (48 + 16 + 32 + 32) + 6 * 16);
+    assert_eq!(backward.flops, 2 * 2 * 3 * 128 + 6 * 40);
+    // Score, gradient of the query and of the item: 2 D each for a target and two negatives of every row.
+    assert_eq!(loss.flops, 3 * 8 * 9);
+    assert_eq!((propose.flops, select, update.flops), (0, Cost::default(), 0));
+
+    // 3 rows of 6 items are expected to be 2.53 distinct ones, of 10 positions 2.71: 3 either way; 9 of 6 are 4.84: 5.
+    let embedding = (3 + 3 * 4 + 12) + (3 + 3 * 4 + 2 * 12);
+    let block = 2 * (24 + 6 + 8)
+        + 2 * 36
+        + (36 + 12 + 3)
+        + 2 * 24
+        + (12 + 48 + 12 + 36)
+        + (12 + 16 + 4 + 12)
+        + (12 + 32 + 8 + 24)
+        + (24 + 32 + 4 + 12);
+    let queries = (2 * 12 + 3) + (24 + 6 + 8);
+    assert_eq!(forward.bytes, 4 * (embedding + 24 + block + queries));
+    assert_eq!(propose.bytes, 4 * 6);
+    assert_eq!(loss.bytes, 4 * (2 * 12 + 3 * 5 * 4 + 6 + 3));
+    // Dense: the norm reads g; x, g, m, v are read and written. 6 4 of the table, 10 4 positions, 128 weights, 12 + 4 + 8 + 4 of
+    // their biases, 3 norms of 8.
+    assert_eq!(update.bytes, 4 * 9 * (24 + 40 + 128 + 28 + 24));
+}
+
+#[test]
+fn a_lazy_table_is_updated_by_the_rows_a_step_meets() {
+    let mut config = small();
+    config.loss.kind = "bce".into();
+    let counts = Counts { items: 1000, sequences: 4, ..Counts::default() };
+    let update = |tables: &str| {
+        let config = Config { optim: config::Optim { tables: tables.into(), ..config.optim.clone() }, ..config.clone() };
+        StepCost::new(&config, &counts, Lengths::of([ROWS; 4])).unwrap().parts[5].bytes
+    };
+    // Histories, targets and negatives, 96 draws of 1000 items: 91.6 rows of D = 8, with 5 numbers of bookkeeping each. The ten
+    // positions are a table as well, and all of them are asked for.
+    assert_eq!(update("dense") - update("lazy"), 4 * (9 * 8 * 1000 - 92 * (9 * 8 + 5)) - 4 * 10 * 5);
+}

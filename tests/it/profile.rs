@@ -1,0 +1,51 @@
+//! `hardneg profile`: what it says a part of a step does, held to numbers worked out here.
+
+use serde_json::Value;
+
+use crate::program::Folder;
+
+const SMALL: &[&str] = &[
+    "profile",
+    "--items",
+    "500",
+    "--rounds",
+    "1",
+    "--warmup",
+    "0",
+    "--device",
+    "host",
+    "--set",
+    "dim=16",
+    "--set",
+    "max_len=20",
+];
+
+#[test]
+fn every_part_has_its_work_its_rates_and_a_floor() {
+    let out = Folder::new().run(&[SMALL, &["--json", "--samplers", "dns", "--negatives", "2"]].concat()).ok();
+    let profile: Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!(profile["schema"].as_u64(), Some(2));
+    let [flops, bytes] = ["flops", "bytes"].map(|what| profile["ceilings"][what]["high"].as_f64().unwrap());
+    let line = &profile["lines"][0];
+    let rows = line["rows"].as_u64().unwrap();
+    let work = line["work"].as_object().unwrap();
+    assert_eq!(work.len(), 6);
+    // 64 candidates of every row, one inner product each; then a target and two negatives: a score and two gradients each.
+    assert_eq!(work["propose"]["bytes"].as_u64(), Some(4 * 64 * rows));
+    assert_eq!(work["select"]["flops"].as_u64(), Some(2 * 64 * 16 * rows));
+    assert_eq!(work["loss"]["flops"].as_u64(), Some(6 * 3 * 16 * rows));
+    for (part, of) in work {
+        let number = |name: &str| of[name].as_f64().unwrap();
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b;
+        assert!(near(number("floor"), (number("flops") / flops).max(number("bytes") / bytes)), "{part}: {of}");
+        assert!(near(number("floor_share") * number("seconds"), number("floor")), "{part}: {of}");
+        assert!(near(number("bytes_per_second") * number("seconds"), number("bytes")), "{part}: {of}");
+    }
+}
+
+#[test]
+fn a_base_of_another_version_is_refused() {
+    let folder = Folder::new();
+    folder.write("base.json", r#"{ "schema": 1, "lines": [] }"#);
+    folder.run(&[SMALL, &["--samplers", "uniform", "--compare", "base.json"]].concat()).fails(2, "C0202");
+}
