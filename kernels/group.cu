@@ -19,29 +19,9 @@
 // Determinism  integers alone, and a stable order: a function of the keys
 // Source       Satish, Harris and Garland 2009 (tiles, counts, scan, scatter); ranks within a warp by ballots
 #include "device.cuh"
+#include "prefix.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, ROUNDS = 16, TILE = THREADS * ROUNDS, DIGITS = 256;
-
-// The sum of x over the threads before this one; `total` over all of them. Every thread of the block calls it.
-__device__ inline u32 sum_before(u32 x, u32* s_warps, u32& total) {
-  u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, sum = x;
-#pragma unroll
-  for (u32 step = 1; step < 32; step *= 2) {
-    u32 other = __shfl_up_sync(~0u, sum, step);
-    if (lane >= step) sum += other;
-  }
-  __syncthreads();
-  if (lane == 31) s_warps[warp] = sum;
-  __syncthreads();
-  u32 before = 0;
-  total = 0;
-#pragma unroll
-  for (u32 w = 0; w < WARPS; ++w) {
-    if (w == warp) before = total;
-    total += s_warps[w];
-  }
-  return before + sum - x;
-}
 
 KERNEL(THREADS, group_count)(u32* counts, const u32* __restrict__ keys, u32 n, u32 shift) {
   SHARED(u32, s_count, [DIGITS]);
@@ -64,7 +44,7 @@ KERNEL(THREADS, group_scan)(u32* counts, u32* totals, u32 blocks) {
   for (u32 first = 0; first < blocks; first += THREADS) {
     u32 at = first + threadIdx.x, total;
     u32 count = at < blocks ? row[at] : 0;
-    u32 before = sum_before(count, s_warps, total);
+    u32 before = sum_before<WARPS>(count, s_warps, total);
     if (at < blocks) row[at] = carry + before;
     carry += total;
   }
@@ -104,7 +84,7 @@ KERNEL(THREADS, group_scatter)(u32* keys_to, u32* places_to, const u32* __restri
     r_rank[k] = met + before;
   }
   u32 all;
-  u32 next = sum_before(totals[digit_of_thread], s_warps, all) + counts[(u64)digit_of_thread * gridDim.x + blockIdx.x];
+  u32 next = sum_before<WARPS>(totals[digit_of_thread], s_warps, all) + counts[(u64)digit_of_thread * gridDim.x + blockIdx.x];
 #pragma unroll
   for (int w = 0; w < WARPS; ++w) {
     u32 met = s_next[w][digit_of_thread];

@@ -45,7 +45,8 @@
 //!   `replay`) is.
 //! - **Negatives stay where they are made.** On a machine the laws that need only a table ([`ops::propose`]) draw there, `top_k`
 //!   and `softmax_draw` choose there, the loss reads them there: millions of ids a step that no host draws and no bus carries.
-//!   They come to the host ([`ops::negatives`]) for stages that decide there, for tables updated by row, and for diagnosis.
+//!   They come to the host ([`ops::negatives`]) for stages that decide there, and for diagnosis; which rows of a large table they
+//!   touch is found there too ([`ops::touched`]).
 //! - **Sums over rows that share an id** (item tables, categories) are grouped by it and added in the order of the rows: the same
 //!   bits every time, without atomics. The records of a sampled loss, millions a step, are grouped where they are
 //!   ([`ops::group`], a radix sort); the few thousand rows of a batch on the host ([`ops::segments`]).

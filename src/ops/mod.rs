@@ -37,13 +37,14 @@ pub mod segments;
 pub mod softmax_draw;
 pub mod table_gradient;
 pub mod tile;
+pub mod touched;
 pub mod vector;
 pub mod vocabulary;
 pub mod whole_data;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 17] = [
+    let operations: [fn() -> Vec<case::Case>; 18] = [
         vocabulary::cases,
         embedding::cases,
         attributes::cases,
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<case::Case> {
         activation::cases,
         score::cases,
         group::cases,
+        touched::cases,
         full_softmax::cases,
         whole_data::cases,
         rank::cases,

@@ -12,29 +12,21 @@ use rayon::prelude::*;
 
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download};
 use crate::dispatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::param::Param;
+use crate::ops::touched::Rows;
 use crate::ops::vector;
 
 const BLOCK: usize = 1 << 14;
 
-/// Rows of a gradient that may differ from zero.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub list: &'a [u32],
-    /// The same list on a machine.
-    pub memory: Option<&'a Buffer>,
-}
-
-/// Sum of squares of all gradients, over the given rows of each or all.
+/// Sum of squares of all gradients, over the given rows of each or all; they are where the gradients are.
 pub fn square(device: &Device, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
     dispatch!(device, T => {
         let squares = params.iter().zip(rows).map(|(param, rows)| {
             let grad = T::of(&param.grad)?;
-            let Some(rows) = rows else { return Ok(of(grad)) };
+            let Some(Rows::Here(rows)) = rows else { return Ok(of(grad)) };
             let width = row_width(param);
             let parts: Vec<f64> = rows
-                .list
                 .par_chunks(256)
                 .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
                 .collect();
@@ -53,7 +45,7 @@ const ROWS: usize = 64;
 
 fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
     let blocks = |(param, rows): (&Param, &Option<Rows>)| match rows {
-        Some(rows) => rows.list.len().div_ceil(ROWS),
+        Some(rows) => rows.len().div_ceil(ROWS),
         None => param.len().div_ceil(BLOCK),
     };
     let total: usize = params.iter().zip(rows).map(blocks).sum();
@@ -67,9 +59,10 @@ fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Res
             continue;
         }
         let (out, grad) = (Arg::Out(&mut partial), Arg::In(&param.grad));
-        match rows.and_then(|rows| Some((rows.memory?, rows.list.len()))) {
-            Some((memory, count)) => {
-                let (count, width) = (Arg::U32(count as u32), Arg::U32(row_width(param) as u32));
+        match rows {
+            Some(Rows::Here(_)) => return Err(Error::internal("rows of the host for gradients of a machine")),
+            Some(Rows::There(memory, count)) => {
+                let (count, width) = (Arg::U32(*count as u32), Arg::U32(row_width(param) as u32));
                 let args = &mut [out, grad, Arg::In(memory), count, width, at];
                 runtime.launch(&Kernel::new("clip", "clip_square_rows", &[]), grid, args)?;
             }

@@ -16,8 +16,8 @@ use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::Cost;
 use crate::ops::param::{Param, Role};
+use crate::ops::touched::Rows;
 use adamw::{AdamW, Last, Moments};
-use clip::Rows;
 
 /// What an optimizer says about itself.
 pub struct Declared {
@@ -123,23 +123,25 @@ impl Optimizer {
     /// or a missing entry means all rows. Other parameters ignore it.
     ///
     /// T0701: a gradient is not finite; nothing has been changed then.
-    pub fn step(&mut self, device: &Device, params: &mut [Param], touched: &[Option<&[u32]>], step: u64, lr: f64) -> Result<f64> {
+    pub fn step(&mut self, device: &Device, params: &mut [Param], touched: &[Option<Rows>], step: u64, lr: f64) -> Result<f64> {
         if params.len() != self.moments.len() {
             return Err(Error::internal("optimizer: other parameters than at the start"));
         }
         let rows_of = |i: usize| touched.get(i).copied().flatten().filter(|_| self.is_lazy(i));
-        let lists: Vec<Option<&[u32]>> = (0..params.len()).map(rows_of).collect();
+        let given: Vec<Option<Rows>> = (0..params.len()).map(rows_of).collect();
         for (i, (param, moments)) in params.iter().zip(&self.moments).enumerate() {
-            check(param, moments, lists[i])?;
+            check(param, moments, given[i])?;
         }
-        let memory: Vec<Option<Buffer>> = match device {
-            Device::Host(_) => params.iter().map(|_| None).collect(),
-            Device::Machine(runtime) => {
-                lists.iter().map(|list| list.map(|list| upload(&**runtime, list)).transpose()).collect::<Result<_>>()?
-            }
+        let copied = given.iter().map(|rows| match (device, rows) {
+            (Device::Machine(runtime), Some(Rows::Here(rows))) => upload(&**runtime, rows).map(Some),
+            _ => Ok(None),
+        });
+        let copied: Vec<Option<Buffer>> = copied.collect::<Result<_>>()?;
+        let there = |(rows, copied)| match (rows, copied) {
+            (Some(rows), Some(copied)) => Some(Rows::There(copied, Rows::len(&rows))),
+            (rows, _) => rows,
         };
-        let rows = lists.iter().zip(&memory).map(|(list, memory)| list.map(|list| Rows { list, memory: memory.as_ref() }));
-        let rows: Vec<Option<Rows>> = rows.collect();
+        let rows: Vec<Option<Rows>> = given.into_iter().zip(copied.iter().map(Option::as_ref)).map(there).collect();
         let norm = clip::square(device, params, &rows)?.sqrt();
         if !norm.is_finite() {
             return Err(Error::new(Code::T0701, format!("the gradient's norm is {norm} in step {step}"))
@@ -149,9 +151,13 @@ impl Optimizer {
         for (i, (param, moments)) in params.iter_mut().zip(&mut self.moments).enumerate() {
             let decays = param.role == Role::Matrix || param.role == Role::Table && self.decay_tables;
             let now = adamw::Now { step, lr, scale, decay: if decays { self.weight_decay } else { 0.0 } };
-            dispatch!(device, T => self.rule.update::<T>(param, moments, lists[i], now)?, runtime => {
-                let rows = rows[i].and_then(|rows| Some((rows.memory?, rows.list.len())));
-                self.rule.launch(&**runtime, param, moments, rows, now)?;
+            let (here, there) = match rows[i] {
+                Some(Rows::Here(rows)) => (Some(rows), None),
+                Some(Rows::There(rows, count)) => (None, Some((rows, count))),
+                None => (None, None),
+            };
+            dispatch!(device, T => self.rule.update::<T>(param, moments, here, now)?, runtime => {
+                self.rule.launch(&**runtime, param, moments, there, now)?;
             });
         }
         Ok(norm)
@@ -202,10 +208,15 @@ impl Optimizer {
     }
 }
 
-fn check(param: &Param, moments: &Moments, rows: Option<&[u32]>) -> Result<()> {
+fn check(param: &Param, moments: &Moments, rows: Option<Rows>) -> Result<()> {
     let lengths = [param.value.len(), param.grad.len(), moments.first.len()];
-    let rows_fit = rows
-        .is_none_or(|rows| rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&r| (r as usize) < param.shape[0]));
+    let rows_fit = match rows {
+        Some(Rows::Here(rows)) => {
+            rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&r| (r as usize) < param.shape[0])
+        }
+        Some(Rows::There(_, count)) => count <= param.shape[0] && param.value.memory().is_ok(),
+        None => true,
+    };
     match lengths == [param.len(); 3] && rows_fit {
         true => Ok(()),
         false => Err(Error::internal(format!("optimizer: `{}` does not fit its shape or its touched rows", param.name))),
@@ -254,7 +265,7 @@ pub fn cases() -> Vec<Case> {
                 params[0].grad = device.reals(&grad)?;
                 params[1].grad = device.reals(&case::noise(20 + step as u8, 127 * 131))?;
                 params[2].grad = device.reals(&case::noise(30 + step as u8, 1))?;
-                norms.push(optimizer.step(device, &mut params, &[list.as_deref()], step as u64 + 1, 0.01)?);
+                norms.push(optimizer.step(device, &mut params, &[list.as_deref().map(Rows::Here)], step as u64 + 1, 0.01)?);
             }
             let reals = |name: &'static str, values: Vec<f64>| Output { name, values: case::Values::Reals(values) };
             let state = optimizer.state(device, &params, 6)?;

@@ -78,7 +78,7 @@ fn lazy_is_dense_when_every_row_is_touched() {
         assert_eq!(optimizer.is_lazy(0), tables == "lazy");
         for t in 1..=5 {
             set_grad(&device, &mut params[0], t as u8);
-            optimizer.step(&device, &mut params, &[touched], t, 0.01).unwrap();
+            optimizer.step(&device, &mut params, &[touched.map(Rows::Here)], t, 0.01).unwrap();
         }
         params[0].value.f32s().unwrap().to_vec()
     };
@@ -100,7 +100,7 @@ fn a_lazy_row_sleeps_and_catches_up() {
         let fresh = noise(20 + t as u8, 12);
         touched.iter().for_each(|&r| grad[r as usize * 3..][..3].copy_from_slice(&fresh[r as usize * 3..][..3]));
         params[0].grad = device.reals(&grad).unwrap();
-        optimizer.step(&device, &mut params, &[Some(&touched)], t, 0.01).unwrap();
+        optimizer.step(&device, &mut params, &[Some(Rows::Here(&touched))], t, 0.01).unwrap();
         for (w, &g) in want.iter_mut().zip(&fresh[6..9]) {
             match t {
                 1 | 4 => w.step(g, t as i32, 0.01, c.weight_decay, &c),
@@ -134,7 +134,7 @@ fn a_restored_optimizer_continues_to_the_bit_and_threads_change_nothing() {
                 let noise = noise(t as u8, 3500);
                 rows.iter().for_each(|&r| grad[r as usize * 7..][..7].copy_from_slice(&noise[r as usize * 7..][..7]));
                 params[0].grad = device.reals(&grad).unwrap();
-                optimizer.step(&device, params, &[Some(rows)], t, 0.01).unwrap();
+                optimizer.step(&device, params, &[Some(Rows::Here(rows))], t, 0.01).unwrap();
             }
         };
         let run = |interrupt: bool, threads: usize| {
@@ -216,7 +216,7 @@ fn a_machine_restores_its_state() {
         for t in 1..=6u64 {
             let rows: Vec<u32> = (0..50).filter(|r| u64::from(*r) % 5 == t % 3).collect();
             params.iter_mut().for_each(|p| set_grad(&device, p, t as u8));
-            optimizer.step(&device, &mut params, &[Some(&rows)], t, 0.01).unwrap();
+            optimizer.step(&device, &mut params, &[Some(Rows::Here(&rows))], t, 0.01).unwrap();
             params[0].grad.clear(&device).unwrap();
             if interrupt && t == 3 {
                 let state = optimizer.state(&device, &params, t).unwrap();

@@ -9,7 +9,6 @@ use crate::data::order::Order;
 use crate::data::training::TrainingSet;
 use crate::device::{Buffer, Device, Runtime};
 use crate::error::{Code, Error, Result};
-use crate::ids::NONE;
 use crate::loss::{self, Loss};
 use crate::model::{Masks, Model, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
@@ -17,6 +16,7 @@ use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::ops::score::ScoreKind;
+use crate::ops::touched::{List, Touched};
 use crate::ops::{full_softmax, whole_data};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
@@ -49,29 +49,6 @@ pub struct Trainer {
     diagnosis: Option<Diagnosis>,
     /// Whether every stage waits for the machine.
     timed: bool,
-}
-
-/// The distinct ids of a step.
-struct Touched {
-    /// Ascending.
-    ids: Vec<u32>,
-    /// (V) the last round that met each id.
-    met: Vec<u32>,
-    round: u32,
-}
-
-impl Touched {
-    fn collect<'a>(&mut self, lists: impl IntoIterator<Item = &'a [u32]>) {
-        self.round += 1;
-        self.ids.clear();
-        for &id in lists.into_iter().flatten() {
-            if id != NONE && self.met[id as usize] != self.round {
-                self.met[id as usize] = self.round;
-                self.ids.push(id);
-            }
-        }
-        self.ids.sort_unstable();
-    }
 }
 
 impl Trainer {
@@ -135,7 +112,7 @@ impl Trainer {
                 .help("use `--set optim.tables=dense`"));
         }
         let lazy = !every_row && optimizer.is_lazy(model.output_param());
-        let touched = lazy.then(|| Touched { ids: Vec::new(), met: vec![0; log.items()], round: 0 });
+        let touched = lazy.then(|| Touched::new(log.items()));
         let total = total_steps(&config.train, data.len());
         let schedule = Schedule::new(&config.optim, total)?;
         let empty = || Buffer::empty(device);
@@ -202,7 +179,8 @@ impl Trainer {
                 });
                 let wrong = wrong.transpose()?;
                 if let Some(touched) = &mut self.touched {
-                    touched.collect([&batch.items[..], &asked.targets, &negatives.ids]);
+                    let drawn = negatives.resident.as_ref().map_or(List::Here(&negatives.ids), |there| List::There(&there.ids));
+                    touched.collect(&self.device, &[List::Here(&batch.items), List::Here(&asked.targets), drawn])?;
                 }
                 let grads = Gradients {
                     query: &mut self.dquery,
@@ -289,10 +267,7 @@ impl Trainer {
             proposed = drawing.elapsed().as_secs_f64();
         };
         let draw = |sampler: &Sampler| sampler.draw_telling(&self.device, asked, Some(&scoring), moment, &mut tell);
-        let mut negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
-        if let Some(negatives) = negatives.as_mut().filter(|_| self.touched.is_some()) {
-            negatives.fetch(&self.device)?;
-        }
+        let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
         stages.sample = lap.ends()?;
         stages.propose = proposed;
         if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
@@ -309,7 +284,7 @@ impl Trainer {
 
         let lr = self.schedule.at(step + 1);
         let tables = [self.model.input_param(), self.model.output_param()];
-        let rows_of = |i: usize| self.touched.as_ref().filter(|_| tables.contains(&i)).map(|t| &t.ids[..]);
+        let rows_of = |i: usize| self.touched.as_ref().filter(|_| tables.contains(&i)).map(Touched::rows);
         let touched: Vec<_> = (0..self.model.params().len()).map(rows_of).collect();
         let grad_norm = self.optimizer.step(&self.device, self.model.params_mut(), &touched, step + 1, lr)?;
         self.done = step + 1;

@@ -49,6 +49,8 @@ const KINDS: &[&[&str]] = &[
     &["loss.kind=contrastive", "loss.tau_plus=0.05", "loss.beta=0.5", "sampler.preset=softmax-rho", "sampler.negatives=9"],
     &["loss.kind=hard_bpr", "sampler.preset=ahns"],
     &["loss.kind=bpr", "sampler.preset=bns"],
+    &["sampler.preset=popularity", "sampler.negatives=5", "optim.tables=lazy"],
+    &["sampler.preset=dns", "sampler.mix.kind=interpolate", "loss=bpr", "optim.tables=lazy", "model.tied=false"],
     &["sampler.preset=kbgan", "sampler.negatives=2"],
     &["sampler.preset=irgan"],
     &["sampler.preset=fairneg", "sampler.negatives=2"],
