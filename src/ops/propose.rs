@@ -133,12 +133,12 @@ pub struct Request<'a> {
     pub counts: &'a [u32],
     /// (G) logarithm of the probability that is left to each group; empty where no log-probability is asked for.
     pub log_left: &'a [f64],
-    /// What rows that share a list must not count; absent where nothing is to be dropped.
-    pub drop: Option<Drop<'a>>,
+    /// The rows that share lists, where some must not count an item; absent where each has its own.
+    pub sharers: Option<Sharers<'a>>,
 }
 
-/// Facts of the rows of shared lists.
-pub struct Drop<'a> {
+/// What the rows of shared lists must not count.
+pub struct Sharers<'a> {
     /// (R)
     pub targets: &'a [u32],
     /// (R,2) of what each row has seen in `Request::seen`, or empty.
@@ -190,7 +190,7 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     }
     let mut negatives = Negatives { n, group_offsets: request.group_offsets, ..Negatives::default() };
     let mut drop = None;
-    if let Some(rows) = request.drop.filter(|rows| !rows.targets.is_empty() && n > 0) {
+    if let Some(rows) = request.sharers.filter(|rows| !rows.targets.is_empty() && n > 0) {
         let count = rows.targets.len();
         let (groups, of_rows) = (upload(runtime, &negatives.groups_of_rows())?, optional(rows.extents)?);
         let targets = upload(runtime, rows.targets)?;

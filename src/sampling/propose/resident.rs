@@ -49,7 +49,7 @@ pub fn propose_there(
     };
     let extents_of_rows = if !by_row && history { of_rows() } else { Vec::new() };
     let excludes = rules.exclude != Exclude::None;
-    let drop = (!by_row && excludes).then(|| propose::Drop { targets: &batch.targets, extents: &extents_of_rows });
+    let sharers = (!by_row && excludes).then(|| propose::Sharers { targets: &batch.targets, extents: &extents_of_rows });
     let frequencies = law.needs_batch().then(|| Frequencies::new(&batch.targets));
     let (targets, items, counts) = frequencies.as_ref().map_or((&[][..], &[][..], &[][..]), Frequencies::lists);
     let log_left: Vec<f64> = match rules.log_q {
@@ -72,7 +72,7 @@ pub fn propose_there(
         items,
         counts,
         log_left: &log_left,
-        drop,
+        sharers,
     };
     propose::draw(device, laws, request).map(Some)
 }
