@@ -16,7 +16,7 @@
 //          items alone fill no GPU; parts.cu adds their parts in order
 // Traffic  per block of pass 1 the table once, of pass 2 the queries once, mostly from L2; 2 V D floats of da
 //   full_softmax_rows: reads 4 |p| + 4 |g| + 4 |a| + 4 |targets|, writes 4 |dp| + 4 |dg| + 4 |saved| + 4 |losses|
-//   full_softmax_items: reads at most 4 |da| + 4 |p| + 4 |g| + 4 |a| + 4 |targets| + 4 |saved|, writes 4 |partial|
+//   full_softmax_items: reads at most 4 |da| + 4 |p| + 4 |g| + 4 |a| + 4 |targets| + 4 |saved|, writes at most 4 |da| + 4 |partial|
 // Numerics f32, exp and log to a few units in the last place; sums over items in one chain per tile column
 // Determinism  fixed order everywhere, no atomics
 // Source   the online softmax of FlashAttention (Dao et al., NeurIPS 2022); its backward needs atomics, two owners need none

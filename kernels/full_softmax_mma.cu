@@ -13,7 +13,7 @@
 // Traffic  per block the other side once, 4 D bytes a vector, from L2; scores and probabilities never leave the registers
 //   full_softmax_mma_norms: reads 4 n D, writes 4 n
 //   full_softmax_mma_rows: reads 4 |p| + 4 |a| + 4 |targets| + 4 |row_factor| + 4 |item_inverse|, writes 4 |dp| + 4 |saved| + 4 |losses|
-//   full_softmax_mma_items: reads 4 |p| + 4 |a| + 4 |targets| + 4 |saved| + 4 |row_factor| + 4 |item_inverse|, writes 4 |partial|
+//   full_softmax_mma_items: reads at most 4 |da| + 4 |p| + 4 |a| + 4 |targets| + 4 |saved| + 4 |row_factor| + 4 |item_inverse|, writes at most 4 |da| + 4 |partial|
 // Numerics bf16 operands (p, a, probabilities), f32 sums, norms and softmax; exponentials of the hardware
 // Determinism  tiles in order, one owner per result
 // Source   FlashAttention-2 (Dao, arXiv 2307.08691): owner of rows in registers; fragments: the PTX manual, mma.m16n8k16

@@ -9,7 +9,7 @@
 //! A formula is a sum of products of numbers, defines, parameters, and `|x|`, the elements of four bytes in the array that a
 //! parameter points to (0 for an absent one); `/` divides and rounds up. Each byte counts once, however often it is asked for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Emulator;
@@ -91,7 +91,7 @@ impl Runtime for Metered {
         let text = sources::text(&format!("{}.cu", kernel.file)).unwrap_or_default();
         let wrong = |what: String| Error::new(Code::G0508, format!("{}.cu, {}: {what}", kernel.file, kernel.entry));
         let names = parameters(text, kernel.entry).ok_or_else(|| wrong("the parameters cannot be read".into()))?;
-        let mut values: HashMap<String, u64> = kernel.defines.iter().map(|&(name, x)| (name.into(), x as u64)).collect();
+        let mut values: BTreeMap<String, u64> = kernel.defines.iter().map(|&(name, x)| (name.into(), x as u64)).collect();
         for (name, arg) in names.iter().zip(args.iter()) {
             match arg {
                 Arg::In(buffer) => values.insert(format!("|{name}|"), buffer.len() as u64),
