@@ -21,7 +21,7 @@ use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
-/// Version of the JSON output; a new one when a name or a unit changes.
+/// Version of the JSON output; a new one when a name or a unit changes. 2: with `ceilings`, and `work` of every line.
 const SCHEMA: u32 = 2;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
