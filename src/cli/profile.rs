@@ -167,7 +167,7 @@ fn table(lines: &[Line]) -> Vec<Vec<String>> {
 /// How to read [`table`].
 fn legend() -> [String; 2] {
     [
-        "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less the same step on cached negatives;"
+        "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less an earlier one on kept negatives;"
             .into(),
         "extra: that cost less the cost of as many uniform negatives, measured in turns".into(),
     ]
