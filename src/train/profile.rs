@@ -262,10 +262,21 @@ pub fn measure(
 
 /// Trainers of `config` and of the same with as many uniform negatives.
 pub fn pair(config: &Config, set: &Arc<crate::data::training::TrainingSet>, device: &Device) -> Result<(Trainer, Trainer)> {
-    let sampled = Trainer::new(config, set.clone(), device)?;
+    let mut sampled = Trainer::new(config, set.clone(), device)?;
     let negatives = sampled.sampler().map(|s| s.negatives() as u32);
     let plain = with_sampler(config, "uniform", negatives, false);
-    Ok((sampled, Trainer::new(&plain, set.clone(), device)?))
+    let mut uniform = Trainer::new(&plain, set.clone(), device)?;
+    write_all(&mut sampled, device)?;
+    write_all(&mut uniform, device)?;
+    Ok((sampled, uniform))
+}
+
+/// Writes all that a trainer keeps. Zeroed memory is given its pages at the first write, and the first steps on a large table would
+/// be measured by that.
+fn write_all(trainer: &mut Trainer, device: &Device) -> Result<()> {
+    let state = trainer.tensors()?;
+    trainer.restore(0, &state)?;
+    trainer.model.params_mut().iter_mut().try_for_each(|param| param.grad.clear(device))
 }
 
 #[cfg(test)]
