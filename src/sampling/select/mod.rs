@@ -9,6 +9,7 @@ mod buckets;
 mod fair;
 mod gates;
 mod generator;
+mod learned;
 mod memory;
 mod metropolis;
 mod pool;
@@ -24,6 +25,7 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::Hidden;
+use crate::ops::embedding::{self, Into};
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{self, Scoring};
@@ -180,6 +182,17 @@ pub(super) fn scored_beside_targets(choice: &Choice, lists: &Negatives) -> Resul
     let mut scores = Buffer::empty(choice.device);
     score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
     Ok((ids, scores.to_f64(choice.device)?, width))
+}
+
+/// The different items of `ids`, ascending, and their vectors (K,D) without context, copied from where the model is.
+pub(super) fn vectors_of(choice: &Choice, ids: &[u32]) -> Result<(Vec<u32>, Vec<f64>)> {
+    let mut items = ids.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    items.retain(|&item| item != NONE);
+    let (scoring, mut vectors) = (choice.scoring()?, Buffer::empty(choice.device));
+    embedding::forward(choice.device, &mut vectors, Into::Set, scoring.table, &items, scoring.dim, 1.0)?;
+    Ok((items, vectors.to_f64(choice.device)?))
 }
 
 /// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it
