@@ -12,6 +12,7 @@ mod generator;
 mod learned;
 mod memory;
 mod metropolis;
+mod policy;
 mod pool;
 mod posterior;
 mod rank_band;
@@ -73,6 +74,10 @@ pub trait Select: Send + Sync {
     fn most_candidates(&self, negatives: usize) -> usize {
         self.params().map_or(negatives, |params| params.most("candidates") as usize)
     }
+    /// Draws of its own that it numbers for a group.
+    fn most_draws(&self, negatives: usize) -> usize {
+        negatives
+    }
     /// What it needs of the log, once, before the first draw. D0303: the log has no such thing.
     fn learn_about(&mut self, _knowledge: &Knowledge, _catalogue: &Catalogue) -> Result<()> {
         Ok(())
@@ -133,6 +138,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &pool::DECLARED, build: pool::build },
     Entry { declared: &buckets::DECLARED, build: buckets::build },
     Entry { declared: &gates::DECLARED, build: gates::build },
+    Entry { declared: &policy::DECLARED, build: policy::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.
