@@ -15,20 +15,22 @@ use crate::data::prepare;
 use crate::data::raw::Sides;
 use crate::error::{Code, Error, Result};
 use crate::loss;
+use crate::report;
+use crate::report::chart::{self, Labels, Series};
 use crate::sampling::{Need, Plan};
 use crate::train::ceilings::Ceilings;
 use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
-/// Version of the JSON output; a new one when a name or a unit changes.
+/// Version of the JSON output; a new one when a name or a unit changes. 2: with `ceilings`, and `work` of every line.
 const SCHEMA: u32 = 2;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json"
+    after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json --page profile.html"
 )]
 pub struct Args {
     /// Presets, separated by commas; see `hardneg samplers list`
@@ -49,6 +51,9 @@ pub struct Args {
     /// Write the stages of every measured step for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Write the figures as one page of charts and tables that needs no network
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
     /// Exit with 1 where a sampler has become slower than in this earlier `--json` output
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -101,6 +106,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(path) = &args.trace {
         std::fs::write(path, trace(&lines, &spans).to_string()).map_err(|e| Error::io("writing", path, &e))?;
     }
+    if let Some(path) = &args.page {
+        std::fs::write(path, page(&lines, &ceilings)).map_err(|e| Error::io("writing", path, &e))?;
+    }
     if json {
         let machine =
             json!({ "device": doctor::name(&device), "threads": rayon::current_num_threads(), "host": doctor::facts() });
@@ -112,16 +120,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         terminal::out(&what.to_string())?;
     } else {
         terminal::out(terminal::table(&table(&lines)).trim_end())?;
-        terminal::out(
-            "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less the same step on cached negatives;",
-        )?;
-        terminal::out("extra: that cost less the cost of as many uniform negatives, measured in turns")?;
+        terminal::out(&legend().join("\n"))?;
         terminal::out(&format!("\n{}", terminal::table(&work(&lines)).trim_end()))?;
-        terminal::out(&format!("floor: the longer of its products and of its bytes where the machine {};", reaches(&ceilings)))?;
-        terminal::out("above 100 %: its arrays stay in a cache")?;
-        for line in lines.iter().filter(|line| !line.uncounted.is_empty()) {
-            terminal::out(&format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")))?;
-        }
+        terminal::out(&work_legend(&lines, &ceilings).join("\n"))?;
     }
     base.map_or(Ok(()), |base| gate(&base, &lines))
 }
@@ -161,6 +162,52 @@ fn table(lines: &[Line]) -> Vec<Vec<String>> {
         rows.push(row);
     }
     rows
+}
+
+/// How to read [`table`].
+fn legend() -> [String; 2] {
+    [
+        "step, cost and extra in milliseconds, median [95 % interval]; cost: the step less the same step on cached negatives;"
+            .into(),
+        "extra: that cost less the cost of as many uniform negatives, measured in turns".into(),
+    ]
+}
+
+/// How to read [`work`].
+fn work_legend(lines: &[Line], ceilings: &Ceilings) -> Vec<String> {
+    let more = lines.iter().filter(|line| !line.uncounted.is_empty());
+    let more = more.map(|line| format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")));
+    let floor = format!("floor: the longer of its products and of its bytes where the machine {};", reaches(ceilings));
+    [floor, "above 100 %: its arrays stay in a cache".into()].into_iter().chain(more).collect()
+}
+
+/// The same and more as a page: where the time of a step goes, and what a sampler adds to the uniform one.
+fn page(lines: &[Line], ceilings: &Ceilings) -> String {
+    let groups: Vec<String> =
+        lines.iter().map(|line| format!("{} {}", line.sampler, chart::number(f64::from(line.items)))).collect();
+    let heights = |of: &dyn Fn(&Line) -> f64| lines.iter().enumerate().map(|(g, line)| (g as f64, of(line))).collect();
+    let stages = Stages::NAMES.map(|name| Series::new(name, heights(&|line| line.stages[name] * 1e3)));
+    let extra = Series::new("extra", heights(&|line| line.extra.as_ref().map_or(0.0, |extra| extra.median * 1e3)));
+    let each = Series::new("ns per negative", heights(&|line| line.ns_per_negative.median));
+    let labels = |title, y, note| Labels { title, x: "sampler and items", y, note };
+    let charts = [
+        chart::bars(
+            &labels("Time of a step by stage", "ms", "Medians of the stages, which need not add up to the median step."),
+            &groups,
+            &stages,
+            true,
+        ),
+        chart::bars(
+            &labels("What the sampler adds to the uniform one", "ms a step", "Nothing is drawn where it costs no more."),
+            &groups,
+            &[extra],
+            false,
+        ),
+        chart::bars(&labels("Time of the sampling stage per negative", "ns", ""), &groups, &[each], false),
+    ];
+    let notes = (legend(), work_legend(lines, ceilings));
+    let tables = [("Samplers", table(lines), &notes.0[..]), ("Parts of a step and their floors", work(lines), &notes.1[..])];
+    report::page::profile(&charts, &tables)
 }
 
 /// What every part of a step does, how fast, and how near its floor.

@@ -20,6 +20,7 @@ pub mod sources;
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Memory, Real};
+pub use elementary::exp_f64;
 #[cfg(test)]
 pub use gemm::made_by;
 pub use gemm::{Mat, gemm, kept_per_thread};

@@ -269,7 +269,13 @@ fn two_steps<T: Real>(
         for &i in drawn.iter().filter(|&&i| tile.contains(&(i as usize))) {
             s[i as usize - tile.start] = T::NEG_INFINITY;
         }
-        s.iter().map(|s| (s.f64() - shift).exp()).map(|w| if w.is_nan() { 0.0 } else { w }).collect::<Vec<f64>>()
+        let mut w: Vec<f64> = s.iter().map(|s| s.f64()).collect();
+        vector::fast(
+            #[inline(always)]
+            || vector::weights_in_place(&mut w, shift),
+        );
+        w.iter_mut().filter(|w| w.is_nan()).for_each(|w| *w = 0.0);
+        w
     };
     let total = weights.total;
     let words = |slot: usize| rule.draws.words64(slot_index(rule.row_keys[r], slot));
@@ -326,13 +332,19 @@ impl Weights {
     }
     /// `exp(beta s - ln q)`, scaled by the largest; 0 where `s` is minus infinity or not a number.
     fn of_list<T: Real>(s: &[T], proposed: &[f32], beta: f64) -> Weights {
-        let logit = |j: usize| match s[j].f64() {
-            s if s > f64::NEG_INFINITY => beta * s - proposed.get(j).map_or(0.0, |&q| f64::from(q)),
-            _ => f64::NEG_INFINITY,
-        };
-        let shift = (0..s.len()).map(logit).fold(f64::NEG_INFINITY, f64::max);
-        let weight = |j: usize| if shift > f64::NEG_INFINITY { (logit(j) - shift).exp() } else { 0.0 };
-        Weights::new((0..s.len()).map(weight).collect())
+        let logit = |s: &T| if s.f64() > f64::NEG_INFINITY { beta * s.f64() } else { f64::NEG_INFINITY };
+        Weights::new(vector::fast(
+            #[inline(always)]
+            || {
+                let mut of: Vec<f64> = s.iter().map(logit).collect();
+                of.iter_mut().zip(proposed).for_each(|(of, &q)| *of -= f64::from(q));
+                match vector::max(&of) {
+                    f64::NEG_INFINITY => of.fill(0.0),
+                    shift => vector::weights_in_place(&mut of, shift),
+                }
+                of
+            },
+        ))
     }
     fn sum(&mut self) {
         self.total = 0.0;

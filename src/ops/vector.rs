@@ -11,7 +11,7 @@
 //! Sums run in registers of a fixed width, added in a fixed tree, without fused multiply-add (`device/lanes.rs`): the bits
 //! depend on neither the machine nor the number of threads.
 
-use crate::device::Real;
+use crate::device::{Real, exp_f64};
 
 /// Runs `work` compiled for the best instruction set of this machine. Costs a few nanoseconds: put the loop inside.
 #[inline(always)]
@@ -92,6 +92,14 @@ pub fn exp_sum<T: Real>(x: &mut [T], shift: T) -> T {
         *x = (*x - shift).exp();
     }
     sum(x)
+}
+
+/// x = exp(x - shift) in f64 whatever the scores were, `shift` the largest of x: weights of a draw, each at most 1.
+#[inline(always)]
+pub fn weights_in_place(x: &mut [f64], shift: f64) {
+    for x in x {
+        *x = exp_f64(*x - shift);
+    }
 }
 
 /// ln sum exp(x), replacing x by its softmax; `(minus infinity)` of nothing.

@@ -18,13 +18,7 @@ pub fn html(runs: &[Run]) -> String {
         [run] => run.name.clone(),
         runs => format!("{} runs", runs.len()),
     };
-    let mut to = format!(
-        "{3}<title>hardneg: {0}</title><style>\n{1}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
-        escape(&title),
-        style(),
-        chart::hatches(),
-        include_str!("head.html"),
-    );
+    let mut to = begin(&title);
     for note in notes(runs) {
         let _ = writeln!(to, "<p class=\"warn\">{}</p>", escape(&note));
     }
@@ -37,7 +31,30 @@ pub fn html(runs: &[Run]) -> String {
     }
     section(&mut to, "Settings", &settings(runs));
     section(&mut to, "Data and environment", &facts(runs));
-    to + "</body></html>\n"
+    to + END
+}
+
+const END: &str = "</body></html>\n";
+
+fn begin(title: &str) -> String {
+    format!(
+        "{3}<title>hardneg: {0}</title><style>\n{1}\n</style></head><body>{2}\n<h1>hardneg: {0}</h1>\n",
+        escape(title),
+        style(),
+        chart::hatches(),
+        include_str!("head.html"),
+    )
+}
+
+/// A page of a profile: charts, and tables with their titles and what explains them.
+pub fn profile(all: &[String], tables: &[(&str, Vec<Vec<String>>, &[String])]) -> String {
+    let mut to = begin("what samplers cost");
+    to += &charts(all);
+    for (title, rows, notes) in tables {
+        let notes: String = notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))).collect();
+        section(&mut to, title, &(table(rows) + &notes));
+    }
+    to + END
 }
 
 /// Accuracy against coverage as an SVG file of its own; nothing for a single run, or where no run has test metrics.

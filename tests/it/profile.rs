@@ -49,3 +49,16 @@ fn a_base_of_another_version_is_refused() {
     folder.write("base.json", r#"{ "schema": 1, "lines": [] }"#);
     folder.run(&[SMALL, &["--samplers", "uniform", "--compare", "base.json"]].concat()).fails(2, "C0202");
 }
+
+#[test]
+fn the_page_shows_every_stage_and_asks_for_nothing() {
+    let folder = Folder::new();
+    folder.run(&[SMALL, &["--samplers", "uniform,dns", "--page", "profile.html"]].concat()).ok();
+    let page = std::fs::read_to_string(folder.path("profile.html")).unwrap();
+    for word in ["gather", "forward", "sample", "loss", "backward", "update", "uniform 500", "dns 500", "of floor"] {
+        assert!(page.contains(word), "{word}");
+    }
+    // Stacked bars: each stage of each of the two samplers that took any time.
+    assert!(page.matches("<rect class=\"f5\"").count() >= 2);
+    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
+}
