@@ -7,17 +7,14 @@
 //! P(i)  = exp a_i / sum over the row's candidates, each counted once         N draws with replacement
 //! R_n   = sigma(s_n), or sigma(s_n - s+) as a margin                         what the model thinks of draw n
 //! G_i   = sum over rows of  1/N sum over n of (R_n - b) d ln P(x_n)/d g_i  +  entropy d H(P)/d g_i
-//! g_i  <- g_i + rate G_i / (sqrt(sum over the steps so far of |G_i|^2 / D) + 1e-6)
-//! b    <- b + (mean of R - b) / window                                       the first step's own mean before it
 //! ```
 //!
-//! The generator climbs by REINFORCE towards what the model takes for positive, the model learns to tell that from what was,
-//! and the entropy keeps the draws from falling on one item: at rest `P` is proportional to `exp(R / entropy)`. The table, its squares and the baseline are part of a
-//! checkpoint. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and the catalogue as
-//! proposal costs `6 R V D` flops, which suits the small ones it was published on.
-//! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017), REINFORCE (Williams 1992), Adagrad (Duchi et
-//! al. 2011), here with one square per row. The sources train the generator in turns of its own; here it learns from the very
-//! draws the model learns from.
+//! `g` and the baseline `b` follow as `learned.rs` says. The generator climbs by REINFORCE towards what the model takes for
+//! positive, the model learns to tell that from what was, and the entropy keeps the draws from falling on one item: at rest `P` is
+//! proportional to `exp(R / entropy)`. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and
+//! the catalogue as proposal costs `6 R V D` flops, which suits the small ones it was published on.
+//! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017). They train the generator in turns of its own; here
+//! it learns from the very draws the model learns from.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};

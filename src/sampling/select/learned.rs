@@ -1,11 +1,11 @@
 //! Vectors that a selection learns by REINFORCE (Williams 1992): the generator's of items, the policy's of entities.
 //!
 //! ```text
-//! v_i  <- v_i + rate G_i / (sqrt(sum over the steps so far of |G_i|^2 / D) + 1e-6)     Adagrad (Duchi et al. 2011), one square a row
+//! v_i  <- v_i + rate G_i / (sqrt(sum over the steps so far of |G_i|^2 / D) + 1e-6)
 //! b    <- b + (mean of R - b) / window                                                 the first step's own mean before it
 //! ```
 //!
-//! All zero before training; the table, its squares and the baseline are part of a checkpoint.
+//! the first as Adagrad (Duchi et al. 2011) does, here with one square per row. All zero before training; the table, its squares and the baseline are part of a checkpoint.
 
 use crate::error::{Code, Error, Result};
 use crate::ops::vector;

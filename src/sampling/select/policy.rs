@@ -16,14 +16,14 @@
 //! G_k    = sum over rows of  1/NW sum over walks of (R - b) d ln (P(x) P(y|x)) / d v_k
 //! ```
 //!
-//! and `v` and `b` follow (`learned.rs`). The candidates are the random part of the neighbours to which the method prunes every
+//! and `v` and `b` follow as the generator's do (`learned.rs`). The candidates are the random part of the neighbours to which the method prunes every
 //! node: what the proposals draw, such as half `graph_walk` and half `uniform`. A candidate counts once. An unlearned policy is
 //! uniform at both hops; where no candidate is around an entity of the target, the walk is uniform over the candidates and
 //! teaches nothing. Everything is decided on the host, where `R M` scores and the batch's different vectors are copied to.
 //!
 //! Sources: KGPolicy (Wang et al., WWW 2020) and its released program, whose reward, attention and random neighbours these are;
 //! REINFORCE (Williams 1992). A reconstruction: the released program refines its vectors by two graph convolutions, takes the
-//! likeliest entity and the 32 likeliest ends for certain, teaches by the end that is kept alone, and walks twice, the second
+//! likeliest entity and the 32 likeliest of 128 ends for certain, teaches by the end that is kept alone, and walks twice, the second
 //! time from where the first ended. Here both hops are drawn, so that what is reported is the law and the gradient is that of
 //! the expected reward, and there is one walk of two hops.
 
@@ -55,7 +55,7 @@ const BLOCK: usize = 512;
 pub static DECLARED: Declared = Declared {
     stage: Stage::Select,
     name: "policy",
-    help: "the highest-scored end of walks over the knowledge graph, drawn by a policy that learns where hard items like the positive are",
+    help: "the highest-scored end of walks over the knowledge graph, drawn by a policy that learns where hard items are",
     source: "KGPolicy (Wang et al., WWW 2020), a reconstruction that draws both hops and has no graph convolution",
     params: &[
         Param {
