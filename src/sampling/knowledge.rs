@@ -74,6 +74,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// Codes both ways, attributes or entities: the distinct ones of an item, and the trained items of one.
+#[derive(Default)]
 pub struct Groups {
     /// (V) ascending and distinct.
     codes: Vec<Vec<u32>>,

@@ -152,6 +152,7 @@ mod tests {
             assert!(preset(name).uncounted.is_empty(), "{name}: {:?}", preset(name).uncounted);
         }
         assert_eq!(preset("srns").uncounted.len(), 1);
+        assert_eq!(preset("kgpolicy").uncounted, ["graph_walk", "policy"]);
         assert_eq!((preset("cans").per_row, preset("cans").wrong, preset("cans").shared), (98, 1, false));
     }
 }

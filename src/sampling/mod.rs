@@ -5,10 +5,11 @@
 //! ```
 //!
 //! `propose` draws items from a law no score enters (uniform, popularity, the batch, the target's time, attributes or
-//! neighbours, what the user is known not to want, walks over users or a graph, mixtures), `select` keeps what the current model
-//! or a generator of its own finds informative, `mix` adds the target in wrong contexts or vectors that are no items, or moves
-//! negatives towards the positive, `weight` decides how much each counts and whether the loss is told the probability of each
-//! draw. A method of the literature is a preset: a short file naming one kind per stage, and the loss it is made for (`preset.rs`).
+//! neighbours, what the user is known not to want, walks over users or a graph, mixtures), `select` keeps what the current model,
+//! or a generator or a policy of its own, finds informative, `mix` adds the target in wrong contexts or vectors that are no items,
+//! or moves negatives towards the positive, `weight` decides how much each counts and whether the loss is told the probability of
+//! each draw. A method of the literature is a preset: a short file naming one kind per stage, and the loss it is made for
+//! (`preset.rs`).
 //!
 //! The promise: ids that no score touches are a pure function of (stream version, seed, epoch, row, slot, training part), the
 //! same for any batch split, order or thread count; and the log-probability reported is that of the draw that was made,

@@ -202,6 +202,10 @@ impl Plan {
         if most > 1 << SLOT_BITS {
             return contradiction(format!("{most} candidates per group; at most {} can be numbered", 1 << SLOT_BITS));
         }
+        if select.most_draws(self.negatives) > 1 << SLOT_BITS {
+            let (draws, name) = (select.most_draws(self.negatives), self.select.0.declared.name);
+            return contradiction(format!("{draws} draws of `{name}` per row; at most {} can be numbered", 1 << SLOT_BITS));
+        }
         if !whole && select.fewest_candidates(self.negatives) < self.negatives {
             return contradiction(format!(
                 "{} negatives cannot be kept of {} candidates",

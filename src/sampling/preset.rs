@@ -54,6 +54,7 @@ const FILES: &[(&str, &str)] = presets![
     "same-attribute",
     "knn-attribute",
     "kg-walk",
+    "kgpolicy",
     "gnno",
     "user-walk",
     "geosan",

@@ -185,9 +185,11 @@ fn a_graph_is_read_prepared_and_trained_on() {
 #[test]
 fn a_walk_without_its_graph_is_refused_before_training() {
     let folder = folder();
+    for sampler in ["kg-walk", "kgpolicy"] {
+        let none = folder.run(&[WALK, &["--sampler", sampler, "--out", "run"]].concat()).err;
+        assert!(none.contains("D0303") && none.contains("`data.graph_path`"), "{none}");
+    }
     let walk = |more: &[&str]| folder.run(&[WALK, &["--sampler", "kg-walk", "--out", "run"], more].concat()).err;
-    let none = walk(&[]);
-    assert!(none.contains("D0303") && none.contains("`data.graph_path`"), "{none}");
     let unlinked = walk(&["--set", "data.graph_path=log.kg"]);
     assert!(unlinked.contains("D0404") && unlinked.contains("`data.link_path`"), "{unlinked}");
     let alone = walk(&["--set", "data.link_path=log.link"]);

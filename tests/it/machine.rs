@@ -45,6 +45,7 @@ const KINDS: &[&[&str]] = &[
     &["loss.kind=bpr", "sampler.preset=dns", "model.norm=post", "activation=gelu", "heads=2"],
     &["loss.kind=bpr", "sampler.preset=srns"],
     &["loss.kind=bpr", "sampler.preset=kg-walk"],
+    &["sampler.preset=kgpolicy", "sampler.negatives=2"],
     &["loss.kind=bce", "sampler.preset=dns-mn", "sampler.scope=sequence"],
     &["loss.kind=sampled_softmax", "sampler.preset=mixgcf", "sampler.negatives=3", "sampler.weight.kind=propensity"],
     &["loss.kind=bpr_max", "sampler.preset=pris", "sampler.negatives=9", "sampler.scope=sequence"],

@@ -10,8 +10,8 @@
 //! so a negative is the likelier the more entities it shares with the target, and the fewer other items those have. Both hops
 //! are uniform and blind to the relation. A target outside the graph, or alone around all its entities, gets the uniform law
 //! over the catalogue; one whose relatives are all excluded leaves its slots empty (`one_of_group.rs`). Source: KGPolicy (Wang
-//! et al., WWW 2020), where a learned policy chooses both hops among sampled neighbours; that policy is not here, and what
-//! the model's scores do to the candidates (`prune`) is a select stage.
+//! et al., WWW 2020), where a learned policy chooses both hops among sampled neighbours: the select stage `policy`, for which
+//! this law samples the neighbours. What the model's scores do to the candidates (`prune`) is a select stage too.
 
 use std::sync::Arc;
 

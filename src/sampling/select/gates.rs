@@ -22,11 +22,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row, sigmoid};
-use crate::device::Buffer;
+use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row, sigmoid, vectors_of};
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
-use crate::ops::embedding::{self, Into};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::negatives::Negatives;
 use crate::sampling::State;
@@ -217,13 +215,7 @@ impl Select for Gates {
         };
         let (batch, scoring, n, dim) = (choice.batch, choice.scoring()?, choice.negatives, choice.scoring()?.dim);
         let (ids, width) = beside_targets(batch, &lists);
-        let mut items = ids.clone();
-        items.sort_unstable();
-        items.dedup();
-        items.retain(|&item| item != NONE);
-        let mut vectors = Buffer::empty(choice.device);
-        embedding::forward(choice.device, &mut vectors, Into::Set, scoring.table, &items, dim, 1.0)?;
-        let (vectors, query) = (vectors.to_f64(choice.device)?, scoring.query.to_f64(choice.device)?);
+        let ((items, vectors), query) = (vectors_of(choice, &ids)?, scoring.query.to_f64(choice.device)?);
         let place = |item: u32| items.partition_point(|&other| other < item);
         let targets: Vec<usize> = batch.targets.iter().map(|&target| place(target)).collect();
 

@@ -7,26 +7,24 @@
 //! P(i)  = exp a_i / sum over the row's candidates, each counted once         N draws with replacement
 //! R_n   = sigma(s_n), or sigma(s_n - s+) as a margin                         what the model thinks of draw n
 //! G_i   = sum over rows of  1/N sum over n of (R_n - b) d ln P(x_n)/d g_i  +  entropy d H(P)/d g_i
-//! g_i  <- g_i + rate G_i / (sqrt(sum over the steps so far of |G_i|^2 / D) + 1e-6)
-//! b    <- b + (mean of R - b) / window                                       the first step's own mean before it
 //! ```
 //!
-//! The generator climbs by REINFORCE towards what the model takes for positive, the model learns to tell that from what was,
-//! and the entropy keeps the draws from falling on one item: at rest `P` is proportional to `exp(R / entropy)`. The table, its squares and the baseline are part of a
-//! checkpoint. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and the catalogue as
-//! proposal costs `6 R V D` flops, which suits the small ones it was published on.
-//! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017), REINFORCE (Williams 1992), Adagrad (Duchi et
-//! al. 2011), here with one square per row. The sources train the generator in turns of its own; here it learns from the very
-//! draws the model learns from.
+//! `g` and the baseline `b` follow as `learned.rs` says. The generator climbs by REINFORCE towards what the model takes for
+//! positive, the model learns to tell that from what was, and the entropy keeps the draws from falling on one item: at rest `P` is
+//! proportional to `exp(R / entropy)`. Everything is decided on the host, whatever the device: `R D` numbers are copied back, and
+//! the catalogue as proposal costs `6 R V D` flops, which suits the small ones it was published on.
+//! Sources: KBGAN (Cai and Wang, NAACL 2018), IRGAN (Wang et al., SIGIR 2017). They train the generator in turns of its own; here
+//! it learns from the very draws the model learns from.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::learned::{Learned, WINDOW};
 use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row, sigmoid};
 use crate::device::Buffer;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::exclusion::Exclude;
 use crate::ops::matmul::{self, Mat};
@@ -39,8 +37,8 @@ use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 
 /// Lane of the words that draw.
 const DRAW: u8 = 210;
-/// Below it a gradient is rounding, and Adagrad must not make a step of it.
-const EPSILON: f64 = 1e-6;
+/// Before the names of what it keeps in a checkpoint.
+const OWNER: &str = "generator";
 /// Candidates whose part of the gradient is held at once.
 const BLOCK: usize = 1 << 22;
 
@@ -74,12 +72,7 @@ pub static DECLARED: Declared = Declared {
             only_with: None,
             help: "the generator's logits are divided by it",
         },
-        Param {
-            name: "window",
-            form: Form::Count { default: 20.0, low: 1.0, high: 1e6, curve: false },
-            only_with: None,
-            help: "steps over which the baseline of the reward looks back",
-        },
+        WINDOW,
         CANDIDATES,
     ],
     needs: &[Need::Scores],
@@ -93,16 +86,6 @@ pub fn build(params: &Params) -> Box<dyn Select> {
 struct Generator {
     params: Params,
     learned: Mutex<Learned>,
-}
-
-/// What the generator has learned; empty before the first draw, which knows `V` and `D`.
-#[derive(Default)]
-struct Learned {
-    /// g (V,D)
-    table: Vec<f32>,
-    /// (V) sum over the steps of |G_i|^2 / D
-    squares: Vec<f32>,
-    baseline: Option<f32>,
 }
 
 /// How the rows of one draw see the generator.
@@ -213,20 +196,11 @@ pub(super) fn place(p: &[f64], u: f64) -> Option<usize> {
     passed.or_else(|| p.iter().rposition(|&p| p > 0.0))
 }
 
-impl Learned {
-    /// Makes the table for a catalogue of `items` and `dim` numbers, or checks it. M0402: a restored one has another shape.
-    fn fit(&mut self, items: usize, dim: usize) -> Result<()> {
-        if self.table.is_empty() {
-            (self.table, self.squares) = (vec![0.0; items * dim], vec![0.0; items]);
-        }
-        match self.table.len() == items * dim && self.squares.len() == items {
-            true => Ok(()),
-            false => Err(Error::new(Code::M0402, "the generator in the checkpoint is not of this catalogue and model")),
-        }
-    }
-
-    /// One step up the gradient from the `taken (R,N)` and their advantages (R,N).
-    fn learn(&mut self, view: &View, taken: &[u32], advantages: &[f64], entropy: f64, rate: f64) {
+impl Generator {
+    /// One step of `learned` up the gradient from the `taken (R,N)` and their advantages (R,N).
+    fn learn(&self, learned: &mut Learned, view: &View, taken: &[u32], advantages: &[f64]) {
+        let number = |name: &str| self.params.number(name, view.choice.epoch);
+        let (entropy, rate) = (number("entropy"), number("rate"));
         let (dim, n) = (view.dim, view.choice.negatives);
         let items: Vec<u32> = match &view.listed {
             Some((ids, width)) => {
@@ -241,7 +215,7 @@ impl Learned {
         let mut gradient = vec![0.0f32; items.len() * dim];
         // Blocks of a fixed size, each added in the order of its rows: the same sums for any number of threads.
         for rows in view.blocks() {
-            let laws = view.laws(&self.table, rows.clone());
+            let laws = view.laws(&learned.table, rows.clone());
             let slopes: Vec<Vec<f64>> = laws
                 .par_iter()
                 .zip(rows.clone())
@@ -271,13 +245,7 @@ impl Learned {
             });
         }
         for (gradient, &item) in gradient.chunks_exact(dim).zip(&items) {
-            let square = vector::dot(gradient, gradient) / dim as f32;
-            if square > 0.0 && square.is_finite() {
-                let squares = &mut self.squares[item as usize];
-                *squares += square;
-                let step = (rate / (f64::from(*squares).sqrt() + EPSILON)) as f32;
-                vector::axpy(&mut self.table[item as usize * dim..(item as usize + 1) * dim], step, gradient);
-            }
+            learned.climb(item as usize, gradient, rate);
         }
     }
 }
@@ -309,7 +277,7 @@ impl Select for Generator {
             scale: 1.0 / ((scoring.dim as f64).sqrt() * number("temperature")),
         };
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        learned.fit(scoring.items, scoring.dim)?;
+        learned.fit(scoring.items, scoring.dim, OWNER)?;
 
         let draws = Draws::new(choice.seed, Stream::Select, DRAW, choice.epoch_index);
         let (mut taken, mut log_q) = (vec![NONE; batch.rows() * n], vec![0.0; batch.rows() * n]);
@@ -335,45 +303,21 @@ impl Select for Generator {
         let margin = self.params.word("reward") == "margin";
         // As many digits as the baseline has, so that what is the same for all is nothing.
         let reward = |s: f64, positive: f64| f64::from(sigmoid(if margin { s - positive } else { s }) as f32);
-        let rewards: Vec<f64> = scores.chunks_exact(width).flat_map(|s| s[1..].iter().map(move |&x| reward(x, s[0]))).collect();
-        let counted: Vec<f64> =
-            rewards.iter().zip(&drawn.ids).filter(|(x, id)| **id != NONE && x.is_finite()).map(|(x, _)| *x).collect();
-        if counted.is_empty() {
-            return Ok(drawn);
+        let paid = scores.chunks_exact(width).flat_map(|s| s[1..].iter().map(move |&x| reward(x, s[0])));
+        let rewards: Vec<f64> = paid.zip(&drawn.ids).map(|(reward, &id)| if id == NONE { f64::NAN } else { reward }).collect();
+        if let Some((advantages, baseline)) = learned.advantages(&rewards, number("window")) {
+            self.learn(&mut learned, &view, &drawn.ids, &advantages);
+            learned.baseline = Some(baseline);
         }
-        let mean = counted.iter().sum::<f64>() / counted.len() as f64;
-        let baseline = f64::from(learned.baseline.unwrap_or(mean as f32));
-        let advantages: Vec<f64> = rewards.iter().map(|r| if r.is_finite() { r - baseline } else { 0.0 }).collect();
-        learned.learn(&view, &drawn.ids, &advantages, number("entropy"), number("rate"));
-        learned.baseline = Some((baseline + (mean - baseline) / number("window")) as f32);
         Ok(drawn)
     }
 
     fn state(&self) -> Vec<State> {
-        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(baseline) = learned.baseline else { return Vec::new() };
-        let (items, dim) = (learned.squares.len(), learned.table.len() / learned.squares.len().max(1));
-        vec![
-            State { name: "generator.table".into(), shape: vec![items, dim], values: learned.table.clone() },
-            State { name: "generator.squares".into(), shape: vec![items], values: learned.squares.clone() },
-            State { name: "generator.baseline".into(), shape: vec![1], values: vec![baseline] },
-        ]
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner).state(OWNER)
     }
 
     fn restore<'t>(&self, find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
-        let [table, squares, baseline] =
-            ["table", "squares", "baseline"].map(|name| find(&format!("generator.{name}")).unwrap_or(&[]));
-        let whole = table.len().checked_rem(squares.len()).unwrap_or(table.len()) == 0;
-        let sound = |x: &&[f32]| x.iter().all(|x| x.is_finite());
-        if !whole
-            || baseline.len() > 1
-            || table.is_empty() != baseline.is_empty()
-            || ![table, squares, baseline].iter().all(sound)
-        {
-            return Err(Error::new(Code::M0402, "the sampler's generator in the checkpoint does not fit together"));
-        }
-        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) =
-            Learned { table: table.to_vec(), squares: squares.to_vec(), baseline: baseline.first().copied() };
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Learned::restored(OWNER, find)?;
         Ok(())
     }
 }

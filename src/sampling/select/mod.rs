@@ -9,8 +9,10 @@ mod buckets;
 mod fair;
 mod gates;
 mod generator;
+mod learned;
 mod memory;
 mod metropolis;
+mod policy;
 mod pool;
 mod posterior;
 mod rank_band;
@@ -24,6 +26,7 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::Hidden;
+use crate::ops::embedding::{self, Into};
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{self, Scoring};
@@ -70,6 +73,10 @@ pub trait Select: Send + Sync {
     }
     fn most_candidates(&self, negatives: usize) -> usize {
         self.params().map_or(negatives, |params| params.most("candidates") as usize)
+    }
+    /// Draws of its own that it numbers for a group.
+    fn most_draws(&self, negatives: usize) -> usize {
+        negatives
     }
     /// What it needs of the log, once, before the first draw. D0303: the log has no such thing.
     fn learn_about(&mut self, _knowledge: &Knowledge, _catalogue: &Catalogue) -> Result<()> {
@@ -131,6 +138,7 @@ pub const KINDS: &[Entry] = &[
     Entry { declared: &pool::DECLARED, build: pool::build },
     Entry { declared: &buckets::DECLARED, build: buckets::build },
     Entry { declared: &gates::DECLARED, build: gates::build },
+    Entry { declared: &policy::DECLARED, build: policy::build },
 ];
 
 /// How many items the propose stage draws for a selection to choose from.
@@ -180,6 +188,17 @@ pub(super) fn scored_beside_targets(choice: &Choice, lists: &Negatives) -> Resul
     let mut scores = Buffer::empty(choice.device);
     score::gather(choice.device, &mut scores, choice.scoring()?, &ids)?;
     Ok((ids, scores.to_f64(choice.device)?, width))
+}
+
+/// The different items of `ids`, ascending, and their vectors (K,D) without context, copied from where the model is.
+pub(super) fn vectors_of(choice: &Choice, ids: &[u32]) -> Result<(Vec<u32>, Vec<f64>)> {
+    let mut items = ids.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    items.retain(|&item| item != NONE);
+    let (scoring, mut vectors) = (choice.scoring()?, Buffer::empty(choice.device));
+    embedding::forward(choice.device, &mut vectors, Into::Set, scoring.table, &items, scoring.dim, 1.0)?;
+    Ok((items, vectors.to_f64(choice.device)?))
 }
 
 /// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it

@@ -17,6 +17,7 @@ mod generator;
 mod laws;
 mod memory;
 mod mutants;
+mod policy;
 mod pool;
 mod ranked;
 mod select;

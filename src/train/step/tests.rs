@@ -11,7 +11,11 @@ fn data(config: &Config) -> Arc<TrainingSet> {
     let folder = tempfile::tempdir().unwrap();
     let (raw, sides) = synthetic::generate(&config.data.synthetic).unwrap();
     // Attributes join the vectors of items, so they are there only for the sampler that asks for them.
-    let sides = if config.sampler.preset == "fairneg" { sides } else { Sides::default() };
+    let sides = match config.sampler.preset.as_str() {
+        "fairneg" => sides,
+        "kgpolicy" => Sides { graph: sides.graph, ..Sides::default() },
+        _ => Sides::default(),
+    };
     let log = Arc::new(prepare(raw, &config.data, sides, &folder.path().join("data")).unwrap());
     let split = Arc::new(Split::new(&log, &config.data, 1).unwrap());
     let context = ContextEncoder::fit(&log, &split, config).unwrap();
@@ -64,6 +68,7 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("fairneg", sampled("bpr", "fairneg")),
         ("adasir", sampled("bpr", "adasir")),
         ("dens", sampled("bpr", "dens")),
+        ("kgpolicy", sampled("bpr", "kgpolicy")),
         ("mixgcf", sampled("sampled_softmax", "mixgcf")),
         ("pris", sampled("bpr", "pris")),
         ("mcns", sampled("hinge", "mcns")),
