@@ -217,7 +217,7 @@ impl Plan {
             return Err(Error::new(
                 Code::C0205,
                 format!(
-                    "`{}` keeps items for certain, so there is no probability for `weight.kind = \"{}\"`",
+                    "`{}` does not say with which probability it keeps an item, which `weight.kind = \"{}\"` needs",
                     self.select.0.declared.name, self.weight.0.declared.name
                 ),
             )
