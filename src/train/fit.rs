@@ -42,7 +42,7 @@ pub struct Stages {
     pub forward: f64,
     /// All stages of the negative sampler.
     pub sample: f64,
-    /// Of `sample`, the propose stage: always the host's.
+    /// Of `sample`, the propose stage.
     pub propose: f64,
     /// Scores, loss, gradients of queries and tables.
     pub loss: f64,
