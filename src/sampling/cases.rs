@@ -28,7 +28,7 @@ struct Way {
     n: usize,
 }
 
-const WAYS: [Way; 14] = {
+const WAYS: [Way; 16] = {
     const ONE: Way = Way {
         laws: &[("uniform", 1.0)],
         scope: "position",
@@ -54,6 +54,10 @@ const WAYS: [Way; 14] = {
         Way { laws: &[("cluster", 1.0)], log_q: true, n: 12, ..ONE },
         Way { laws: &[("cluster", 1.0)], distinct: true, items: 61, n: 40, ..ONE },
         Way { laws: &[("in_batch", 0.3), ("cluster", 0.5), ("uniform", 0.2), ("popularity", 0.0)], log_q: true, n: 20, ..ONE },
+        // Items above all of the batch's.
+        Way { laws: &[("in_batch", 0.3), ("uniform", 0.7)], log_q: true, items: 211, rows: 9, n: 20, ..ONE },
+        // Draws enough that some would succeed in one attempt more.
+        Way { items: 61, rows: 2, n: 700, ..ONE },
     ]
 };
 
