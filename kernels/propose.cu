@@ -34,7 +34,8 @@ enum { UNIFORM, FIXED, BATCH, CLUSTERED };
 struct Law { u64 kind, bound; double share; u64 at; };
 
 // First of `n` ascending numbers that is not below x.
-__device__ inline u32 lower_bound(const u32* list, u32 n, u32 x) {
+template <class T>
+__device__ inline u32 lower_bound(const T* list, u32 n, u32 x) {
   u32 first = 0;
   while (n > 0) {
     u32 half = n / 2;
@@ -114,15 +115,9 @@ struct Laws {
       default: {
         Alias alias{table + table[law.at + cluster]};
         const u64* of_cluster = alias.items();
-        u64 first = 0, n = alias.head[2] - 1;
-        while (n > 0) {
-          u64 half = n / 2;
-          bool below = of_cluster[first + half] < item;
-          first += below ? half + 1 : 0;
-          n = below ? n - half - 1 : half;
-        }
-        bool own = first + 1 < alias.head[2] && of_cluster[first] == item;
-        return __dadd_rn(alias.prob(0) / (double)T, own ? alias.prob((u32)first + 1) : 0.0);
+        u32 n = (u32)alias.head[2] - 1, at = lower_bound(of_cluster, n, item);
+        bool own = at < n && of_cluster[at] == item;
+        return __dadd_rn(alias.prob(0) / (double)T, own ? alias.prob(at + 1) : 0.0);
       }
     }
   }

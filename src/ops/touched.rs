@@ -101,20 +101,18 @@ impl Touched {
         let kernel = |entry| Kernel::new("touched", entry, &[]);
         runtime.fill(bits.memory_mut()?, 0)?;
         for list in lists {
-            let copied = match list {
-                List::Here(list) => Some(upload(runtime, list)?),
-                List::There(_) => None,
-            };
-            let list = match (&copied, list) {
-                (Some(copied), _) => copied,
-                (None, List::There(list)) => list,
-                (None, List::Here(_)) => continue,
+            let copied;
+            let list = match list {
+                List::There(list) => list,
+                List::Here(list) => {
+                    copied = upload(runtime, list)?;
+                    &copied
+                }
             };
             if list.is_empty() {
                 continue;
             }
-            let sizes = [list.len(), self.items].map(|size| Arg::U32(size as u32));
-            let [n, items] = sizes;
+            let [n, items] = [list.len(), self.items].map(|size| Arg::U32(size as u32));
             let args = &mut [Arg::Out(&mut bits), Arg::In(list), n, items];
             runtime.launch(&kernel("touched_mark"), Grid::row(list.len().div_ceil(IDS), 256), args)?;
         }

@@ -17,8 +17,7 @@
 //! Beside the time of a stage stands what it does and the least time that can take (`train/cost.rs`): a stage at 100 % of its floor
 //! works as fast as this machine multiplies or moves memory; one above it keeps its arrays in a cache.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};

@@ -52,6 +52,17 @@ pub struct Rules<'a> {
     pub batch_index: u64,
 }
 
+impl Rules<'_> {
+    /// (G+1) first row of each group of rows that share a draw.
+    pub fn group_offsets(&self, batch: &Batch) -> Vec<u32> {
+        match self.scope {
+            Scope::Position => (0..=batch.rows() as u32).collect(),
+            Scope::Sequence => batch.offsets.clone(),
+            Scope::Batch => vec![0, batch.rows() as u32],
+        }
+    }
+}
+
 /// Draws `n` items for every group of the batch.
 pub fn propose(law: &dyn Propose, rules: &Rules, batch: &Batch) -> Result<Negatives> {
     let frequencies = law.needs_batch().then(|| Frequencies::new(&batch.targets));
@@ -61,11 +72,7 @@ pub fn propose(law: &dyn Propose, rules: &Rules, batch: &Batch) -> Result<Negati
     {
         return Err(Error::internal("the batch carries no valid time clusters of its targets"));
     }
-    let group_offsets: Vec<u32> = match rules.scope {
-        Scope::Position => (0..=batch.rows() as u32).collect(),
-        Scope::Sequence => batch.offsets.clone(),
-        Scope::Batch => vec![0, batch.rows() as u32],
-    };
+    let group_offsets = rules.group_offsets(batch);
     let slots = (group_offsets.len() - 1) * rules.n;
     let mut ids = vec![NONE; slots];
     let mut log_q = vec![0f32; if rules.log_q { slots } else { 0 }];

@@ -37,10 +37,10 @@ pub fn propose_there(
     let history = rules.exclude == Exclude::History;
     let extent = |b: usize| [batch.seen_offsets[b], batch.seen_offsets[b + 1]];
     let of_rows = || batch.sequence_of_rows().into_iter().flat_map(|b| extent(b as usize)).collect::<Vec<u32>>();
-    let (keys, group_offsets): (Vec<u64>, Vec<u32>) = match rules.scope {
-        Scope::Position => (batch.row_keys.clone(), (0..=batch.rows() as u32).collect()),
-        Scope::Sequence => (batch.users.iter().map(|&user| u64::from(user)).collect(), batch.offsets.clone()),
-        Scope::Batch => (vec![rules.batch_index], vec![0, batch.rows() as u32]),
+    let keys: Vec<u64> = match rules.scope {
+        Scope::Position => batch.row_keys.clone(),
+        Scope::Sequence => batch.users.iter().map(|&user| u64::from(user)).collect(),
+        Scope::Batch => vec![rules.batch_index],
     };
     let extents = match rules.scope {
         Scope::Position if history => of_rows(),
@@ -58,7 +58,7 @@ pub fn propose_there(
     };
     let request = Request {
         n: rules.n,
-        group_offsets,
+        group_offsets: rules.group_offsets(batch),
         distinct: rules.distinct,
         mixed,
         words: law.words(),
