@@ -40,9 +40,10 @@
 //!   short and skewed; padding to the longest wastes most of the work.
 //! - **The plain path defines every operation.** `Host(F64)` is the oracle of all gradients, `Host(F32)` the product where there is
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
-//! - **Work on a machine is enqueued call by call**; the rows of a batch are copied to it, and the host waits for the loss.
-//!   Recording the whole step as one graph needs the batch made on the machine and is not done yet; the seam (`capture`,
-//!   `replay`) is.
+//! - **Work on a machine is enqueued call by call, and the host runs ahead of it**: the rows of a batch are copied through pinned
+//!   memory, loss and gradient norm stay there ([`device::Scalar`]) until a line, a record or a checkpoint needs them, and a
+//!   gradient that is not finite halts the updates there. Samplers that decide on the host wait for their scores. Recording the
+//!   whole step as one graph needs the batch made on the machine and is not done yet; the seam (`capture`, `replay`) is.
 //! - **Negatives stay where they are made.** On a machine the laws that need only a table ([`ops::propose`]) draw there, `top_k`
 //!   and `softmax_draw` choose there, the loss reads them there: millions of ids a step that no host draws and no bus carries.
 //!   They come to the host ([`ops::negatives`]) for stages that decide there, and for diagnosis; which rows of a large table they

@@ -55,6 +55,7 @@ inline u32 __float_as_uint(float x) { return __builtin_bit_cast(u32, x); }
 inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
 inline float __uint_as_float(u32 x) { return __builtin_bit_cast(float, x); }
 inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
+inline double __longlong_as_double(i64 x) { return __builtin_bit_cast(double, x); }
 
 inline int __popc(u32 x) { return __builtin_popcount(x); }
 inline int __popcll(u64 x) { return __builtin_popcountll(x); }
@@ -94,6 +95,7 @@ inline float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 // Rounded on its own: never the product of a fused multiply-add.
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline float fabsf(float x) { return __builtin_fabsf(x); }
 inline float sqrtf(float x) { return __builtin_sqrtf(x); }

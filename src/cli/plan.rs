@@ -224,7 +224,7 @@ fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u6
     watch.restart();
     let steps = trainer.steps_per_epoch();
     for step in [largest, (largest + 1) % steps, largest] {
-        trainer.step(step)?;
+        trainer.step_on(step, None)?;
     }
     let mut measured = vec![("step", before + watch.peak())];
     watch.restart();

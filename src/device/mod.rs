@@ -15,6 +15,7 @@ mod gemm;
 pub mod heap;
 mod lanes;
 pub mod places;
+mod scalar;
 pub mod sources;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use elementary::exp_f64;
 #[cfg(test)]
 pub use gemm::made_by;
 pub use gemm::{Mat, gemm, kept_per_thread};
+pub use scalar::Scalar;
 
 use crate::error::{Code, Error, Result};
 use places::{Places, Rounding};

@@ -130,7 +130,7 @@ pub fn cases() -> Vec<Case> {
                     )?;
                     let reals = |name, buffer| Output::reals(name, device, buffer);
                     Ok(vec![
-                        Output { name: "loss", values: Values::Reals(vec![value]) },
+                        Output { name: "loss", values: Values::Reals(vec![value.read(device)?]) },
                         reals("dp", &dp)?,
                         reals("dg", &dg)?,
                         reals("dg~", &dw)?,

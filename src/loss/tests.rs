@@ -136,7 +136,7 @@ fn ours(device: &Device, case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64,
             forward_backward(device, grads, &scoring, &case.targets, &case.negatives, wrong, loss.as_ref(), scale)
         }
     };
-    (value.unwrap(), [&dp, &da, &dg, &dw].map(|b| b.to_f64(device).unwrap()).to_vec())
+    (value.unwrap().read(device).unwrap(), [&dp, &da, &dg, &dw].map(|b| b.to_f64(device).unwrap()).to_vec())
 }
 
 /// The same by one running sum per element, in the number type `T`.
@@ -562,7 +562,7 @@ fn a_broken_hand_over_is_an_internal_error_and_not_a_panic() {
         let scoring = Scoring { kind: good.score, dim: 3, items: 5, query: &query, context: None, table: &table };
         let (mut dp, mut da) = (Buffer::empty(&device), device.zeros(15).unwrap());
         let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
-        forward_backward(&device, grads, &scoring, targets, negatives, None, loss.as_ref(), 1.0).map_err(|e| e.code())
+        forward_backward(&device, grads, &scoring, targets, negatives, None, loss.as_ref(), 1.0).map(drop).map_err(|e| e.code())
     };
     assert!(run(&good.negatives, &good.targets).is_ok());
     let broken = |change: fn(&mut Negatives)| {

@@ -14,7 +14,7 @@
 use rayon::prelude::*;
 
 use crate::device::places::Rounding;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, Scalar, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
@@ -50,13 +50,13 @@ pub fn cost(rows: usize, items: usize, dim: usize, context: bool, products: u64)
 }
 
 /// Mean (times `scale`, 1/R) cross-entropy of `targets (R)`; gradients by the rules of [`Gradients`].
-pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<f64> {
+pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<Scalar> {
     grads.prepare(device, scoring, 0)?;
     if targets.len() != scoring.rows() || targets.iter().any(|&t| t as usize >= scoring.items) {
         return Err(Error::internal("softmax: the targets do not fit the rows or the table"));
     }
-    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale), runtime => {
-        Ok(scale * on_machine(device, &**runtime, grads, scoring, targets, scale as f32)?)
+    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale).map(Scalar::Here), runtime => {
+        on_machine(device, &**runtime, grads, scoring, targets, scale)
     })
 }
 
@@ -67,8 +67,8 @@ fn on_machine(
     grads: Gradients,
     scoring: &Scoring,
     targets: &[u32],
-    scale: f32,
-) -> Result<f64> {
+    scale: f64,
+) -> Result<Scalar> {
     let plain = scoring.kind == ScoreKind::Dot || scoring.context.is_none();
     let rounded = runtime.facts().rounding == Rounding::Bf16 && plain && scoring.dim <= 128;
     let run = if rounded { on_tensor_cores } else { in_f32 };
@@ -82,14 +82,14 @@ fn on_tensor_cores(
     grads: Gradients,
     scoring: &Scoring,
     targets: &[u32],
-    scale: f32,
-) -> Result<f64> {
+    scale: f64,
+) -> Result<Scalar> {
     const OWN: usize = 128;
     const STREAM: usize = 64;
     scoring.check()?;
     let (rows, items) = (targets.len(), scoring.items);
     if rows == 0 {
-        return Ok(0.0);
+        return Ok(Scalar::Here(0.0));
     }
     let cosine = scoring.kind != ScoreKind::Dot;
     if let Some(dg) = grads.context {
@@ -119,7 +119,7 @@ fn on_tensor_cores(
 
     let mut args = vec![Arg::Out(grads.query), Arg::Out(&mut saved), Arg::Out(&mut losses)];
     args.extend(inputs().into_iter().chain(norms()).chain(sizes()));
-    args.extend([Arg::F32(heat), Arg::F32(scale)]);
+    args.extend([Arg::F32(heat), Arg::F32(scale as f32)]);
     runtime.launch(&kernel("full_softmax_mma_rows"), Grid::row(rows.div_ceil(OWN), 256), &mut args)?;
 
     let splits = scan::splits(items.div_ceil(OWN), rows.div_ceil(STREAM), 4);
@@ -127,13 +127,13 @@ fn on_tensor_cores(
     let partial = if splits > 1 { Arg::Out(&mut parts) } else { Arg::None };
     let mut args = vec![Arg::Out(&mut *grads.table), partial, Arg::In(&saved)];
     args.extend(inputs().into_iter().chain(norms()).chain(sizes()));
-    args.push(Arg::F32(scale));
+    args.push(Arg::F32(scale as f32));
     let grid = Grid { blocks: [items.div_ceil(OWN) as u32, splits as u32, 1], threads: 256, shared_bytes: 0 };
     runtime.launch(&kernel("full_softmax_mma_items"), grid, &mut args)?;
     if splits > 1 {
         merge(runtime, grads.table, &parts, splits)?;
     }
-    loss_total::read(runtime, &losses, rows)
+    loss_total::of(device, runtime, &losses, rows, scale)
 }
 
 /// da (n) += its parts (splits,n), in order.
@@ -143,19 +143,19 @@ fn merge(runtime: &dyn Runtime, da: &mut Buffer, parts: &Buffer, splits: usize) 
     runtime.launch(&Kernel::new("parts", "parts_add", &[]), Grid::row(n.div_ceil(256), 256), args)
 }
 
-/// Two passes, each owner of what it writes: rows (dp, dg, normalisers), then items (da). Returns the unscaled loss.
+/// Two passes, each owner of what it writes: rows (dp, dg, normalisers), then items (da).
 fn in_f32(
     device: &Device,
     runtime: &dyn Runtime,
     mut grads: Gradients,
     scoring: &Scoring,
     targets: &[u32],
-    scale: f32,
-) -> Result<f64> {
+    scale: f64,
+) -> Result<Scalar> {
     scoring.check()?;
     let (rows, items) = (targets.len(), scoring.items);
     if rows == 0 {
-        return Ok(0.0);
+        return Ok(Scalar::Here(0.0));
     }
     let tiles = Tiles::weighted(scoring)?;
     // A context shifts all dot products of a row alike: no kernel sees it, and it gets no gradient.
@@ -173,7 +173,7 @@ fn in_f32(
         threads: 128,
         shared_bytes: tiles.shared_bytes,
     };
-    let sizes = || [Arg::U32(rows as u32), Arg::U32(items as u32), Arg::F32(scan::heat(scoring)), Arg::F32(scale)];
+    let sizes = || [Arg::U32(rows as u32), Arg::U32(items as u32), Arg::F32(scan::heat(scoring)), Arg::F32(scale as f32)];
     let kernel = |entry| Kernel::new("full_softmax", entry, &tiles.defines);
 
     let dg = grads.context.filter(|_| !dot).map_or(Arg::None, Arg::Out);
@@ -193,7 +193,7 @@ fn in_f32(
     if split {
         merge(runtime, grads.table, &parts, splits)?;
     }
-    loss_total::read(runtime, &losses, rows)
+    loss_total::of(device, runtime, &losses, rows, scale)
 }
 
 pub fn cases() -> Vec<Case> {
@@ -214,7 +214,8 @@ pub fn cases() -> Vec<Case> {
                     wrong: None,
                     table: &mut da,
                 };
-                let loss = forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 1.0 / r as f64)?;
+                let loss =
+                    forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 1.0 / r as f64)?.read(device)?;
                 let loss = Output { name: "loss", values: case::Values::Reals(vec![loss]) };
                 let reals = |name, buffer| Output::reals(name, device, buffer);
                 Ok(vec![loss, reals("dp", &dp)?, reals("dg", &dg)?, reals("da", &da)?])
@@ -309,6 +310,7 @@ mod tests {
                         let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
                         let targets = case::ids(3, r, v);
                         let loss = forward_backward(device, grads, &inputs.scoring(), &targets, 1.0 / r as f64).unwrap();
+                        let loss = loss.read(device).unwrap();
                         [vec![loss], dp.to_f64(device).unwrap(), da.to_f64(device).unwrap()]
                     };
                     let norm = |x: Vec<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();

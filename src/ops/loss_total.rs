@@ -1,18 +1,18 @@
 //! The sum of the rows' losses, where a machine has them.
 //!
 //! ```text
-//! total = sum over r of losses[r]
+//! total = factor sum over r of losses[r]
 //! ```
 //!
-//! In f64 and in an order that the number of rows alone decides. The host waits here: it is the one number of a step it reads.
+//! In f64 and in an order that the number of rows alone decides. It stays there until someone asks for it.
 
-use crate::device::{Arg, Buffer, Grid, Kernel, Runtime, download, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, Scalar};
 use crate::error::Result;
 
-/// Sum of `losses (R)`.
-pub fn read(runtime: &dyn Runtime, losses: &Buffer, rows: usize) -> Result<f64> {
-    let mut total = upload(runtime, &[0f64])?;
+/// Sum of `losses (R)`, times `factor`.
+pub fn of(device: &Device, runtime: &dyn Runtime, losses: &Buffer, rows: usize, factor: f64) -> Result<Scalar> {
+    let mut at = Buffer::sized(device, 2)?;
     let kernel = Kernel::new("loss_total", "loss_total", &[]);
-    runtime.launch(&kernel, Grid::row(1, 256), &mut [Arg::Out(&mut total), Arg::In(losses), Arg::U32(rows as u32)])?;
-    Ok(download::<f64>(runtime, &total, 1)?[0])
+    runtime.launch(&kernel, Grid::row(1, 256), &mut [Arg::Out(&mut at), Arg::In(losses), Arg::U32(rows as u32)])?;
+    Ok(Scalar::There { at, factor })
 }

@@ -19,7 +19,7 @@ mod rows;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real};
+use crate::device::{Buffer, Device, Real, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
@@ -135,7 +135,7 @@ pub fn forward_backward(
     wrong: Option<&Buffer>,
     loss: &dyn RowLoss,
     scale: f64,
-) -> Result<f64> {
+) -> Result<Scalar> {
     if negatives.generated.is_empty() {
         return of_items(device, grads, scoring, targets, negatives, wrong, loss, scale);
     }
@@ -170,13 +170,13 @@ fn of_items(
     wrong: Option<&Buffer>,
     loss: &dyn RowLoss,
     scale: f64,
-) -> Result<f64> {
+) -> Result<Scalar> {
     let rows = scoring.rows();
     let w = wrong.map_or(0, |g| g.len().checked_div(scoring.query.len()).unwrap_or(0));
     grads.prepare(device, scoring, w)?;
     check(scoring, targets, negatives, wrong, w, loss)?;
     if rows == 0 {
-        return Ok(0.0);
+        return Ok(Scalar::Here(0.0));
     }
     dispatch!(device, T => {
         let job = Job {
@@ -190,10 +190,10 @@ fn of_items(
         };
         let dg = grads.context.map(T::of_mut).transpose()?;
         let dw = grads.wrong.map(T::of_mut).transpose()?;
-        Ok(scale * reference(&job, T::of_mut(grads.query)?, dg, dw, T::of_mut(grads.table)?))
+        Ok(Scalar::Here(scale * reference(&job, T::of_mut(grads.query)?, dg, dw, T::of_mut(grads.table)?)))
     }, runtime => {
         let job = machine::Job { scoring, targets, negatives, wrong, w, twin: loss.twin(), scale: scale as f32 };
-        Ok(scale * job.run(device, &**runtime, grads)?)
+        job.run(device, &**runtime, grads, scale)
     })
 }
 

@@ -1,7 +1,7 @@
 //! The distinct ids of lists, ascending: which rows of a table a step touches.
 //!
 //! On the plain path a table remembers the last round that met each id; on a machine, where millions of ids may have been drawn
-//! and stay, bits are set and counted (`kernels/touched.cu`), and the host learns only how many there are.
+//! and stay, bits are set and counted (`kernels/touched.cu`), and the host does not even learn how many there are.
 //!
 //! Price: 4 bytes a row of the table on the plain path, and a sort of what is found; 4 1/8 bytes a row on a machine.
 
@@ -21,20 +21,15 @@ pub enum List<'a> {
 #[derive(Clone, Copy)]
 pub enum Rows<'a> {
     Here(&'a [u32]),
-    /// The first so many of a buffer.
-    There(&'a Buffer, usize),
+    There(RowsThere<'a>),
 }
 
-impl Rows<'_> {
-    pub fn len(&self) -> usize {
-        match self {
-            Rows::Here(rows) => rows.len(),
-            Rows::There(_, count) => *count,
-        }
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+/// The first so many of a machine's `ids`: as many as the number in `count` says, which nobody waits for. `most` of them may be.
+#[derive(Clone, Copy)]
+pub struct RowsThere<'a> {
+    pub ids: &'a Buffer,
+    pub count: &'a Buffer,
+    pub most: usize,
 }
 
 /// The rows a step touches, of a table of `items`; keeps its memory from step to step.
@@ -44,8 +39,8 @@ pub struct Touched {
     /// (items) the last round that met each id.
     met: Vec<u32>,
     round: u32,
-    /// On a machine: their ids, and how many there are.
-    there: Option<(Buffer, usize)>,
+    /// On a machine: their ids, how many there are, and how many there may be.
+    there: Option<(Buffer, Buffer, usize)>,
 }
 
 /// Ids a block of `touched_mark` takes, and words of bits one of the others.
@@ -58,7 +53,7 @@ impl Touched {
     }
     /// What the last `collect` found.
     pub fn rows(&self) -> Rows<'_> {
-        self.there.as_ref().map_or(Rows::Here(&self.ids), |(ids, count)| Rows::There(ids, *count))
+        self.there.as_ref().map_or(Rows::Here(&self.ids), |(ids, count, most)| Rows::There(RowsThere { ids, count, most: *most }))
     }
     /// The distinct ids of `lists`, below `items`.
     pub fn collect(&mut self, device: &Device, lists: &[List]) -> Result<()> {
@@ -89,15 +84,15 @@ impl Touched {
         let words = self.items.div_ceil(32);
         let blocks = words.div_ceil(WORDS);
         let (mut bits, mut counts) = (Buffer::sized(device, words)?, Buffer::sized(device, blocks)?);
-        let mut total = Buffer::sized(device, 1)?;
-        let mut ids = match self.there.take() {
-            Some((ids, _)) => ids,
-            None => Buffer::sized(device, self.items)?,
+        let (mut ids, mut count) = match self.there.take() {
+            Some((ids, count, _)) => (ids, count),
+            None => (Buffer::sized(device, self.items)?, device.zeros(1)?),
         };
         if words == 0 {
-            self.there = Some((ids, 0));
+            self.there = Some((ids, count, 0));
             return Ok(());
         }
+        let mut most = 0;
         let kernel = |entry| Kernel::new("touched", entry, &[]);
         runtime.fill(bits.memory_mut()?, 0)?;
         for list in lists {
@@ -112,18 +107,18 @@ impl Touched {
             if list.is_empty() {
                 continue;
             }
+            most += list.len();
             let [n, items] = [list.len(), self.items].map(|size| Arg::U32(size as u32));
             let args = &mut [Arg::Out(&mut bits), Arg::In(list), n, items];
             runtime.launch(&kernel("touched_mark"), Grid::row(list.len().div_ceil(IDS), 256), args)?;
         }
         let args = &mut [Arg::Out(&mut counts), Arg::In(&bits), Arg::U32(words as u32)];
         runtime.launch(&kernel("touched_count"), Grid::row(blocks, 256), args)?;
-        let args = &mut [Arg::Out(&mut counts), Arg::Out(&mut total), Arg::U32(blocks as u32)];
+        let args = &mut [Arg::Out(&mut counts), Arg::Out(&mut count), Arg::U32(blocks as u32)];
         runtime.launch(&Kernel::new("group", "group_scan", &[]), Grid::row(1, 256), args)?;
         let args = &mut [Arg::Out(&mut ids), Arg::In(&bits), Arg::In(&counts), Arg::U32(words as u32)];
         runtime.launch(&kernel("touched_list"), Grid::row(blocks, 256), args)?;
-        let count = download::<u32>(runtime, &total, 1)?[0] as usize;
-        self.there = Some((ids, count));
+        self.there = Some((ids, count, most.min(self.items)));
         Ok(())
     }
 }
@@ -142,7 +137,13 @@ pub fn cases() -> Vec<Case> {
                 for lists in [[List::Here(&first), List::Here(&second)], [List::Here(&second), List::Here(&[])]] {
                     touched.collect(device, &lists)?;
                     let ids = match (touched.rows(), device) {
-                        (Rows::There(ids, count), Device::Machine(runtime)) => download(&**runtime, ids, count)?,
+                        (Rows::There(rows), Device::Machine(runtime)) => {
+                            let count = download::<u32>(&**runtime, rows.count, 1)?[0] as usize;
+                            if count > rows.most {
+                                return Err(Error::internal("more rows than there can be"));
+                            }
+                            download(&**runtime, rows.ids, count)?
+                        }
                         (Rows::Here(ids), _) => ids.to_vec(),
                         _ => return Err(Error::internal("rows of a machine without their machine")),
                     };

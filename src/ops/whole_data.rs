@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, MatIn, MatOut, Real, Runtime, upload};
+use crate::device::{Buffer, Device, MatIn, MatOut, Real, Runtime, Scalar, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output, Values};
@@ -36,7 +36,7 @@ pub fn forward_backward(
     targets: &[u32],
     unseen: f64,
     scale: f64,
-) -> Result<f64> {
+) -> Result<Scalar> {
     grads.prepare(device, scoring, 0)?;
     if scoring.kind != ScoreKind::Dot || scoring.context.is_some() {
         return Err(Error::internal("whole data: only dot products without context have this form"));
@@ -45,11 +45,12 @@ pub fn forward_backward(
         return Err(Error::internal("whole data: the targets do not fit the rows or the table"));
     }
     if targets.is_empty() {
-        return Ok(0.0);
+        return Ok(Scalar::Here(0.0));
     }
-    dispatch!(device, T => reference::<T>(grads, scoring, targets, unseen, scale), runtime => {
+    let value = dispatch!(device, T => reference::<T>(grads, scoring, targets, unseen, scale), runtime => {
         on_machine(device, &**runtime, grads, scoring, targets, unseen, scale)
-    })
+    });
+    value.map(Scalar::Here)
 }
 
 /// Of R `rows` and V `items` of D numbers.
@@ -143,7 +144,7 @@ pub fn cases() -> Vec<Case> {
             let (mut dp, mut da) = (Buffer::empty(device), device.zeros(v * d)?);
             let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
             let scale = 1.0 / r.max(1) as f64;
-            let loss = forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 0.1, scale)?;
+            let loss = forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 0.1, scale)?.read(device)?;
             let loss = Output { name: "loss", values: Values::Reals(vec![loss]) };
             Ok(vec![loss, Output::reals("dp", device, &dp)?, Output::reals("da", device, &da)?])
         })

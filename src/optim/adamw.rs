@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::error::{Error, Result};
 use crate::ops::param::Param;
+use crate::ops::touched::RowsThere;
 use crate::ops::vector;
 
 /// The rule's constants.
@@ -125,11 +126,11 @@ struct Factors<T> {
     take1: T,
     keep2: T,
     take2: T,
-    scale: T,
     keep: T,
     rate: T,
     root: T,
     eps: T,
+    scale: T,
 }
 
 impl AdamW {
@@ -144,11 +145,11 @@ impl AdamW {
             take1: x(1.0 - self.beta1),
             keep2: x(self.beta2.powi(missed + 1)),
             take2: x(1.0 - self.beta2),
-            scale: x(now.scale),
             keep: x((1.0 - now.lr * now.decay).powi(missed + 1)),
             rate: x(now.lr / c1),
             root: x(1.0 / c2.sqrt()),
             eps: x(self.eps),
+            scale: x(now.scale),
         }
     }
 
@@ -208,17 +209,18 @@ impl AdamW {
 }
 
 impl AdamW {
-    /// [`AdamW::update`] in a machine's memory; `rows` are the touched rows and how many they are.
+    /// [`AdamW::update`] in a machine's memory, where the clipping `factor (1)` is, too: `now.scale` is not looked at.
     pub fn launch(
         &self,
         runtime: &dyn Runtime,
         param: &mut Param,
         moments: &mut Moments,
-        rows: Option<(&Buffer, usize)>,
+        rows: Option<RowsThere>,
+        factor: &Buffer,
         now: Now,
     ) -> Result<()> {
         let f = self.factors::<f32>(now, 0);
-        let factors = [f.keep1, f.take1, f.keep2, f.take2, f.scale, f.keep, f.rate, f.root, f.eps].map(Arg::F32);
+        let factors = [f.keep1, f.take1, f.keep2, f.take2, f.keep, f.rate, f.root, f.eps].map(Arg::F32);
         let n = param.len();
         let state = [&mut param.value, &mut moments.first, &mut moments.second, &mut param.grad];
         let mut args: Vec<Arg> = state.into_iter().map(Arg::Out).collect();
@@ -226,20 +228,21 @@ impl AdamW {
             if n == 0 {
                 return Ok(());
             }
-            args.push(Arg::U64(n as u64));
+            args.extend([Arg::In(factor), Arg::U64(n as u64)]);
             args.extend(factors);
             return runtime.launch(&Kernel::new("adamw", "adamw_dense", &[]), Grid::row(n.div_ceil(1024), 256), &mut args);
         };
-        let count = rows.map_or(last.len(), |(_, count)| count);
-        if n == 0 || count == 0 {
+        let most = rows.map_or(last.len(), |rows| rows.most);
+        if n == 0 || most == 0 {
             return Ok(());
         }
         let width = n / last.len();
         let powers = upload(runtime, &self.powers(now))?;
-        args.extend([Arg::Out(last), rows.map_or(Arg::None, |(rows, _)| Arg::In(rows)), Arg::In(&powers)]);
-        args.extend([count as u32, width as u32, now.step as u32].map(Arg::U32));
+        let [ids, count] = rows.map_or([Arg::None, Arg::None], |rows| [rows.ids, rows.count].map(Arg::In));
+        args.extend([Arg::Out(last), Arg::In(factor), ids, count, Arg::In(&powers)]);
+        args.extend([most as u32, width as u32, now.step as u32].map(Arg::U32));
         args.extend(factors);
-        runtime.launch(&Kernel::new("adamw", "adamw_rows", &[]), Grid::row(count.div_ceil(8), 256), &mut args)
+        runtime.launch(&Kernel::new("adamw", "adamw_rows", &[]), Grid::row(most.div_ceil(8), 256), &mut args)
     }
 
     /// beta1, beta2 and 1 - lr decay to the powers 2^0 .. 2^24, from which a kernel multiplies the factors of a row that

@@ -5,35 +5,33 @@
 //! ```
 //!
 //! Squares are added in f64, block after block of fixed size, so the norm does not depend on the number of threads and does
-//! not overflow while a gradient is finite. A machine leaves the sums of all blocks of all parameters in one array, which
-//! the host reads once per step.
+//! not overflow while a gradient is finite. A machine sums what all blocks of all parameters left in one array and keeps norm
+//! and factor where the update reads them: the host does not wait for either. Once a norm is not finite the factor stays NaN,
+//! which updates take as a halt.
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download};
-use crate::dispatch;
-use crate::error::{Error, Result};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, Scalar};
+use crate::error::Result;
 use crate::ops::param::Param;
-use crate::ops::touched::Rows;
+use crate::ops::touched::{Rows, RowsThere};
 use crate::ops::vector;
 
 const BLOCK: usize = 1 << 14;
 
-/// Sum of squares of all gradients, over the given rows of each or all; they are where the gradients are.
-pub fn square(device: &Device, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
-    dispatch!(device, T => {
-        let squares = params.iter().zip(rows).map(|(param, rows)| {
-            let grad = T::of(&param.grad)?;
-            let Some(Rows::Here(rows)) = rows else { return Ok(of(grad)) };
-            let width = row_width(param);
-            let parts: Vec<f64> = rows
-                .par_chunks(256)
-                .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
-                .collect();
-            Ok(parts.iter().sum())
-        });
-        squares.sum()
-    }, runtime => launch(&**runtime, params, rows))
+/// Sum of squares of all gradients on the plain path, over the given rows of each or all.
+pub fn square<T: Real>(params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
+    let squares = params.iter().zip(rows).map(|(param, rows)| {
+        let grad = T::of(&param.grad)?;
+        let Some(Rows::Here(rows)) = rows else { return Ok(of(grad)) };
+        let width = row_width(param);
+        let parts: Vec<f64> = rows
+            .par_chunks(256)
+            .map(|rows| rows.iter().map(|&r| of_block(&grad[r as usize * width..(r as usize + 1) * width])).sum())
+            .collect();
+        Ok(parts.iter().sum())
+    });
+    squares.sum()
 }
 
 fn row_width(param: &Param) -> usize {
@@ -43,9 +41,17 @@ fn row_width(param: &Param) -> usize {
 /// Rows of one block of the kernel, `ROWS` there; `BLOCK` is its elements' too.
 const ROWS: usize = 64;
 
-fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Result<f64> {
-    let blocks = |(param, rows): (&Param, &Option<Rows>)| match rows {
-        Some(rows) => rows.len().div_ceil(ROWS),
+/// The norm, on a machine; `factor (1)` becomes what gradients are multiplied by, or stays NaN.
+pub fn launch(
+    device: &Device,
+    runtime: &dyn Runtime,
+    factor: &mut Buffer,
+    params: &[Param],
+    rows: &[Option<RowsThere>],
+    clip: f64,
+) -> Result<Scalar> {
+    let blocks = |(param, rows): (&Param, &Option<RowsThere>)| match rows {
+        Some(rows) => rows.most.div_ceil(ROWS),
         None => param.len().div_ceil(BLOCK),
     };
     let total: usize = params.iter().zip(rows).map(blocks).sum();
@@ -60,10 +66,9 @@ fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Res
         }
         let (out, grad) = (Arg::Out(&mut partial), Arg::In(&param.grad));
         match rows {
-            Some(Rows::Here(_)) => return Err(Error::internal("rows of the host for gradients of a machine")),
-            Some(Rows::There(memory, count)) => {
-                let (count, width) = (Arg::U32(*count as u32), Arg::U32(row_width(param) as u32));
-                let args = &mut [out, grad, Arg::In(memory), count, width, at];
+            Some(rows) => {
+                let (ids, count, width) = (Arg::In(rows.ids), Arg::In(rows.count), Arg::U32(row_width(param) as u32));
+                let args = &mut [out, grad, ids, count, width, at];
                 runtime.launch(&Kernel::new("clip", "clip_square_rows", &[]), grid, args)?;
             }
             None => {
@@ -72,7 +77,11 @@ fn launch(runtime: &dyn Runtime, params: &[Param], rows: &[Option<Rows>]) -> Res
             }
         }
     }
-    Ok(download::<f64>(runtime, &partial, total)?.iter().sum())
+    let mut norm = Buffer::sized(device, 2)?;
+    let out = [Arg::Out(&mut norm), Arg::Out(factor)];
+    let args = out.into_iter().chain([Arg::In(&partial), Arg::U32(total as u32), Arg::U64(clip.to_bits())]);
+    runtime.launch(&Kernel::new("clip", "clip_factor", &[]), Grid::row(1, 256), &mut args.collect::<Vec<_>>())?;
+    Ok(Scalar::There { at: norm, factor: 1.0 })
 }
 
 fn of<T: Real>(grad: &[T]) -> f64 {

@@ -10,13 +10,13 @@ mod schedule;
 pub use schedule::Schedule;
 
 use crate::config;
-use crate::device::{Buffer, Device, upload};
+use crate::device::{Buffer, Device, Scalar, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::Cost;
 use crate::ops::param::{Param, Role};
-use crate::ops::touched::Rows;
+use crate::ops::touched::{Rows, RowsThere};
 use adamw::{AdamW, Last, Moments};
 
 /// What an optimizer says about itself.
@@ -43,6 +43,8 @@ pub struct Optimizer {
     weight_decay: f64,
     /// Largest global norm; 0: none.
     clip: f64,
+    /// (1) On a machine: what the last gradient was multiplied by; NaN once one was not finite.
+    factor: Buffer,
     moments: Vec<Moments>,
 }
 
@@ -81,6 +83,7 @@ impl Optimizer {
             decay_tables: config.decay_tables,
             weight_decay: config.weight_decay,
             clip: config.clip,
+            factor: device.reals(&[1.0])?,
             moments: moments.collect::<Result<_>>()?,
         })
     }
@@ -116,14 +119,22 @@ impl Optimizer {
         self.moments.get(i).is_some_and(|m| m.last.is_some())
     }
 
-    /// One update with learning rate `lr`; `step` counts from 1. Gradients are zero afterwards. Returns their global norm
+    /// One update with learning rate `lr`; `step` counts from 1. Gradients are zero afterwards. Gives their global norm
     /// before clipping.
     ///
     /// `touched[i]`, for a lazy parameter, are the rows whose gradient may differ from zero, ascending and distinct; `None`
     /// or a missing entry means all rows. Other parameters ignore it.
     ///
-    /// T0701: a gradient is not finite; nothing has been changed then.
-    pub fn step(&mut self, device: &Device, params: &mut [Param], touched: &[Option<Rows>], step: u64, lr: f64) -> Result<f64> {
+    /// T0701: a gradient is not finite; nothing has been changed then. A machine, which nobody waits for here, says so by the norm
+    /// alone; it changes nothing in this step and in no later one.
+    pub fn step(
+        &mut self,
+        device: &Device,
+        params: &mut [Param],
+        touched: &[Option<Rows>],
+        step: u64,
+        lr: f64,
+    ) -> Result<Scalar> {
         if params.len() != self.moments.len() {
             return Err(Error::internal("optimizer: other parameters than at the start"));
         }
@@ -132,35 +143,46 @@ impl Optimizer {
         for (i, (param, moments)) in params.iter().zip(&self.moments).enumerate() {
             check(param, moments, given[i])?;
         }
-        let copied = given.iter().map(|rows| match (device, rows) {
-            (Device::Machine(runtime), Some(Rows::Here(rows))) => upload(&**runtime, rows).map(Some),
-            _ => Ok(None),
-        });
-        let copied: Vec<Option<Buffer>> = copied.collect::<Result<_>>()?;
-        let there = |(rows, copied)| match (rows, copied) {
-            (Some(rows), Some(copied)) => Some(Rows::There(copied, Rows::len(&rows))),
-            (rows, _) => rows,
+        let (decay_tables, weight_decay) = (self.decay_tables, self.weight_decay);
+        let now = |param: &Param, scale: f64| {
+            let decays = param.role == Role::Matrix || param.role == Role::Table && decay_tables;
+            adamw::Now { step, lr, scale, decay: if decays { weight_decay } else { 0.0 } }
         };
-        let rows: Vec<Option<Rows>> = given.into_iter().zip(copied.iter().map(Option::as_ref)).map(there).collect();
-        let norm = clip::square(device, params, &rows)?.sqrt();
-        if !norm.is_finite() {
-            return Err(Error::new(Code::T0701, format!("the gradient's norm is {norm} in step {step}"))
-                .help("a lower learning rate, a longer warm-up or clipping (`optim.clip = 1`) usually helps"));
-        }
-        let scale = clip::factor(norm, self.clip);
-        for (i, (param, moments)) in params.iter_mut().zip(&mut self.moments).enumerate() {
-            let decays = param.role == Role::Matrix || param.role == Role::Table && self.decay_tables;
-            let now = adamw::Now { step, lr, scale, decay: if decays { self.weight_decay } else { 0.0 } };
-            let (here, there) = match rows[i] {
-                Some(Rows::Here(rows)) => (Some(rows), None),
-                Some(Rows::There(rows, count)) => (None, Some((rows, count))),
-                None => (None, None),
-            };
-            dispatch!(device, T => self.rule.update::<T>(param, moments, here, now)?, runtime => {
-                self.rule.launch(&**runtime, param, moments, there, now)?;
+        dispatch!(device, T => {
+            let norm = clip::square::<T>(params, &given)?.sqrt();
+            if !norm.is_finite() {
+                return Err(Error::new(Code::T0701, format!("the gradient's norm is {norm} in step {step}"))
+                    .help("a lower learning rate, a longer warm-up or clipping (`optim.clip = 1`) usually helps"));
+            }
+            let scale = clip::factor(norm, self.clip);
+            for ((param, moments), rows) in params.iter_mut().zip(&mut self.moments).zip(&given) {
+                let rows = match rows {
+                    Some(Rows::Here(rows)) => Some(*rows),
+                    _ => None,
+                };
+                let now = now(param, scale);
+                self.rule.update::<T>(param, moments, rows, now)?;
+            }
+            Ok(Scalar::Here(norm))
+        }, runtime => {
+            let copied = given.iter().map(|rows| match rows {
+                Some(Rows::Here(rows)) => Ok(Some((upload(&**runtime, rows)?, upload(&**runtime, &[rows.len() as u32])?))),
+                _ => Ok(None),
             });
-        }
-        Ok(norm)
+            let copied: Vec<Option<(Buffer, Buffer)>> = copied.collect::<Result<_>>()?;
+            let there = given.iter().zip(&copied).map(|both| match both {
+                (Some(Rows::Here(rows)), Some((ids, count))) => Some(RowsThere { ids, count, most: rows.len() }),
+                (Some(Rows::There(rows)), _) => Some(*rows),
+                _ => None,
+            });
+            let rows: Vec<Option<RowsThere>> = there.collect();
+            let norm = clip::launch(device, &**runtime, &mut self.factor, params, &rows, self.clip)?;
+            for ((param, moments), rows) in params.iter_mut().zip(&mut self.moments).zip(rows) {
+                let now = now(param, 1.0);
+                self.rule.launch(&**runtime, param, moments, rows, &self.factor, now)?;
+            }
+            Ok(norm)
+        })
     }
 
     /// The state after `step` steps, in the order of the parameters.
@@ -195,6 +217,7 @@ impl Optimizer {
             }
             None => Err(Error::new(Code::M0402, format!("optimizer state `{name}` is missing"))),
         };
+        self.factor = device.reals(&[1.0])?;
         for (param, moments) in params.iter().zip(&mut self.moments) {
             for (what, buffer) in [("first", &mut moments.first), ("second", &mut moments.second)] {
                 let values = array(format!("{}.{what}", param.name), buffer.len())?;
@@ -214,7 +237,7 @@ fn check(param: &Param, moments: &Moments, rows: Option<Rows>) -> Result<()> {
         Some(Rows::Here(rows)) => {
             rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&r| (r as usize) < param.shape[0])
         }
-        Some(Rows::There(_, count)) => count <= param.shape[0] && param.value.memory().is_ok(),
+        Some(Rows::There(rows)) => rows.most <= param.shape[0] && param.value.memory().is_ok(),
         None => true,
     };
     match lengths == [param.len(); 3] && rows_fit {
@@ -265,7 +288,8 @@ pub fn cases() -> Vec<Case> {
                 params[0].grad = device.reals(&grad)?;
                 params[1].grad = device.reals(&case::noise(20 + step as u8, 127 * 131))?;
                 params[2].grad = device.reals(&case::noise(30 + step as u8, 1))?;
-                norms.push(optimizer.step(device, &mut params, &[list.as_deref().map(Rows::Here)], step as u64 + 1, 0.01)?);
+                let norm = optimizer.step(device, &mut params, &[list.as_deref().map(Rows::Here)], step as u64 + 1, 0.01)?;
+                norms.push(norm.read(device)?);
             }
             let reals = |name: &'static str, values: Vec<f64>| Output { name, values: case::Values::Reals(values) };
             let state = optimizer.state(device, &params, 6)?;

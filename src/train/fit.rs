@@ -17,6 +17,8 @@ use crate::train::run_dir::{RECORD_VERSION, RunDir};
 
 /// Steps between records within an epoch.
 const RECORD_STEPS: u64 = 1000;
+/// Seconds after which steps that a machine is at are waited for, so that progress is seen and a broken run noticed.
+const HEARD_EVERY: f64 = 0.25;
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -76,8 +78,11 @@ impl Stages {
 /// A model in training, as the loop sees it.
 pub trait Training {
     fn steps_per_epoch(&self) -> u64;
-    /// Step number `step`, counted from 0 over all epochs.
-    fn step(&mut self, step: u64) -> Result<StepReport>;
+    /// Step number `step`, counted from 0 over all epochs. A machine may still be at it afterwards.
+    fn step(&mut self, step: u64) -> Result<()>;
+    /// What the steps since the last reports did, in their order: of all of them if `wait`; else of all or none, whichever needs no
+    /// waiting.
+    fn reports(&mut self, wait: bool) -> Result<Vec<StepReport>>;
     /// What is to be recorded about the negatives of the step just done, if it closed an epoch.
     fn sampler_facts(&mut self) -> Option<Value> {
         None
@@ -192,10 +197,17 @@ impl Progress {
 }
 
 /// Seconds of this process within the epoch: shown and recorded, never computed with.
-#[derive(Default)]
 struct Clock {
     stepping: f64,
     stages: Stages,
+    /// When steps were last heard of.
+    heard: Instant,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { stepping: 0.0, stages: Stages::default(), heard: Instant::now() }
+    }
 }
 
 /// Trains until the end, early stopping, or a request to stop; continues where the run directory left off.
@@ -216,21 +228,20 @@ pub fn fit<T: Training>(
     }
     let mut saved_at = progress.step;
     let mut saved_when = Instant::now();
-    let mut clock = Clock::default();
+    let mut clock = Clock::new();
     let reason = loop {
         if progress.step >= total {
             break Reason::Finished;
         }
-        let report = training.step(progress.step)?;
-        check_finite(&report, progress.step, per_epoch)?;
+        training.step(progress.step)?;
         progress.step += 1;
-        progress.add(&report);
-        clock.stepping += report.seconds;
-        clock.stages.add(&report.stages);
         let epoch = (progress.step - 1) / per_epoch + 1;
-        watcher.hear(Event::Step { step: progress.step, total, epoch, report: &report });
+        let ends_epoch = progress.step % per_epoch == 0 || progress.step == total;
+        let records = (progress.step % per_epoch).is_multiple_of(RECORD_STEPS);
+        let wait = ends_epoch || records || clock.heard.elapsed().as_secs_f64() >= HEARD_EVERY;
+        listen(training, wait, total, &mut progress, &mut clock, watcher)?;
         let mut spent = false;
-        if progress.step % per_epoch == 0 || progress.step == total {
+        if ends_epoch {
             let mut record = epoch_record("epoch", &progress, epoch, &clock, Some(&hash(training, progress.step)?));
             if let Some(facts) = training.sampler_facts() {
                 record["negatives"] = facts;
@@ -238,10 +249,10 @@ pub fn fit<T: Training>(
             run.record(&record)?;
             watcher.hear(Event::Epoch { record: &record });
             progress.clear_sums();
-            clock = Clock::default();
+            clock = Clock::new();
             let due = config.eval_every > 0 && (epoch.is_multiple_of(u64::from(config.eval_every)) || progress.step == total);
             spent = due && evaluate(training, run, config, &mut progress, epoch, watcher)?;
-        } else if (progress.step % per_epoch).is_multiple_of(RECORD_STEPS) {
+        } else if records {
             run.record(&epoch_record("steps", &progress, epoch, &clock, None))?;
         }
         if spent {
@@ -257,18 +268,45 @@ pub fn fit<T: Training>(
             let by_steps = config.checkpoint_steps > 0 && progress.step % config.checkpoint_steps == 0;
             let by_time = saved_when.elapsed() >= Duration::from_secs_f64(config.checkpoint_every.clamp(0.0, 1e9));
             if by_steps || by_time {
+                listen(training, true, total, &mut progress, &mut clock, watcher)?;
                 save(training, run, config, &progress, watcher)?;
                 saved_at = progress.step;
                 saved_when = Instant::now();
             }
         }
     };
+    listen(training, true, total, &mut progress, &mut clock, watcher)?;
     let lasting = matches!(reason, Reason::Finished | Reason::StoppedEarly);
     progress.ended = lasting.then_some(reason);
     if lasting || saved_at != progress.step {
         save(training, run, config, &progress, watcher)?;
     }
     finish(training, run, &progress, reason, false)
+}
+
+/// Takes in what the steps since the last call did. Nothing of a step is recorded or saved before it is found to be finite.
+fn listen<T: Training>(
+    training: &mut T,
+    wait: bool,
+    total: u64,
+    progress: &mut Progress,
+    clock: &mut Clock,
+    watcher: &mut dyn Watcher<T>,
+) -> Result<()> {
+    let reports = training.reports(wait)?;
+    if !reports.is_empty() {
+        clock.heard = Instant::now();
+    }
+    let per_epoch = training.steps_per_epoch().max(1);
+    let first = progress.step - reports.len() as u64;
+    for (step, report) in (first..).zip(&reports) {
+        check_finite(report, step, per_epoch)?;
+        progress.add(report);
+        clock.stepping += report.seconds;
+        clock.stages.add(&report.stages);
+        watcher.hear(Event::Step { step: step + 1, total, epoch: step / per_epoch + 1, report });
+    }
+    Ok(())
 }
 
 /// Brings model and loop to the newest whole checkpoint, if there is one.

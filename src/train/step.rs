@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::data::batch::Batch;
 use crate::data::order::Order;
 use crate::data::training::TrainingSet;
-use crate::device::{Buffer, Device, Runtime};
+use crate::device::{Buffer, Device, Runtime, Scalar};
 use crate::error::{Code, Error, Result};
 use crate::loss::{self, Loss};
 use crate::model::{Masks, Model, Queries, Sizes};
@@ -23,6 +23,9 @@ use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
 use crate::sampling::{self, Attributes, Clusters, Explicit, Knowledge, Moment, Sampler};
 use crate::train::checkpoint::{self, Tensor};
 use crate::train::fit::{Stages, StepReport, Training};
+
+/// Steps that may be enqueued before their reports are waited for.
+const AHEAD: usize = 256;
 
 /// A model with everything that trains it.
 pub struct Trainer {
@@ -47,6 +50,8 @@ pub struct Trainer {
     deciles: Deciles,
     /// Of the last step of an epoch, until the loop takes it.
     diagnosis: Option<Diagnosis>,
+    /// Steps enqueued whose reports nobody has asked for.
+    pending: Vec<Enqueued>,
     /// Whether every stage waits for the machine.
     timed: bool,
 }
@@ -130,6 +135,7 @@ impl Trainer {
             total,
             deciles: Deciles::new(&data.split().train_items),
             diagnosis: None,
+            pending: Vec::new(),
             data,
             model,
             dquery: empty(),
@@ -165,7 +171,7 @@ impl Trainer {
     }
 
     /// Loss and gradients at the queries; leaves dquery, dcontext and the tables' gradients behind.
-    fn loss_and_gradients(&mut self, batch: &Batch, asked: &Batch, negatives: Option<&Negatives>) -> Result<f64> {
+    fn loss_and_gradients(&mut self, batch: &Batch, asked: &Batch, negatives: Option<&Negatives>) -> Result<Scalar> {
         let scale = 1.0 / asked.rows().max(1) as f64;
         let mut table = self.model.take_table_grad();
         let scoring = self.model.scoring();
@@ -241,8 +247,15 @@ impl Trainer {
         self.timed = true;
     }
 
-    /// Step number `step`, with negatives drawn anew or those of an earlier call for the same step; gives what was used.
+    /// Step number `step`, with negatives drawn anew or those of an earlier call for the same step, to its end; gives what was
+    /// used.
     pub fn step_on(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(StepReport, Option<Negatives>)> {
+        let (enqueued, negatives) = self.enqueue(step, negatives)?;
+        Ok((enqueued.report(&self.device)?, negatives))
+    }
+
+    /// The same without waiting for a machine.
+    fn enqueue(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(Enqueued, Option<Negatives>)> {
         let (started, mut lap) = (Instant::now(), Lap::new(&self.device, self.timed));
         let mut stages = Stages::default();
         let per_epoch = self.steps_per_epoch();
@@ -290,15 +303,28 @@ impl Trainer {
         self.done = step + 1;
         self.model.refresh_tables()?;
         stages.update = lap.ends()?;
-        let report = StepReport {
-            loss,
-            rows: asked.rows() as u64,
-            sequences: batch.sequences() as u64,
-            grad_norm,
-            stages,
-            seconds: started.elapsed().as_secs_f64(),
-        };
-        Ok((report, negatives))
+        let (rows, sequences) = (asked.rows() as u64, batch.sequences() as u64);
+        let seconds = started.elapsed().as_secs_f64();
+        let report = StepReport { rows, sequences, stages, seconds, ..StepReport::default() };
+        Ok((Enqueued { loss, grad_norm, report }, negatives))
+    }
+}
+
+/// A step that a machine may still be at.
+struct Enqueued {
+    loss: Scalar,
+    grad_norm: Scalar,
+    /// Without both.
+    report: StepReport,
+}
+
+impl Enqueued {
+    /// Waits, which is part of the step's seconds.
+    fn report(self, device: &Device) -> Result<StepReport> {
+        let waiting = Instant::now();
+        let (loss, grad_norm) = (self.loss.read(device)?, self.grad_norm.read(device)?);
+        let seconds = self.report.seconds + waiting.elapsed().as_secs_f64();
+        Ok(StepReport { loss, grad_norm, seconds, ..self.report })
     }
 }
 
@@ -330,8 +356,18 @@ impl Training for Trainer {
         (self.data.len() as u64).div_ceil(u64::from(self.config.train.batch_size))
     }
 
-    fn step(&mut self, step: u64) -> Result<StepReport> {
-        Ok(self.step_on(step, None)?.0)
+    fn step(&mut self, step: u64) -> Result<()> {
+        let (enqueued, _) = self.enqueue(step, None)?;
+        self.pending.push(enqueued);
+        Ok(())
+    }
+
+    fn reports(&mut self, wait: bool) -> Result<Vec<StepReport>> {
+        let known = |step: &Enqueued| step.loss.is_known() && step.grad_norm.is_known();
+        match wait || self.pending.len() >= AHEAD || self.pending.iter().all(known) {
+            true => std::mem::take(&mut self.pending).into_iter().map(|step| step.report(&self.device)).collect(),
+            false => Ok(Vec::new()),
+        }
     }
 
     fn sampler_facts(&mut self) -> Option<serde_json::Value> {

@@ -12,6 +12,7 @@
 //   FAKE_OOM_AFTER=k          the k-th allocation fails, and all after it
 //   FAKE_FAULT_AFTER=n        launch n and everything after it fails with an illegal address (sticky, as on a GPU)
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code, FAKE_GRAPH=code: that call fails
+//   FAKE_PIN=code             no memory can be pinned
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
 
 #include <dlfcn.h>
@@ -146,10 +147,40 @@ API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
     return SUCCESS;
   });
 }
+// Pinned memory: copies out of it are made when their turn comes, so that a host that overwrites it too early is found out.
+static std::map<const char*, size_t> pinned;
+API int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+  GUARD;
+  if (int e = asked("FAKE_PIN", 0)) return e;
+  *memory = malloc(bytes);
+  pinned[(const char*)*memory] = bytes;
+  return SUCCESS;
+}
+API int cuMemFreeHost(void* memory) {
+  GUARD;
+  if (!pinned.erase((const char*)memory)) return INVALID_VALUE;
+  free(memory);
+  return SUCCESS;
+}
+static bool is_pinned(const char* from, size_t bytes) {
+  auto after = pinned.upper_bound(from);
+  if (after == pinned.begin()) return false;
+  auto [start, length] = *--after;
+  return from + bytes <= start + length;
+}
 API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
   GUARD;
   if (int e = asked("FAKE_COPY", 0)) return e;
-  // Pageable memory: the driver has taken the bytes when the call returns.
+  if (is_pinned((const char*)from, bytes))
+    return enqueue([=] {
+      memcpy((void*)to, from, bytes);
+      machine_written(gpu, to, bytes);
+      return SUCCESS;
+    });
+  // Pageable memory: the driver has taken the bytes when the call returns, and has waited for the stream if they are many.
+  if (bytes > 64 << 10) {
+    if (int e = flush()) return e;
+  }
   std::string taken((const char*)from, bytes);
   return enqueue([=] {
     memcpy((void*)to, taken.data(), taken.size());

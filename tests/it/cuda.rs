@@ -112,6 +112,9 @@ fn twenty_steps_on_the_fake_gpu_follow_the_plain_path() {
         TRAIN.iter().map(swap).collect()
     };
     run(&folder, libraries, &on("host", "host"), &[]).ok();
+    // Where no memory can be pinned, copies go another way to the same place.
+    run(&folder, libraries, &on("cuda", "pageable"), &[("FAKE_PIN", "2")]).ok();
+    assert_eq!(end_of(&folder.path("run")), end_of(&folder.path("pageable")));
     let rounded = ["--set", "train.rounding=bf16"];
     run(&folder, libraries, &[&on("cuda", "rounded")[..], &rounded].concat(), &[]).ok();
     run(&folder, libraries, &[&on("host", "refused")[..], &rounded].concat(), &[]).fails(2, "C0203");

@@ -208,7 +208,7 @@ fn buckets_that_hold_everything_are_the_full_softmax() {
                 }
             };
             let gradients = [of_query, of_context, of_table].map(|g| g.to_f64(&device).unwrap());
-            [vec![value.unwrap()], gradients.concat()].concat()
+            [vec![value.unwrap().read(&device).unwrap()], gradients.concat()].concat()
         };
         let sce = "preset = 'sce'\nnegatives = 37\nselect = { kind = 'buckets', buckets = 0.2, rows = 5.0 }";
         let (whole, full) = (graded(Some(&drawn(sce))), graded(None));

@@ -7,6 +7,7 @@
 mod libraries;
 pub mod nvrtc;
 mod products;
+mod staging;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -18,6 +19,7 @@ use crate::device::places::Places;
 use crate::device::{Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
 use crate::error::{Code, Error, Result};
 use products::{Products, WORKSPACE_BYTES};
+use staging::Staging;
 
 /// Dynamic shared memory above this must be asked for by name.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -52,6 +54,8 @@ struct Cuda {
     modules: Mutex<HashMap<Kernel, Module>>,
     products: Mutex<Products>,
     workspace: Memory,
+    /// None where no memory can be pinned: copies then wait for the stream.
+    staging: Mutex<Option<Staging>>,
 }
 
 /// The stream and its context; lives as long as any piece of memory does.
@@ -177,6 +181,7 @@ impl Cuda {
             modules: Mutex::default(),
             products: Mutex::new(Products::new(places.rounding)?),
             workspace,
+            staging: Mutex::new(Staging::new(&driver).ok()),
             driver,
         })
     }
@@ -252,6 +257,13 @@ impl Runtime for Cuda {
             return Ok(());
         }
         self.driver.enter()?;
+        // What a recording copies is copied again at every replay, long after the ring holds something else.
+        let recording = self.driver.capturing.load(std::sync::atomic::Ordering::Relaxed);
+        if let Some(staging) = locked(&self.staging).as_mut().filter(|_| !recording)
+            && staging.write(to.address, from)?
+        {
+            return Ok(());
+        }
         // SAFETY: the length fits. `from` is pageable, so the driver has taken its content when the call returns.
         unsafe { result::memcpy_htod_async(to.address, from, self.driver.stream) }.map_err(|e| failed("copying to the GPU", e))
     }
@@ -345,12 +357,7 @@ impl Runtime for Cuda {
 
     fn mark(&self) -> Result<Mark> {
         self.driver.enter()?;
-        let doing = "marking a time";
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| failed(doing, e))?;
-        let event = Event { event, driver: self.driver.clone() };
-        // SAFETY: both handles are alive.
-        unsafe { result::event::record(event.event, self.driver.stream) }.map_err(|e| failed(doing, e))?;
-        Ok(Mark(Box::new(event)))
+        Ok(Mark(Box::new(Event::record(&self.driver, "marking a time")?)))
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
@@ -395,9 +402,26 @@ impl Drop for Graph {
     }
 }
 
+/// A point in the stream.
 struct Event {
     event: sys::CUevent,
     driver: Arc<Driver>,
+}
+
+impl Event {
+    /// After everything enqueued so far, in the driver's context.
+    fn record(driver: &Arc<Driver>, doing: &str) -> Result<Event> {
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| failed(doing, e))?;
+        let event = Event { event, driver: driver.clone() };
+        // SAFETY: both handles are alive.
+        unsafe { result::event::record(event.event, driver.stream) }.map_err(|e| failed(doing, e))?;
+        Ok(event)
+    }
+    /// Until the stream has passed it.
+    fn wait(&self, doing: &str) -> Result<()> {
+        // SAFETY: recorded by `record`, and alive.
+        unsafe { result::event::synchronize(self.event) }.map_err(|e| failed(doing, e))
+    }
 }
 // SAFETY: as for `Driver`.
 unsafe impl Send for Event {}

@@ -1,7 +1,7 @@
 //! A sampled loss on a machine: one pass over the rows, then the table gradient from their records.
 
 use super::{Correction, Gradients, Twin};
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, Scalar, upload};
 use crate::error::Result;
 use crate::ops::group::{self, Slots};
 use crate::ops::loss_total;
@@ -46,8 +46,8 @@ impl Twin {
 }
 
 impl Job<'_> {
-    /// The unscaled loss.
-    pub fn run(&self, device: &Device, runtime: &dyn Runtime, mut grads: Gradients) -> Result<f64> {
+    /// Sum of the row losses times `factor`, and the gradients.
+    pub fn run(&self, device: &Device, runtime: &dyn Runtime, mut grads: Gradients, factor: f64) -> Result<Scalar> {
         let (scoring, n) = (self.scoring, self.negatives);
         scoring.check()?;
         let (rows, slots) = (self.targets.len(), 1 + n.n + self.w);
@@ -86,6 +86,6 @@ impl Job<'_> {
         let slots = Slots { targets: &targets, groups: &groups, ids, drop, rows, n: n.n, w: self.w };
         let grouped = group::by_key(device, runtime, group::items(device, runtime, &slots, scoring.items)?, scoring.items)?;
         table_gradient::of_records(device, runtime, grads.table, scoring, &records, &grouped)?;
-        loss_total::read(runtime, &losses, rows)
+        loss_total::of(device, runtime, &losses, rows, factor)
     }
 }

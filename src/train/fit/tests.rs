@@ -10,11 +10,14 @@ struct Toy {
     x: Vec<f32>,
     /// Loss of this step is not a number.
     breaks_at: u64,
+    /// Whether reports come only when they are waited for.
+    behind: bool,
+    pending: Vec<StepReport>,
 }
 
 impl Toy {
     fn new() -> Toy {
-        Toy { x: vec![0.1, 0.2, 0.3], breaks_at: u64::MAX }
+        Toy { x: vec![0.1, 0.2, 0.3], breaks_at: u64::MAX, behind: false, pending: vec![] }
     }
 }
 
@@ -22,19 +25,23 @@ impl Training for Toy {
     fn steps_per_epoch(&self) -> u64 {
         PER_EPOCH
     }
-    fn step(&mut self, step: u64) -> Result<StepReport> {
+    fn step(&mut self, step: u64) -> Result<()> {
         for x in &mut self.x {
             *x = 3.9 * *x * (1.0 - *x) * (0.9 + 0.01 * (step % 10) as f32);
         }
         let loss = if step == self.breaks_at { f64::NAN } else { f64::from(self.x[0]) };
-        Ok(StepReport {
+        self.pending.push(StepReport {
             loss,
             rows: 3 + step % 2,
             sequences: 1,
             grad_norm: 1.0,
             stages: Stages { sample: 0.1, ..Stages::default() },
             seconds: 0.2,
-        })
+        });
+        Ok(())
+    }
+    fn reports(&mut self, wait: bool) -> Result<Vec<StepReport>> {
+        Ok(if wait || !self.behind { std::mem::take(&mut self.pending) } else { vec![] })
     }
     fn tensors(&self) -> Result<Vec<Tensor>> {
         let tensor = |name: &str| Tensor { name: name.into(), shape: vec![3], values: self.x.clone() };
@@ -123,6 +130,31 @@ fn stopping_after_any_step_and_continuing_ends_as_if_never_stopped() {
             );
         }
     }
+}
+
+#[test]
+fn a_machine_that_is_behind_records_and_saves_the_same() {
+    let (hash, whole, best) = uninterrupted();
+    let behind = || Toy { behind: true, ..Toy::new() };
+    for (stop, steps) in [(u64::MAX, 0), (3, 0), (10, 4), (22, 1)] {
+        let root = tempfile::tempdir().unwrap();
+        let train = config::Train { checkpoint_steps: steps, ..settings() };
+        // The request to stop is made when the steps are heard of, which is later than they are done.
+        let outcome = run_with(root.path(), &train, &mut Company::patient(stop), &mut behind()).unwrap();
+        assert!(outcome.step >= stop.min(5 * PER_EPOCH));
+        let outcome = run_with(root.path(), &train, &mut Company::patient(u64::MAX), &mut behind()).unwrap();
+        assert_eq!((&outcome.state_hash, outcome.best), (&hash, best));
+        let shown = |r: &Value| ["kind", "step", "loss", "grad_norm", "state_hash", "metrics"].map(|key| r[key].clone());
+        assert!(records(root.path()).iter().map(shown).eq(whole.iter().map(shown)), "stopped after {stop}");
+    }
+    // Nothing of a broken step is recorded or saved, however late it is found.
+    let root = tempfile::tempdir().unwrap();
+    let mut toy = Toy { breaks_at: 9, ..behind() };
+    let train = config::Train { checkpoint_steps: 4, ..settings() };
+    let error = run_with(root.path(), &train, &mut Company::patient(u64::MAX), &mut toy).unwrap_err();
+    assert!(error.code() == Code::T0701 && error.what().contains("at step 9 (epoch 2)"), "{error:?}");
+    assert_eq!(checkpoint::steps(&root.path().join("checkpoints")).unwrap().last(), Some(&8));
+    assert!(records(root.path()).iter().all(|record| record["step"].as_u64() <= Some(9)));
 }
 
 #[test]

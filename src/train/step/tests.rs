@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use super::*;
 use crate::data::clusters::{Method, TimeClusters};
 use crate::data::context::ContextEncoder;
@@ -5,6 +7,8 @@ use crate::data::prepare::prepare;
 use crate::data::raw::Sides;
 use crate::data::split::Split;
 use crate::data::synthetic;
+use crate::device::emulator::{Emulator, Options};
+use crate::device::{Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay};
 
 /// A small synthetic log, ready to train on.
 fn data(config: &Config) -> Arc<TrainingSet> {
@@ -82,13 +86,13 @@ fn a_restored_trainer_continues_bit_for_bit() {
         let trainer = || Trainer::new(&config, data.clone(), &Device::HOST).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut whole = trainer();
         for step in 0..3 {
-            whole.step(step).unwrap();
+            whole.step_on(step, None).unwrap();
         }
         let saved = whole.tensors().unwrap();
         let mut continued = trainer();
         continued.restore(3, &saved).unwrap();
         for step in 3..7 {
-            let (a, b) = (whole.step(step).unwrap(), continued.step(step).unwrap());
+            let [a, b] = [&mut whole, &mut continued].map(|trainer| trainer.step_on(step, None).unwrap().0);
             assert_eq!(
                 (a.loss.to_bits(), a.grad_norm.to_bits(), a.rows),
                 (b.loss.to_bits(), b.grad_norm.to_bits(), b.rows),
@@ -107,7 +111,7 @@ fn the_number_of_threads_changes_no_bit() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut trainer = Trainer::new(&config, data.clone(), &Device::HOST).unwrap();
-                (0..4).for_each(|step| assert!(trainer.step(step).unwrap().loss.is_finite()));
+                (0..4).for_each(|step| assert!(trainer.step_on(step, None).unwrap().0.loss.is_finite()));
                 trainer.tensors().unwrap()
             })
         };
@@ -120,7 +124,7 @@ fn the_loss_falls() {
     for (name, mut config) in variants() {
         config.optim.lr = 1e-2;
         let mut trainer = Trainer::new(&config, data(&config), &Device::HOST).unwrap();
-        let losses: Vec<f64> = (0..60).map(|step| trainer.step(step).unwrap().loss).collect();
+        let losses: Vec<f64> = (0..60).map(|step| trainer.step_on(step, None).unwrap().0.loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         assert!(mean(&losses[50..]) < 0.97 * mean(&losses[..5]), "{name}: {:?}", losses);
     }
@@ -158,4 +162,117 @@ fn mixing_items_is_refused_for_a_cosine() {
     assert_eq!(error.code(), Code::C0205);
     config.model.score = "dot".into();
     assert!(Trainer::new(&config, data(&config), &Device::HOST).is_ok());
+}
+
+/// A machine that counts how often the host waits for it.
+struct Awaited(Arc<dyn Runtime>, AtomicUsize);
+
+impl Awaited {
+    fn count(&self) -> &dyn Runtime {
+        self.1.fetch_add(1, Relaxed);
+        &*self.0
+    }
+}
+
+impl Runtime for Awaited {
+    fn facts(&self) -> &Facts {
+        self.0.facts()
+    }
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.0.alloc(bytes)
+    }
+    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
+        self.0.write(to, from)
+    }
+    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
+        self.count().read(from, to)
+    }
+    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
+        self.0.fill(memory, byte)
+    }
+    fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
+        self.0.launch(kernel, grid, args)
+    }
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
+        self.0.matmul(c, a, b, shape, scale, accumulate)
+    }
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
+        self.0.capture(work)
+    }
+    fn replay(&self, recorded: &Replay) -> Result<()> {
+        self.0.replay(recorded)
+    }
+    fn mark(&self) -> Result<Mark> {
+        self.0.mark()
+    }
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        self.count().elapsed(from, to)
+    }
+    fn sync(&self) -> Result<()> {
+        self.count().sync()
+    }
+}
+
+/// The emulator, watched; none, saying so, without a C++ compiler.
+fn awaited() -> Option<(Arc<Awaited>, Device)> {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    match Emulator::open(&Options::new(cache)) {
+        Ok(machine) => {
+            let machine = Arc::new(Awaited(machine, AtomicUsize::new(0)));
+            Some((machine.clone(), Device::Machine(machine)))
+        }
+        Err(e) => {
+            println!("SKIPPED: {e}");
+            None
+        }
+    }
+}
+
+#[test]
+fn steps_on_a_machine_wait_for_nothing_until_they_are_asked_for() {
+    let Some((machine, device)) = awaited() else { return };
+    let mut clipped = small();
+    clipped.optim.clip = 0.5;
+    let variant = |name| variants().into_iter().find(|(known, _)| *known == name).unwrap().1;
+    let mut dns = variant("lazy bce");
+    dns.sampler.preset = "dns".into();
+    for config in [clipped, variant("lazy bce"), variant("genni"), variant("cans"), dns] {
+        let data = data(&config);
+        let mut behind = Trainer::new(&config, data.clone(), &device).unwrap();
+        let before = machine.1.load(Relaxed);
+        let steps = 3.min(behind.steps_per_epoch() - 1);
+        for step in 0..steps {
+            behind.step(step).unwrap();
+            assert!(behind.reports(false).unwrap().is_empty());
+        }
+        assert_eq!(machine.1.load(Relaxed), before, "{}", config.sampler.preset);
+        let reports = behind.reports(true).unwrap();
+        let mut beside = Trainer::new(&config, data, &device).unwrap();
+        for (step, report) in (0..steps).zip(&reports) {
+            let (alone, _) = beside.step_on(step, None).unwrap();
+            assert_eq!((alone.loss, alone.grad_norm, alone.rows), (report.loss, report.grad_norm, report.rows));
+        }
+        assert!(reports.len() as u64 == steps && beside.tensors().unwrap() == behind.tensors().unwrap());
+    }
+}
+
+#[test]
+fn a_machine_stops_at_the_first_gradient_that_is_not_finite() {
+    let Some((_, device)) = awaited() else { return };
+    for tables in ["dense", "lazy"] {
+        let mut config = small();
+        config.loss = kind("bce");
+        config.optim.tables = tables.into();
+        let mut trainer = Trainer::new(&config, data(&config), &device).unwrap();
+        trainer.step(0).unwrap();
+        let before = trainer.tensors().unwrap();
+        let last = trainer.model.params().len() - 1;
+        let n = trainer.model.params()[last].len();
+        trainer.model.params_mut()[last].grad = device.reals(&vec![f64::NAN; n]).unwrap();
+        (1..3).for_each(|step| trainer.step(step).unwrap());
+        let norms: Vec<bool> = trainer.reports(true).unwrap().iter().map(|report| report.grad_norm.is_finite()).collect();
+        assert_eq!(norms[..2], [true, false], "{tables}");
+        let values = |tensors: Vec<Tensor>| tensors.into_iter().filter(|t| !t.name.ends_with(".age"));
+        assert!(values(before).eq(values(trainer.tensors().unwrap())), "{tables}");
+    }
 }
