@@ -14,7 +14,8 @@ use crate::cli::settings::{self, Settings};
 use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
 use crate::data::training::TrainingSet;
-use crate::device::{Device, heap};
+use crate::device::watched::Watched;
+use crate::device::{Device, Runtime, heap};
 use crate::error::{Code, Error, Result};
 use crate::eval::Encoder;
 use crate::train::ceilings::Ceilings;
@@ -79,7 +80,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         (None, None) => Err(Error::internal("a plan without sizes")),
     };
     let sizes = counts(config)?;
-    let plan = MemoryPlan::new(config, &sizes, threads)?;
+    let plan = MemoryPlan::new(config, &sizes, threads, gpu)?;
     let memory = match memory {
         Some(memory) => memory,
         None => there_is(&device)?,
@@ -97,7 +98,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         let held: serde_json::Map<String, Value> =
             Moment::ALL.iter().map(|&m| (m.name().to_string(), json!(plan.at(m, gpu)))).collect();
         let both =
-            |&(part, bytes): &(&str, u64)| (part.to_string(), json!({ "planned": planned(&plan, part), "measured": bytes }));
+            |&(part, bytes): &(&str, u64)| (part.to_string(), json!({ "planned": planned(&plan, part, gpu), "measured": bytes }));
         let measured = measured.as_ref().map(|all| Value::Object(all.iter().map(both).collect()));
         let all = json!({
             "v": SCHEMA, "device": doctor::name(&device), "threads": threads, "lines": plan.lines, "mapped": plan.mapped,
@@ -119,7 +120,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 /// change makes it fit.
 pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
     let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
-    let plan = MemoryPlan::new(config, &Counts::of(set, config), threads)?;
+    let plan = MemoryPlan::new(config, &Counts::of(set, config), threads, gpu)?;
     // A system that does not say what it has is trusted.
     let Ok(memory) = there_is(device) else { return Ok(()) };
     if plan.peak(gpu).1 <= memory {
@@ -213,8 +214,8 @@ fn prepared(settings: &Settings, json: bool) -> Result<Arc<TrainingSet>> {
 /// The most bytes held in each part of a run: in a step (the one with the largest batch, one beside it, and that one again), in an
 /// evaluation of the validation targets, and in the copy for a checkpoint. The split is held before and is added as the plan has it.
 fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<Vec<(&'static str, u64)>> {
-    if matches!(device, Device::Machine(_)) {
-        return Err(Error::new(Code::C0205, "`--measure` counts the memory of the plain path").help("use `--device host`"));
+    if let Device::Machine(runtime) = device {
+        return measure_there(config, set, runtime, largest);
     }
     let (split, data) = (set.split(), set.data());
     let targets = split.valid.len() + split.test.len();
@@ -239,12 +240,36 @@ fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u6
     Ok(measured)
 }
 
+/// The same of a machine's own memory, which a checkpoint takes nothing of.
+fn measure_there(
+    config: &Config,
+    set: &Arc<TrainingSet>,
+    runtime: &Arc<dyn Runtime>,
+    largest: u64,
+) -> Result<Vec<(&'static str, u64)>> {
+    let watched = Arc::new(Watched::new(runtime.clone()));
+    let device = Device::Machine(watched.clone());
+    let mut trainer = Trainer::new(config, set.clone(), &device)?;
+    let steps = trainer.steps_per_epoch();
+    for step in [largest, (largest + 1) % steps, largest] {
+        trainer.step_on(step, None)?;
+    }
+    let mut measured = vec![("step", watched.most())];
+    if config.train.eval_every > 0 && !set.split().valid.is_empty() {
+        watched.restart();
+        let mut ranker = Encoder::new(&mut trainer.model, &device, &config.model.kind)?;
+        Ground::new(set, Part::Valid).evaluate(&mut ranker, &config.eval, &mut |_, _| {})?;
+        measured.push(("evaluation", watched.most()));
+    }
+    Ok(measured)
+}
+
 /// What the plan says of a measured part of a run.
-fn planned(plan: &MemoryPlan, part: &str) -> u64 {
+fn planned(plan: &MemoryPlan, part: &str, gpu: bool) -> u64 {
     match part {
-        "checkpoint" => plan.at(Moment::Checkpoint, false),
-        "evaluation" => plan.at(Moment::Evaluation, false),
-        _ => plan.step(),
+        "checkpoint" => plan.at(Moment::Checkpoint, gpu),
+        "evaluation" => plan.at(Moment::Evaluation, gpu),
+        _ => plan.step(gpu),
     }
 }
 
@@ -271,7 +296,7 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
         terminal::out("in the GPU's memory, without what kernels take for a moment")?;
     }
     for (part, measured) in measured.into_iter().flatten() {
-        let planned = planned(plan, part);
+        let planned = planned(plan, part, gpu);
         let off = 100.0 * (planned as f64 / measured.max(1) as f64 - 1.0);
         let [planned, measured] = [planned, measured].map(terminal::grouped);
         terminal::out(&format!("{part}: planned {planned}, measured {measured} ({off:+.1} %)"))?;

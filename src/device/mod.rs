@@ -17,6 +17,7 @@ mod lanes;
 pub mod places;
 mod scalar;
 pub mod sources;
+pub mod watched;
 
 use std::sync::Arc;
 

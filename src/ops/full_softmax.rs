@@ -60,6 +60,27 @@ pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring
     })
 }
 
+fn is_rounded(rounding: Rounding, kind: ScoreKind, context: bool, dim: usize) -> bool {
+    rounding == Rounding::Bf16 && (kind == ScoreKind::Dot || !context) && dim <= 128
+}
+
+/// Vectors a block of `full_softmax_mma.cu` owns, and those of a tile it streams past them.
+const OWN: usize = 128;
+const STREAM: usize = 64;
+
+/// Bytes of a machine's memory taken for a moment: what both passes hand on of every row, and the parts of the table gradient where
+/// few blocks own the table. G0502: the vectors are too wide for its kernels.
+pub fn bytes_there(items: usize, dim: usize, rows: usize, kind: ScoreKind, context: bool, rounding: Rounding) -> Result<u64> {
+    let rounded = is_rounded(rounding, kind, context, dim);
+    let (splits, norms) = match rounded {
+        true => (scan::splits(items.div_ceil(OWN), rows.div_ceil(STREAM), 4), rows + items),
+        false => (Tiles::weighted(kind, dim, context)?.splits(items, rows, 4), 0),
+    };
+    let norms = if kind == ScoreKind::Dot { 0 } else { norms };
+    let parts = if splits > 1 { splits * items * dim } else { 0 };
+    Ok(4 * (4 * rows + norms + parts) as u64)
+}
+
 /// Tensor cores where operands may be rounded to bf16; they know no context and vectors of at most 128 numbers.
 fn on_machine(
     device: &Device,
@@ -69,13 +90,12 @@ fn on_machine(
     targets: &[u32],
     scale: f64,
 ) -> Result<Scalar> {
-    let plain = scoring.kind == ScoreKind::Dot || scoring.context.is_none();
-    let rounded = runtime.facts().rounding == Rounding::Bf16 && plain && scoring.dim <= 128;
+    let rounded = is_rounded(runtime.facts().rounding, scoring.kind, scoring.context.is_some(), scoring.dim);
     let run = if rounded { on_tensor_cores } else { in_f32 };
     run(device, runtime, grads, scoring, targets, scale)
 }
 
-/// `full_softmax_mma.cu`: blocks of 128 owned vectors.
+/// `full_softmax_mma.cu`.
 fn on_tensor_cores(
     device: &Device,
     runtime: &dyn Runtime,
@@ -84,8 +104,6 @@ fn on_tensor_cores(
     targets: &[u32],
     scale: f64,
 ) -> Result<Scalar> {
-    const OWN: usize = 128;
-    const STREAM: usize = 64;
     scoring.check()?;
     let (rows, items) = (targets.len(), scoring.items);
     if rows == 0 {
@@ -157,7 +175,7 @@ fn in_f32(
     if rows == 0 {
         return Ok(Scalar::Here(0.0));
     }
-    let tiles = Tiles::weighted(scoring)?;
+    let tiles = Tiles::weighted(scoring.kind, scoring.dim, scoring.context.is_some())?;
     // A context shifts all dot products of a row alike: no kernel sees it, and it gets no gradient.
     let dot = scoring.kind == ScoreKind::Dot;
     if let Some(dg) = grads.context.as_deref_mut().filter(|_| dot) {

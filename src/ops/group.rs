@@ -32,6 +32,12 @@ pub struct Grouped {
     pub below: usize,
 }
 
+/// 4-byte numbers that are held at most while `n` keys are grouped, and those that stay, both with the keys.
+pub fn numbers(n: usize, below: usize) -> [usize; 2] {
+    let stay = 2 * n + 2 * below;
+    [stay + if n > 0 { 2 * n + DIGITS * (n.div_ceil(TILE) + 1) } else { 0 }, stay]
+}
+
 fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("group", entry, &[])
 }

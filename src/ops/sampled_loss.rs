@@ -14,7 +14,7 @@
 //!
 //! Cost: `6 R N D` flops; `R N` gathered rows (twice) and `16 R N` bytes of records where negatives are not shared.
 
-mod machine;
+pub mod machine;
 mod rows;
 
 use rayon::prelude::*;

@@ -37,12 +37,16 @@ pub fn maybe(buffer: &Option<Buffer>) -> Arg<'_> {
 }
 
 fn form(scoring: &Scoring) -> Result<Defines> {
-    if scoring.dim > WIDEST {
-        let what = format!("the kernels score vectors of at most {WIDEST} numbers, the model's have {}", scoring.dim);
+    form_of(scoring.kind, scoring.dim, scoring.context.is_some())
+}
+
+fn form_of(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
+    if dim > WIDEST {
+        let what = format!("the kernels score vectors of at most {WIDEST} numbers, the model's have {dim}");
         return Err(Error::new(Code::G0502, what).help("use `--device host`, or a smaller `model.dim`"));
     }
-    let cosine = scoring.kind != ScoreKind::Dot;
-    Ok(vec![("D", scoring.dim as i64), ("COSINE", i64::from(cosine)), ("CONTEXT", i64::from(scoring.context.is_some()))])
+    let cosine = kind != ScoreKind::Dot;
+    Ok(vec![("D", dim as i64), ("COSINE", i64::from(cosine)), ("CONTEXT", i64::from(context))])
 }
 
 /// Defines of `gathered.cuh`: a lane holds at most four float4 of a row.
@@ -76,14 +80,13 @@ impl Tiles {
 
     /// For scores multiplied back into sums per owned vector. Under the cosine the context is beside the owned vectors or the
     /// streamed ones, with a second set of weights; the dot product's softmax does not see a context.
-    pub fn weighted(scoring: &Scoring) -> Result<Tiles> {
-        let cosine = scoring.kind != ScoreKind::Dot;
-        let sets = 1 + usize::from(cosine && scoring.context.is_some());
-        let scoring = Scoring { context: scoring.context.filter(|_| cosine), ..*scoring };
-        Tiles::new(form(&scoring)?, scoring.dim, 0, |own, stream, stride| {
+    pub fn weighted(kind: ScoreKind, dim: usize, context: bool) -> Result<Tiles> {
+        let cosine = kind != ScoreKind::Dot;
+        let sets = 1 + usize::from(cosine && context);
+        Tiles::new(form_of(kind, dim, cosine && context)?, dim, 0, |own, stream, stride| {
             // Sums of a thread stay within 64 registers; wide tiles leave the cosine's own terms a quarter of them.
             let registers = if cosine && sets == 1 { 48 } else { 64 };
-            let fits = own * scoring.dim * sets <= registers * 128 && own * sets <= 64;
+            let fits = own * dim * sets <= registers * 128 && own * sets <= 64;
             fits.then_some((own + stream + (sets - 1) * own.max(stream)) * stride + sets * own * (stream + 4))
         })
     }

@@ -134,6 +134,11 @@ pub struct Records<'a> {
 /// enough that its parts are few against its records.
 const PIECE: usize = 128;
 
+/// Numbers that the two ends of every piece of `records` leave, for vectors of `dim`.
+pub fn parts(records: usize, dim: usize) -> usize {
+    2 * (records / PIECE + 1) * dim
+}
+
 /// da += the records, grouped by their items, by the kernels of `table_gradient.cu`.
 pub fn of_records(
     device: &Device,
@@ -146,7 +151,7 @@ pub fn of_records(
     if grouped.len == 0 {
         return Ok(());
     }
-    let mut parts = Buffer::sized(device, 2 * (grouped.len / PIECE + 1) * scoring.dim)?;
+    let mut parts = Buffer::sized(device, parts(grouped.len, scoring.dim))?;
     let kernel = |entry| Ok(Kernel::new("table_gradient", entry, &scan::gathered(scoring)?));
     let grid = Grid::row(grouped.len.div_ceil(4 * 32), 128);
     let sizes = || [grouped.len, grouped.below].map(|size| Arg::U32(size as u32));

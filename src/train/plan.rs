@@ -235,7 +235,7 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Plans `config` for a log of `counts` with so many threads. Errors of the settings are those of training.
-    pub fn new(config: &Config, counts: &Counts, threads: usize) -> Result<MemoryPlan> {
+    pub fn new(config: &Config, counts: &Counts, threads: usize, gpu: bool) -> Result<MemoryPlan> {
         let c = counts;
         let Shape { hyper, sizes: model, asked, sampled } = Shape::new(config, counts)?;
         let sequences = (config.train.batch_size as usize).min(c.sequences).max(1);
@@ -349,8 +349,8 @@ impl MemoryPlan {
         all.into_iter().fold((Moment::Loss, 0), |most, next| if next.1 > most.1 { next } else { most })
     }
     /// The most a training step holds.
-    pub fn step(&self) -> u64 {
-        Moment::STEP.into_iter().map(|moment| self.at(moment, false)).max().unwrap_or(0)
+    pub fn step(&self, gpu: bool) -> u64 {
+        Moment::STEP.into_iter().map(|moment| self.at(moment, gpu)).max().unwrap_or(0)
     }
 }
 
@@ -389,7 +389,7 @@ pub fn changes(
             let mut changed = config.clone();
             put(&mut changed, value);
             // Heads that no longer divide the width, or too few candidates, are no cure.
-            let planned = counts(&changed).and_then(|c| MemoryPlan::new(&changed, &c, threads));
+            let planned = counts(&changed).and_then(|c| MemoryPlan::new(&changed, &c, threads, gpu));
             if let Some(bytes) = planned.ok().map(|plan| plan.peak(gpu).1).filter(|&bytes| bytes <= memory) {
                 found.push(Change { set: format!("{key}={value}"), bytes });
                 break;
@@ -400,7 +400,7 @@ pub fn changes(
     if !config.model.tied {
         let mut changed = config.clone();
         changed.model.tied = true;
-        let bytes = MemoryPlan::new(&changed, &counts(&changed)?, threads)?.peak(gpu).1;
+        let bytes = MemoryPlan::new(&changed, &counts(&changed)?, threads, gpu)?.peak(gpu).1;
         if bytes <= memory {
             found.push(Change { set: "model.tied=true".into(), bytes });
         }
@@ -416,7 +416,7 @@ mod tests {
     fn fifty_million_items_are_planned_without_a_log() {
         let config = Config::default();
         let counts = Counts::assumed(50_000_000, 1_000_000, Some(100_000_000), &config).unwrap();
-        let plan = MemoryPlan::new(&config, &counts, 2).unwrap();
+        let plan = MemoryPlan::new(&config, &counts, 2, false).unwrap();
         let line = |part: &str| plan.lines.iter().find(|l| l.part == part).unwrap().bytes;
         assert_eq!(line("tables of items and categories"), 4 * 64 * 50_000_000);
         // Dense moments, and for the table, larger than 2^22 elements, a step of 8 bytes per row.
@@ -432,7 +432,7 @@ mod tests {
         // An evaluation is as large whatever the batch is.
         config.train.eval_every = 0;
         let counts = |config: &Config| Counts::assumed(10_000, 5_000, None, config);
-        let needs = |config: &Config| MemoryPlan::new(config, &counts(config).unwrap(), 2).unwrap().peak(false).1;
+        let needs = |config: &Config| MemoryPlan::new(config, &counts(config).unwrap(), 2, false).unwrap().peak(false).1;
         let memory = needs(&config) / 2;
         let found = changes(&config, memory, false, 2, &counts).unwrap();
         assert!(found.iter().any(|change| change.set.starts_with("train.batch_size=")), "{found:?}");

@@ -45,6 +45,15 @@ impl Twin {
     }
 }
 
+/// Bytes of a machine's memory that R `rows` of N negatives of V `items` and W wrong contexts take for a moment: a record of every
+/// score, sorted by item. The lists themselves and what weighs them are not among them.
+pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, cosine: bool) -> u64 {
+    let records = rows * (1 + n + w);
+    let [grouping, grouped] = group::numbers(records, items);
+    let own = 3 * rows + records * (1 + usize::from(cosine));
+    4 * (own + grouping.max(grouped + table_gradient::parts(records, dim))) as u64
+}
+
 impl Job<'_> {
     /// Sum of the row losses times `factor`, and the gradients.
     pub fn run(&self, device: &Device, runtime: &dyn Runtime, mut grads: Gradients, factor: f64) -> Result<Scalar> {

@@ -1,5 +1,3 @@
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use super::*;
 use crate::data::clusters::{Method, TimeClusters};
 use crate::data::context::ContextEncoder;
@@ -8,7 +6,7 @@ use crate::data::raw::Sides;
 use crate::data::split::Split;
 use crate::data::synthetic;
 use crate::device::emulator::{Emulator, Options};
-use crate::device::{Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay};
+use crate::device::watched::Watched;
 
 /// A small synthetic log, ready to train on.
 fn data(config: &Config) -> Arc<TrainingSet> {
@@ -164,61 +162,12 @@ fn mixing_items_is_refused_for_a_cosine() {
     assert!(Trainer::new(&config, data(&config), &Device::HOST).is_ok());
 }
 
-/// A machine that counts how often the host waits for it.
-struct Awaited(Arc<dyn Runtime>, AtomicUsize);
-
-impl Awaited {
-    fn count(&self) -> &dyn Runtime {
-        self.1.fetch_add(1, Relaxed);
-        &*self.0
-    }
-}
-
-impl Runtime for Awaited {
-    fn facts(&self) -> &Facts {
-        self.0.facts()
-    }
-    fn alloc(&self, bytes: usize) -> Result<Memory> {
-        self.0.alloc(bytes)
-    }
-    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
-        self.0.write(to, from)
-    }
-    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
-        self.count().read(from, to)
-    }
-    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
-        self.0.fill(memory, byte)
-    }
-    fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
-        self.0.launch(kernel, grid, args)
-    }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        self.0.matmul(c, a, b, shape, scale, accumulate)
-    }
-    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
-        self.0.capture(work)
-    }
-    fn replay(&self, recorded: &Replay) -> Result<()> {
-        self.0.replay(recorded)
-    }
-    fn mark(&self) -> Result<Mark> {
-        self.0.mark()
-    }
-    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        self.count().elapsed(from, to)
-    }
-    fn sync(&self) -> Result<()> {
-        self.count().sync()
-    }
-}
-
 /// The emulator, watched; none, saying so, without a C++ compiler.
-fn awaited() -> Option<(Arc<Awaited>, Device)> {
+fn watched() -> Option<(Arc<Watched>, Device)> {
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
     match Emulator::open(&Options::new(cache)) {
         Ok(machine) => {
-            let machine = Arc::new(Awaited(machine, AtomicUsize::new(0)));
+            let machine = Arc::new(Watched::new(machine));
             Some((machine.clone(), Device::Machine(machine)))
         }
         Err(e) => {
@@ -230,7 +179,7 @@ fn awaited() -> Option<(Arc<Awaited>, Device)> {
 
 #[test]
 fn steps_on_a_machine_wait_for_nothing_until_they_are_asked_for() {
-    let Some((machine, device)) = awaited() else { return };
+    let Some((machine, device)) = watched() else { return };
     let mut clipped = small();
     clipped.optim.clip = 0.5;
     let variant = |name| variants().into_iter().find(|(known, _)| *known == name).unwrap().1;
@@ -239,13 +188,13 @@ fn steps_on_a_machine_wait_for_nothing_until_they_are_asked_for() {
     for config in [clipped, variant("lazy bce"), variant("genni"), variant("cans"), dns] {
         let data = data(&config);
         let mut behind = Trainer::new(&config, data.clone(), &device).unwrap();
-        let before = machine.1.load(Relaxed);
+        let before = machine.waits();
         let steps = 3.min(behind.steps_per_epoch() - 1);
         for step in 0..steps {
             behind.step(step).unwrap();
             assert!(behind.reports(false).unwrap().is_empty());
         }
-        assert_eq!(machine.1.load(Relaxed), before, "{}", config.sampler.preset);
+        assert_eq!(machine.waits(), before, "{}", config.sampler.preset);
         let reports = behind.reports(true).unwrap();
         let mut beside = Trainer::new(&config, data, &device).unwrap();
         for (step, report) in (0..steps).zip(&reports) {
@@ -258,7 +207,7 @@ fn steps_on_a_machine_wait_for_nothing_until_they_are_asked_for() {
 
 #[test]
 fn a_machine_stops_at_the_first_gradient_that_is_not_finite() {
-    let Some((_, device)) = awaited() else { return };
+    let Some((_, device)) = watched() else { return };
     for tables in ["dense", "lazy"] {
         let mut config = small();
         config.loss = kind("bce");
