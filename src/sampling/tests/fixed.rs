@@ -202,3 +202,59 @@ fn without_repetition_the_order_and_the_inclusion_follow_the_exponential_race() 
     }
     assert_eq!(Sampler::new(&distinct(10), &world.knowledge(), 11).err().unwrap().code(), Code::C0205);
 }
+
+/// What a diagnosis counts: an excluded item is hit with its probability, attempt after attempt.
+#[test]
+fn as_many_draws_are_rejected_as_the_excluded_are_likely() {
+    let world = steep();
+    let weights = popularity_weights(&world, |f| f);
+    let share = |items: &[u32]| items.iter().map(|&i| weights[i as usize]).sum::<f64>() / weights.iter().sum::<f64>();
+    let rejected = |exclude: &str, scope: &str, propose: Kind, seen: &[u32]| {
+        let sampler = Sampler::new(&config(scope, 64, exclude, vec![propose], true), &world.knowledge(), 7).unwrap();
+        sampler.rejected(&batch(30, 40, 1, 0, seen), START).unwrap()
+    };
+    let popular = || kind("popularity", &[("alpha", number(1.0))]);
+    assert_eq!(rejected("none", "position", popular(), &[0, 5]), 0.0);
+    assert_eq!(rejected("target", "batch", popular(), &[0, 5]), 0.0, "the rows of a batch drop what they must not count");
+    for (exclude, seen, excluded) in [
+        ("target", vec![0, 5], vec![1]),
+        ("history", vec![0, 5], vec![0, 1, 5]),
+        ("history", (0..30).collect(), (0..30).collect()),
+    ] {
+        let (got, want) = (rejected(exclude, "position", popular(), &seen), share(&excluded));
+        // 1,024 rows of 64 slots; the figure is a mean over some more draws than that.
+        let spread = (want * (1.0 - want) / 65_536.0).sqrt();
+        assert!((got - want).abs() < 5.0 * spread, "{exclude} with {} seen: {got} for {want}", seen.len());
+    }
+    let distinct = kind("popularity", &[("alpha", number(1.0)), ("distinct", Value::Flag(true))]);
+    let all = Sampler::new(&config("sequence", 58, "none", vec![distinct], true), &world.knowledge(), 7).unwrap();
+    let again = all.rejected(&batch(30, 40, 1, 0, &[]), START).unwrap();
+    assert!((0.5..1.0).contains(&again), "what was drawn before counts as excluded: {again}");
+    let whole = config::Sampler {
+        select: Some(kind("top_k", &[])),
+        ..config("position", 1, "history", vec![kind("catalogue", &[])], false)
+    };
+    let scanned = Sampler::new(&whole, &world.knowledge(), 7).unwrap();
+    assert_eq!(scanned.rejected(&batch(30, 40, 1, 0, &[0, 5]), START).unwrap(), 0.0);
+}
+
+#[test]
+fn shares_follow_their_curves_and_must_not_all_be_zero() {
+    let world = steep();
+    let curve =
+        |from: f64, to: f64| ("share", Value::Curve(config::Curve { from, to, over: 2.0, shape: config::CurveShape::Linear }));
+    let mixture = |second: Kind| {
+        let kinds = vec![kind("uniform", &[curve(0.0, 3.0)]), second];
+        Sampler::new(&config("position", 40, "target", kinds, true), &world.knowledge(), 3).unwrap()
+    };
+    let sampler = mixture(kind("popularity", &[("alpha", number(1.0)), ("share", number(1.0))]));
+    let (uniform, popular) = (law(&popularity_weights(&world, |_| 1.0), &[]), law(&popularity_weights(&world, |f| f), &[]));
+    for (epoch, share) in [(0.0, 0.0), (0.5, 0.75), (1.0, 1.5), (9.0, 3.0)] {
+        let weights: Vec<f64> = uniform.iter().zip(&popular).map(|(u, p)| share * u + p).collect();
+        let negatives = sampler.draw(&Device::HOST, &batch(2, 600, 1, 0, &[]), None, Moment { epoch, ..START }).unwrap();
+        faults(&negatives, &law(&weights, &[1])).unwrap_or_else(|fault| panic!("epoch {epoch}: {fault}"));
+    }
+    let nothing = mixture(kind("popularity", &[curve(0.0, 1.0)]));
+    let error = nothing.draw(&Device::HOST, &batch(1, 1, 1, 0, &[]), None, START).err().unwrap();
+    assert!(error.code() == Code::C0205 && error.to_string().contains("epoch 0"), "{error}");
+}
