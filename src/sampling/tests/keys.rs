@@ -85,3 +85,52 @@ fn shared_draws_mark_what_a_row_must_not_count() {
         }
     }
 }
+
+/// One thread draws for many sequences, of which each has seen something else: from nothing to all but two items, which are then
+/// enumerated. Each is given what it is given alone.
+#[test]
+fn nothing_of_a_sequence_is_left_for_the_next() {
+    let world = steep();
+    let trained: Vec<u32> = (0..61).filter(|i| ![7, 20, 33].contains(i)).collect();
+    let seen = |user: u32| -> Vec<u32> {
+        let kept = |i: &u32| match user % 4 {
+            0 => false,
+            1 => i % 7 != user % 7,
+            2 => ![40 + user % 11, 60].contains(i),
+            _ => i % 2 == user / 4 % 2,
+        };
+        trained.iter().copied().filter(kept).collect()
+    };
+    let of = |users: std::ops::Range<u32>| {
+        let lists: Vec<Vec<u32>> = users.clone().map(seen).collect();
+        let rows = || users.clone().flat_map(|user| (0..3).map(move |r| 10 * user + r));
+        Batch {
+            users: users.clone().collect(),
+            offsets: (0..=users.len() as u32).map(|b| 3 * b).collect(),
+            items: vec![0; 3 * users.len()],
+            targets: rows().map(|key| [1, 4, 60][key as usize % 3]).collect(),
+            row_keys: rows().map(u64::from).collect(),
+            target_clusters: rows().map(|key| key % 3).collect(),
+            seen_offsets: lists
+                .iter()
+                .fold(vec![0], |ends, list| [&ends[..], &[ends[ends.len() - 1] + list.len() as u32]].concat()),
+            seen: lists.concat(),
+            ..Batch::default()
+        }
+    };
+    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for (scope, propose) in [
+        ("position", vec![kind("uniform", &[])]),
+        ("position", vec![kind("popularity", &[])]),
+        ("position", vec![kind("cluster", &[])]),
+        ("position", vec![kind("uniform", &[]), kind("popularity", &[("alpha", number(1.0))])]),
+        ("sequence", vec![kind("popularity", &[("alpha", number(2.0))])]),
+    ] {
+        let sampler = Sampler::new(&config(scope, 50, "history", propose.clone(), true), &world.knowledge(), 21).unwrap();
+        let together = one_thread.install(|| drawn(&sampler, &of(0..64)));
+        let apart: Vec<Negatives> = (0..64).map(|user| drawn(&sampler, &of(user..user + 1))).collect();
+        let joined = |of: fn(&Negatives) -> Vec<f32>| apart.iter().flat_map(of).collect::<Vec<f32>>();
+        assert_eq!(apart.iter().flat_map(|n| n.ids.clone()).collect::<Vec<u32>>(), together.ids, "{scope} {propose:?}");
+        assert_eq!(joined(|n| n.log_q.clone()), together.log_q, "{scope} {propose:?}");
+    }
+}

@@ -90,7 +90,6 @@ fn a_bias_of_one_percent_is_found_among_a_hundred_thousand_items() {
 }
 
 #[test]
-#[ignore = "a quarter of a billion draws"]
 fn a_bias_of_one_percent_is_found_among_a_million_items() {
     one_percent_is_found(1_000_000, 115_000_000);
 }
