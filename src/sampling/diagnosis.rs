@@ -9,6 +9,7 @@
 //! | `per_positive` | negatives a row really learns from: slots that are neither empty nor dropped, and wrong contexts |
 //! | `empty`, `dropped` | shares of slots that hold nothing, or a shared item the row may not count |
 //! | `repeated` | share of a row's negatives that repeat another of them |
+//! | `rejected` | share of the propose stage's draws that hit an excluded item and were made again |
 //! | `false_negatives` | share that the user takes in the held-out part |
 //! | `popularity` (10) | share of draws by decile of the training catalogue, least popular first; uniform is .1 each |
 //! | `hardness` | mean share of uniformly drawn items that score below the negative; .5 is random, 1 the hardest |
@@ -26,7 +27,7 @@ use crate::ops::score::{self, Scoring};
 use crate::rng::{Draws, Stream, below, slot_index};
 
 /// Rows looked at, spread over the batch.
-const ROWS: usize = 1024;
+pub const ROWS: usize = 1024;
 /// Negatives of a row that are scored, and uniform items they are compared with.
 const SCORED: usize = 8;
 const REFERENCES: usize = 24;
@@ -39,6 +40,7 @@ pub struct Diagnosis {
     pub empty: f64,
     pub dropped: f64,
     pub repeated: f64,
+    pub rejected: f64,
     pub false_negatives: f64,
     pub popularity: [f64; 10],
     pub hardness: f64,
@@ -74,6 +76,8 @@ pub struct Evidence<'a, F: Fn(u32) -> &'a [u32]> {
     pub scoring: &'a Scoring<'a>,
     pub negatives: &'a Negatives,
     pub deciles: &'a Deciles,
+    /// What `Sampler::rejected` says of the batch.
+    pub rejected: f64,
     pub future: F,
     pub seed: u64,
     pub step: u64,
@@ -90,7 +94,7 @@ impl<'a, F: Fn(u32) -> &'a [u32]> Evidence<'a, F> {
         let draws = Draws::new(self.seed, Stream::Diagnosis, 0, self.step);
         let width = SCORED.min(n) + REFERENCES;
         let mut listed = vec![NONE; rows * width];
-        let mut d = Diagnosis::default();
+        let mut d = Diagnosis { rejected: self.rejected, ..Diagnosis::default() };
         let (mut slots, mut kept, mut shown) = (0u64, 0u64, [0u64; 10]);
         let (mut empty, mut dropped, mut repeated, mut future) = (0u64, 0u64, 0u64, 0u64);
         let (mut effective, mut with_weights) = (0.0, 0u64);
@@ -138,7 +142,7 @@ impl<'a, F: Fn(u32) -> &'a [u32]> Evidence<'a, F> {
         }
         let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
         d.per_positive = share(kept, d.rows as u64)
-            + (negatives.wrong_contexts() + negatives.generated.len() / (d.rows * self.scoring.dim).max(1)) as f64;
+            + (negatives.wrong_contexts() + negatives.generated.len() / (rows * self.scoring.dim).max(1)) as f64;
         (d.empty, d.dropped) = (share(empty, slots), share(dropped, slots));
         (d.repeated, d.false_negatives) = (share(repeated, kept), share(future, kept));
         d.popularity = shown.map(|x| share(x, kept));
@@ -173,25 +177,25 @@ mod tests {
     use super::*;
     use crate::ops::score::ScoreKind;
 
-    /// Twenty items whose score is their number, item `i` seen `i` times; one sequence of two rows.
+    /// Twenty items whose score is their number, item `i` seen `i` times; one sequence.
     fn diagnose(negatives: &Negatives, future: &[u32]) -> Diagnosis {
-        let device = Device::ORACLE;
+        let (device, rows) = (Device::ORACLE, negatives.rows());
         let table = device.reals(&(0..20).map(f64::from).collect::<Vec<_>>()).unwrap();
-        let query = device.reals(&[1.0, 1.0]).unwrap();
+        let query = device.reals(&vec![1.0; rows]).unwrap();
         let scoring = Scoring { kind: ScoreKind::Dot, dim: 1, items: 20, query: &query, context: None, table: &table };
         let batch = Batch {
             users: vec![0],
-            offsets: vec![0, 2],
-            items: vec![1, 2],
-            targets: vec![2, 3],
-            row_keys: vec![1, 2],
+            offsets: vec![0, rows as u32],
+            items: vec![1; rows],
+            targets: vec![2; rows],
+            row_keys: (0..rows as u64).collect(),
             seen_offsets: vec![0, 0],
             ..Batch::default()
         };
         let deciles = Deciles::new(&(0..20).collect::<Vec<u32>>());
         let future = |_| future;
         let (device, batch, scoring, deciles) = (&device, &batch, &scoring, &deciles);
-        Evidence { device, batch, scoring, negatives, deciles, future, seed: 1, step: 0 }.diagnose().unwrap()
+        Evidence { device, batch, scoring, negatives, deciles, rejected: 0.25, future, seed: 1, step: 0 }.diagnose().unwrap()
     }
 
     #[test]
@@ -207,7 +211,7 @@ mod tests {
         };
         let d = diagnose(&negatives, &[17]);
         assert_eq!((d.rows, d.per_positive, d.empty, d.dropped), (2, 3.0, 0.125, 0.125));
-        assert_eq!((d.repeated, d.false_negatives), (1.0 / 6.0, 1.0 / 6.0));
+        assert_eq!((d.repeated, d.rejected, d.false_negatives), (1.0 / 6.0, 0.25, 1.0 / 6.0));
         // Items 1..=19 are trained; ranks 0..19 in ten parts: 1 lies in the first, 17 to 19 in the last two.
         assert_eq!(d.popularity[0], 1.0 / 6.0);
         assert!((d.popularity[8] + d.popularity[9] - 5.0 / 6.0).abs() < 1e-12);
@@ -231,5 +235,16 @@ mod tests {
         let d = diagnose(&shared, &[4, 5]);
         assert_eq!((d.per_positive, d.false_negatives, d.effective, d.log_q), (3.0, 2.0 / 3.0, 1.0, None));
         assert_eq!(diagnose(&Negatives { n: 0, group_offsets: vec![0, 1, 2], ..Negatives::default() }, &[]).per_positive, 0.0);
+    }
+    /// More rows than are looked at: figures per row are of those, and what belongs to all rows is counted once.
+    #[test]
+    fn of_a_large_batch_some_rows_are_looked_at() {
+        let rows = 2 * ROWS + 1;
+        let mut negatives = Negatives::of_rows(2, rows, vec![19, 18].repeat(rows), Vec::new());
+        assert_eq!((diagnose(&negatives, &[]).rows, diagnose(&negatives, &[]).per_positive), (rows.div_ceil(3), 2.0));
+        negatives.generated = vec![0.5; 3 * rows];
+        assert_eq!(diagnose(&negatives, &[]).per_positive, 5.0);
+        negatives = Negatives { generated: Vec::new(), wrong_context: vec![0; 4 * rows], ..negatives };
+        assert_eq!(diagnose(&negatives, &[]).per_positive, 6.0);
     }
 }

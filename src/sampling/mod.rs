@@ -232,9 +232,9 @@ impl Sampler {
         Ok(negatives)
     }
 
-    /// The propose stage alone.
-    fn propose(&self, device: &Device, batch: &Batch, moment: Moment) -> Result<Negatives> {
-        let rules = Rules {
+    /// What governs the propose stage's draws.
+    fn rules(&self, moment: Moment) -> Rules<'_> {
+        Rules {
             catalogue: &self.catalogue,
             scope: self.plan.scope,
             exclude: self.plan.exclude,
@@ -244,23 +244,42 @@ impl Sampler {
             seed: self.seed,
             epoch_index: moment.epoch_index,
             batch_index: moment.batch_index,
-        };
-        let there = if self.select.takes_resident() { self.laws_on(device)? } else { None };
-        let draw = |law: &dyn Propose, mixed: Option<Mixed>| {
-            let drawn = there.as_ref().map(|laws| propose::propose_there(device, laws, law, mixed, &rules, batch)).transpose()?;
-            drawn.flatten().map_or_else(|| propose::propose(law, &rules, batch), Ok)
-        };
+        }
+    }
+
+    /// Does `work` with the law proposed from: the only one, or the mixture of all.
+    fn of_law<R>(&self, moment: Moment, work: impl FnOnce(&dyn Propose, Option<Mixed>) -> Result<R>) -> Result<R> {
         match &self.proposals[..] {
-            [single] => draw(single.as_ref(), None),
+            [single] => work(single.as_ref(), None),
             several => {
                 let shares: Vec<f64> = self.plan.propose.iter().map(|(_, p)| p.number("share", moment.epoch)).collect();
                 if shares.iter().sum::<f64>() <= 0.0 {
                     return Err(Error::new(Code::C0205, format!("all shares of the mixture are zero at epoch {}", moment.epoch)));
                 }
                 let mixture = Mixture::new(several.iter().map(AsRef::as_ref).collect(), &shares);
-                draw(&mixture, Some(mixture.mixed()))
+                work(&mixture, Some(mixture.mixed()))
             }
         }
+    }
+
+    /// The propose stage alone.
+    fn propose(&self, device: &Device, batch: &Batch, moment: Moment) -> Result<Negatives> {
+        let rules = self.rules(moment);
+        let there = if self.select.takes_resident() { self.laws_on(device)? } else { None };
+        self.of_law(moment, |law, mixed| {
+            let drawn = there.as_ref().map(|laws| propose::propose_there(device, laws, law, mixed, &rules, batch)).transpose()?;
+            drawn.flatten().map_or_else(|| propose::propose(law, &rules, batch), Ok)
+        })
+    }
+
+    /// The share of the propose stage's draws that hit what they must not and were made again. Drawn once more, on the host, for as
+    /// many rows as a diagnosis looks at; 0 where the whole catalogue is scanned.
+    pub fn rejected(&self, batch: &Batch, moment: Moment) -> Result<f64> {
+        if self.proposals.is_empty() {
+            return Ok(0.0);
+        }
+        let rules = Rules { log_q: false, ..self.rules(moment) };
+        self.of_law(moment, |law, _| propose::rejected(law, &rules, batch, diagnosis::ROWS))
     }
 
     /// The proposals' laws in a machine's memory, copied there once; none for the plain path, or where a law is the host's alone.

@@ -238,8 +238,12 @@ impl Trainer {
         };
         let mut negatives = negatives.clone();
         negatives.fetch(&self.device)?;
+        let (epoch_index, batch_index) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
+        let moment = Moment { epoch: step as f64 / self.steps_per_epoch() as f64, epoch_index, batch_index };
+        let rejected = self.sampler.as_ref().map_or(Ok(0.0), |sampler| sampler.rejected(asked, moment))?;
         let (device, batch, scoring, seed) = (&self.device, asked, &self.model.scoring(), self.config.train.seed);
-        Evidence { device, batch, scoring, negatives: &negatives, deciles: &self.deciles, future, seed, step }.diagnose()
+        Evidence { device, batch, scoring, negatives: &negatives, deciles: &self.deciles, rejected, future, seed, step }
+            .diagnose()
     }
 
     /// Waits for the machine at the end of every stage, so that each is timed by itself; costs a little overlap.

@@ -123,6 +123,47 @@ fn divergence_is_7_and_leaves_no_broken_checkpoint() {
         .fails(7, "T0701");
     let manifest = fs::read_to_string(folder.path("run/manifest.json")).unwrap();
     assert!(manifest.contains("\"exit\": \"") && !manifest.contains("Finished"), "{manifest}");
+    // Selections choose nothing by scores that are no numbers, and a row without negatives has a loss of 0; the step is seen through.
+    for (sampler, loss) in [("dns", "sampled_softmax"), ("genni", "sampled_softmax"), ("genni-full", "bpr"), ("dns", "hinge")] {
+        let folder = Folder::new();
+        let loss = format!("loss={loss}");
+        let own = ["--sampler", sampler, "--set", &loss, "--set", "lr=1e30", "--set", "eval_every=0"];
+        folder.run(&[SMALL, &own].concat()).fails(7, "T0701");
+    }
+}
+
+/// A log of users and items alone, and presets that need more: each names what is missing and the key that supplies it, and nothing
+/// has been trained.
+#[test]
+fn a_sampler_that_needs_what_the_log_lacks_is_refused_before_training() {
+    let folder = Folder::new();
+    let rows = (0..24).flat_map(|user| (0..5 + user % 10).map(move |event| (user, (user * 7 + event * (1 + user % 3)) % 17)));
+    folder.write("log.csv", rows.fold("user,item\n".to_string(), |text, (user, item)| text + &format!("u{user},i{item}\n")));
+    let presets = [
+        ("cans", "D0404", "`data.time_col`"),
+        ("cans-items", "D0404", "`data.time_col`"),
+        ("same-attribute", "D0303", "`data.items_path`"),
+        ("knn-attribute", "D0303", "`data.items_path`"),
+        ("geosan", "D0303", "`data.items_path`"),
+        ("category-balance", "D0303", "`data.items_path`"),
+        ("fairneg", "D0303", "`data.items_path`"),
+        ("kg-walk", "D0303", "`data.graph_path`"),
+        ("kgpolicy", "D0303", "`data.graph_path`"),
+        ("predefined", "D0303", "`data.min_weight`"),
+    ];
+    for (preset, code, option) in presets {
+        let out = format!("run-{preset}");
+        let run = ["train", "log.csv", "--set", "dim=8", "--epochs", "1", "--device", "host", "--sampler", preset, "--out", &out];
+        let refused = folder.run(&[&run[..], &["--set", "sampler.negatives=1"]].concat()).fails(3, code);
+        assert!(refused.err.contains(option), "{preset}: {}", refused.err);
+        assert!(!folder.path(&out).join("metrics.jsonl").exists() && !folder.path(&out).join("checkpoints").exists(), "{preset}");
+    }
+    // Those that need nothing train, on the same log.
+    for preset in ["gnno", "user-walk", "tron", "bns"] {
+        let run =
+            ["train", "log.csv", "--set", "dim=8", "--epochs", "1", "--device", "host", "--sampler", preset, "--out", preset];
+        folder.run(&[&run[..], &["--set", "sampler.negatives=1"]].concat()).ok();
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod program;
 mod readers;
 mod report;
 mod resume;
+mod sampler_mutants;
 mod samplers;
 mod settings;
 mod statistics;

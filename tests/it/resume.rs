@@ -123,6 +123,21 @@ fn a_time_limit_is_75_too() {
     assert_eq!(end_of(&folder.path("run")), end_of(&alone.path("run")));
 }
 
+/// What a sampler remembers or learns is in the checkpoint: stopped after the first step and continued, a run draws on as one left
+/// alone.
+#[test]
+fn samplers_with_a_memory_are_continued_too() {
+    for preset in ["srns", "adasir", "fairneg", "kbgan", "irgan", "pure", "dens"] {
+        // The synthetic log has attributes of items.
+        let args = [SMALL, &["--sampler", preset]].concat();
+        let (folder, alone) = (Folder::new(), Folder::new());
+        folder.run(&[&args[..], &["--time-limit", "0.000000001s"]].concat()).fails(75, "S7501");
+        folder.run(&args).ok();
+        alone.run(&args).ok();
+        assert_eq!(end_of(&folder.path("run")), end_of(&alone.path("run")), "{preset}");
+    }
+}
+
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let end = |threads: &str| {

@@ -112,6 +112,30 @@ pub fn lefts(law: &dyn Propose, rules: &Rules, batch: &Batch, frequencies: Optio
     Ok(of_sequences.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
+/// The share of the draws that hit what was excluded, or nothing, and were made again, over the first sequences that have `groups`
+/// groups. `rules.log_q` is false.
+pub fn rejected(law: &dyn Propose, rules: &Rules, batch: &Batch, groups: usize) -> Result<f64> {
+    let frequencies = law.needs_batch().then(|| Frequencies::new(&batch.targets));
+    let draw = Draw { law, rules, batch, frequencies: frequencies.as_ref(), words: law.words() };
+    let (mut worker, mut ids, mut slots) = (draw.worker(), vec![NONE; rules.n], 0);
+    let mut one = |worker: &mut Worker, group: &Group| {
+        slots += rules.n;
+        draw.group(worker, group, &mut ids, &mut [])
+    };
+    let mut left = groups;
+    match rules.scope {
+        Scope::Batch => one(&mut worker, &draw.whole())?,
+        _ => (0..batch.sequences()).try_for_each(|b| match left {
+            0 => Ok(()),
+            _ => draw.groups(&mut worker, b, |worker, group, _| {
+                left = left.saturating_sub(1);
+                one(worker, group)
+            }),
+        })?,
+    }
+    Ok(worker.rejected as f64 / (slots as u64 + worker.rejected).max(1) as f64)
+}
+
 struct Draw<'a> {
     law: &'a dyn Propose,
     rules: &'a Rules<'a>,
@@ -129,6 +153,8 @@ struct Worker {
     remaining: Vec<(Key, f64)>,
     /// The law's `visits` for the current sequence, once they were asked for.
     visited: Option<Option<Visited>>,
+    /// Draws so far that were made again.
+    rejected: u64,
 }
 
 type Visited = Arc<[(u32, f64)]>;
@@ -155,7 +181,7 @@ struct Group<'a> {
 impl Draw<'_> {
     fn worker(&self) -> Worker {
         let excluded = Bits::new(self.rules.catalogue.items());
-        Worker { excluded, rest: None, remaining: Vec::new(), visited: None }
+        Worker { excluded, rest: None, remaining: Vec::new(), visited: None, rejected: 0 }
     }
 
     fn place(&self, cluster: u32, target: u32, user: u32, event: u64) -> Place<'_> {
@@ -291,6 +317,7 @@ impl Draw<'_> {
     fn again(&self, worker: &mut Worker, group: &Group, index: u64) -> Result<u32> {
         let (seed, step) = (self.rules.seed, self.rules.epoch_index);
         for attempt in 1..ATTEMPTS {
+            worker.rejected += 1;
             let draws = Draws::new(seed, Stream::Propose, attempt, step);
             let item = match self.words {
                 1 => {
@@ -308,6 +335,7 @@ impl Draw<'_> {
                 return Ok(item);
             }
         }
+        worker.rejected += 1;
         let of = self.key(group);
         if self.rules.distinct || worker.rest.as_ref().is_none_or(|rest| rest.of != of) {
             let visited = self.visited(worker, group);

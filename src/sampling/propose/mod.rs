@@ -22,7 +22,7 @@ mod user_walk;
 
 use std::sync::Arc;
 
-pub use draw::{Rules, propose};
+pub use draw::{Rules, propose, rejected};
 pub use in_batch::Frequencies;
 pub use mixture::Mixture;
 pub use resident::propose_there;

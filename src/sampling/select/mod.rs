@@ -160,8 +160,7 @@ struct RowChoice<'a> {
     row: usize,
     /// Score of the row's target.
     positive: f64,
-    /// (item, score) of the candidates the row may choose, each item once, the highest score first, ties to the lower item.
-    /// Scores that are no numbers come last.
+    /// See [`ranked`].
     ranked: &'a [(u32, f64)],
 }
 
@@ -201,6 +200,18 @@ pub(super) fn vectors_of(choice: &Choice, ids: &[u32]) -> Result<(Vec<u32>, Vec<
     Ok((items, vectors.to_f64(choice.device)?))
 }
 
+/// (item, score) of what a row may choose, each item once, the highest score first, ties to the lower item. Scores that are no
+/// numbers come last.
+fn ranked(ids: &[u32], scores: &[f64]) -> Vec<(u32, f64)> {
+    let pairs = ids.iter().copied().zip(scores.iter().copied());
+    let mut ranked: Vec<(u32, f64)> = pairs.filter(|(item, _)| *item != NONE).collect();
+    let key = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
+    ranked.sort_by(|a, b| key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0)));
+    // Equal items have equal scores, so they stand together.
+    ranked.dedup_by_key(|pair| pair.0);
+    ranked
+}
+
 /// Scores the listed candidates of every row on the device, and lets `choose` pick up to `negatives` places of each ranking. What it
 /// does not fill stays empty.
 fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowChoice) -> Vec<usize> + Sync) -> Result<Negatives> {
@@ -211,13 +222,8 @@ fn choose_ranked(choice: &Choice, candidates: Candidates, choose: impl Fn(&RowCh
     let (ids, scores, width) = scored_beside_targets(choice, &lists)?;
     let mut taken = vec![NONE; rows * n];
     taken.par_chunks_mut(n.max(1)).enumerate().for_each(|(row, taken)| {
-        let own = row * width..(row + 1) * width;
-        let pairs = ids[own.clone()].iter().copied().zip(scores[own].iter().copied());
-        let mut ranked: Vec<(u32, f64)> = pairs.skip(1).filter(|(item, _)| *item != NONE).collect();
-        let key = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
-        ranked.sort_by(|a, b| key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0)));
-        // Equal items have equal scores, so they stand together.
-        ranked.dedup_by_key(|pair| pair.0);
+        let own = row * width + 1..(row + 1) * width;
+        let ranked = ranked(&ids[own.clone()], &scores[own]);
         let places = choose(&RowChoice { row, positive: scores[row * width], ranked: &ranked });
         taken.iter_mut().zip(places).for_each(|(slot, place)| *slot = ranked[place].0);
     });

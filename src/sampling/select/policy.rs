@@ -34,7 +34,7 @@ use rayon::prelude::*;
 
 use super::generator::{place, softmax};
 use super::learned::{Learned, WINDOW};
-use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row, scored_beside_targets, vectors_of};
+use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row, ranked, scored_beside_targets, vectors_of};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
@@ -300,13 +300,9 @@ impl Select for Policy {
         learned.fit(self.entities.width(), dim, OWNER)?;
         let view = View { dim, query: &query, vectors: &vectors, targets: &targets, table: &learned.table };
         let ways = |row: usize| {
-            let own = ids[row * width + 1..(row + 1) * width].iter().zip(&scores[row * width + 1..]);
-            let own = own.filter(|(item, _)| **item != NONE);
-            let mut own: Vec<Candidate> = own.map(|(&item, &score)| Candidate { item, score, place: place(item) }).collect();
-            let key = |s: f64| if s.is_nan() { f64::NEG_INFINITY } else { s };
-            own.sort_by(|a, b| key(b.score).total_cmp(&key(a.score)).then(a.item.cmp(&b.item)));
-            // Equal items have equal scores, so they stand together.
-            own.dedup_by_key(|candidate| candidate.item);
+            let own = row * width + 1..(row + 1) * width;
+            let candidate = |(item, score)| Candidate { item, score, place: place(item) };
+            let own = ranked(&ids[own.clone()], &scores[own]).into_iter().map(candidate).collect();
             Ways::new(own, &self.entities, batch.targets[row])
         };
         let draws = Draws::new(choice.seed, Stream::Select, HOPS, choice.epoch_index);

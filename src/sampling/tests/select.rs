@@ -42,12 +42,15 @@ impl Model {
         }
     }
     pub(super) fn draw(&self, device: &Device, sampler: &Sampler, batch: &Batch, moment: Moment) -> Negatives {
+        self.try_draw(device, sampler, batch, moment).unwrap()
+    }
+    pub(super) fn try_draw(&self, device: &Device, sampler: &Sampler, batch: &Batch, moment: Moment) -> Result<Negatives> {
         let buffer = |x: &Vec<f64>| device.reals(x).unwrap();
         let (query, table) = (buffer(&self.query), buffer(&self.table));
         let context: Option<Buffer> = self.context.as_ref().map(buffer);
         let items = self.table.len() / DIM;
         let scoring = Scoring { kind: self.kind, dim: DIM, items, query: &query, context: context.as_ref(), table: &table };
-        sampler.draw(device, batch, Some(&scoring), moment).unwrap()
+        sampler.draw(device, batch, Some(&scoring), moment)
     }
 }
 
