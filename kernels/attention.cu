@@ -187,7 +187,7 @@ KERNEL(THREADS, attention_fwd)
 #pragma unroll
         for (int j = 0; j < JK; ++j) {
           u32 key = k0 + at.i + 8 * j;
-          bool visible = j / 2 < groups && key < at.length && (!CAUSAL || key <= row);
+          bool visible = key < at.length && (!CAUSAL || key <= row);  // which no key beyond the groups is
           r_s[r][j] = visible ? r_s[r][j] : -INF;
           top = fmaxf(top, r_s[r][j]);
         }

@@ -43,7 +43,8 @@ KERNEL(128, full_softmax_rows)(float* dp, float* dg, float2* saved, float* losse
   if (CONTEXT) row_dots<OWN>(s_row[2], s_g, s_g);
   __syncthreads();
 
-  float4 r_alpha[OWNED][COLUMNS], r_beta[CONTEXT ? OWNED : 1][COLUMNS];  // sums of e^s / |e| a and of e^s s / |e|^2 a
+  // Sums of e^s / |e| a and of e^s s / |e|^2 a.
+  float4 r_alpha[OWNED][COLUMNS] = {}, r_beta[CONTEXT ? OWNED : 1][COLUMNS] = {};
   float r_most[OWNED], r_sum[OWNED];                                       // largest score, sum of e^s
   float r_heat[OWNED], r_score[OWNED], r_inverse[OWNED], r_pull[OWNED];    // heat / |p|, sums of e^s s, e^s / |e|, e^s s / |e|^2
   u32 r_item[OWNED];
@@ -54,9 +55,6 @@ KERNEL(128, full_softmax_rows)(float* dp, float* dg, float2* saved, float* losse
     r_sum[i] = r_score[i] = r_inverse[i] = r_pull[i] = 0.0f;
     r_heat[i] = COSINE ? heat * inverse_norm(s_row[0][row]) : 1.0f;
     r_item[i] = first + row < R ? targets[first + row] : NONE;
-    for (int c = 0; c < COLUMNS; ++c) r_alpha[i][c] = zero4();
-    if (CONTEXT)
-      for (int c = 0; c < COLUMNS; ++c) r_beta[CONTEXT ? i : 0][c] = zero4();
   }
 
   for (u32 item = 0; item < V; item += STREAM) {
@@ -121,7 +119,6 @@ KERNEL(128, full_softmax_rows)(float* dp, float* dg, float2* saved, float* losse
     multiply_back(r_alpha, s_alpha, s_a);
     if constexpr (CONTEXT) multiply_back(r_beta, s_beta, s_a);
   }
-  __syncthreads();
 
 #pragma unroll
   for (int i = 0; i < OWNED; ++i) {
@@ -175,13 +172,12 @@ KERNEL(128, full_softmax_items)(float* da, float* partial, const float2* saved, 
   if (COSINE) row_dots<OWN>(s_square, s_a, s_a);
   __syncthreads();
 
-  float4 r_da[OWNED][COLUMNS];
+  float4 r_da[OWNED][COLUMNS] = {};
   float r_betas[OWNED], r_square[OWNED];
 #pragma unroll
   for (int i = 0; i < OWNED; ++i) {
     r_betas[i] = 0.0f;
     r_square[i] = COSINE ? s_square[ty + 8 * i] : 0.0f;
-    for (int c = 0; c < COLUMNS; ++c) r_da[i][c] = zero4();
   }
   // Whole tiles are shared out, so that a part does not depend on how many rows the last tile has.
   u32 tiles = (R + STREAM - 1) / STREAM, splits = gridDim.y;

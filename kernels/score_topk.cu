@@ -71,12 +71,10 @@ KERNEL(128, topk_scan)(u64* best, u64* kept, const float* p, const float* g, con
 #pragma unroll
     for (int i = 0; i < OWNED; ++i) r_floor[i] = s_floor[threadIdx.x / 16 + 8 * i];
   }
-  __syncthreads();
   for (u32 row = 0; row < OWN && first + row < R; ++row) {
     cut(row);
     u64* to = best + ((u64)(first + row) * splits + blockIdx.y) * k;
     for (u32 x = threadIdx.x; x < k; x += 128) to[x] = s_keys[x];
-    __syncthreads();
   }
 }
 
@@ -100,9 +98,7 @@ template <class Next> __device__ inline void select(u64* s_keys, u32 n, u32 k, N
     if (!__syncthreads_or(full)) continue;
     sort_distinct(s_keys);
     floor = s_keys[k - 1];
-    __syncthreads();
-    // With copies there may be fewer than k distinct keys, zeros behind them; they are written over from k on all the same.
-    for (u32 x = k + threadIdx.x; x < SORT; x += 128) s_keys[x] = 0;
+    // Keys behind the best k stay until others are written over them; they are below the floor, or copies once more.
     if (threadIdx.x == 0) s_count[0] = k;
     __syncthreads();
   }

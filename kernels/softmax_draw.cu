@@ -110,15 +110,14 @@ struct Weights {
   }
 };
 
-// The largest of n numbers, for all threads.
+// The largest of n numbers, for all threads; each looks at those it wrote. Once, before s_share has another use, and
+// Weights::sum has a barrier before the next.
 __device__ inline double largest(const double* x, u32 n, double* s_share) {
   double most = -(double)INF;
   for (u32 i = threadIdx.x; i < n; i += 128) most = x[i] > most ? x[i] : most;
-  __syncthreads();
   s_share[threadIdx.x] = most;
   __syncthreads();
   for (u32 t = 0; t < 128; ++t) most = s_share[t] > most ? s_share[t] : most;
-  __syncthreads();
   return most;
 }
 
@@ -192,7 +191,6 @@ KERNEL(128, softmax_draw_catalogue)(u32* ids, float* log_q, double* tiles, doubl
     // With replacement all tiles are drawn beforehand, so that each is scored once for all its draws.
     if (REPLACE) choice[out + slot] = of_tiles.draw(pair_of(draws, keys[r], slot).of_tile);
   }
-  __syncthreads();
   if (REPLACE) {
     for (u32 from = 0;;) {
       if (threadIdx.x == 0) s_chosen[0] = ~0u;
@@ -209,7 +207,6 @@ KERNEL(128, softmax_draw_catalogue)(u32* ids, float* log_q, double* tiles, doubl
         if (at != ~0u) put(slot, tile, at);
       }
       from = tile + 1;
-      __syncthreads();
     }
   }
   for (u32 slot = 0; !REPLACE && slot < n; ++slot) {
@@ -265,7 +262,6 @@ KERNEL(128, softmax_draw_lists)(u32* ids, float* log_q, double* weights, double*
     log_q[out + slot] = 0.0f;
     if (at != ~0u) put(slot, at);
   }
-  __syncthreads();
   for (u32 slot = 0; !REPLACE && slot < n; ++slot) {
     if (threadIdx.x == 0) {
       u32 at = items.draw(pair_of(draws, keys[blockIdx.x], slot).of_tile);

@@ -234,7 +234,8 @@ pub struct Optim {
     pub warmup_steps: u64,
     /// Largest global gradient norm; 0: no clipping.
     pub clip: f64,
-    /// `auto`, `dense` or `lazy`: how tables are updated. `auto`: lazy above 2^22 table elements touched sparsely.
+    /// How tables are updated: `dense`, `lazy` (by row), `auto` (lazy above 2^22 elements touched sparsely), or `adagrad`:
+    /// row-wise Adagrad, whose state is 4 bytes a row.
     pub tables: String,
 }
 

@@ -11,6 +11,7 @@
 
 use crate::data::batch::Batch;
 use crate::device::Device;
+use crate::device::places::Rounding;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
@@ -22,6 +23,8 @@ pub struct Case {
     /// What is special about it, such as `R 33, D 64, dropout`.
     pub shape: String,
     pub run: Box<dyn Fn(&Device) -> Result<Vec<Output>> + Send + Sync>,
+    /// Of a machine that rounds operands to bf16: how far each output may stray. Empty for one that rounds to f32.
+    pub budgets: &'static [f64],
 }
 
 impl Case {
@@ -30,7 +33,23 @@ impl Case {
         shape: impl Into<String>,
         run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
     ) -> Case {
-        Case { operation, shape: shape.into(), run: Box::new(run) }
+        Case { operation, shape: shape.into(), run: Box::new(run), budgets: &[] }
+    }
+
+    /// A case of the kernels for a machine that rounds operands to bf16. Its inputs are exact in bf16, so that only what the
+    /// kernels round strays.
+    pub fn rounded(
+        operation: &'static str,
+        shape: impl Into<String>,
+        budgets: &'static [f64],
+        run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
+    ) -> Case {
+        Case { budgets, ..Case::new(operation, shape, run) }
+    }
+
+    /// How a machine that runs it has to round.
+    pub fn rounding(&self) -> Rounding {
+        if self.budgets.is_empty() { Rounding::F32 } else { Rounding::Bf16 }
     }
 }
 
@@ -70,27 +89,45 @@ impl Finding {
     }
 }
 
+/// What the plain path makes of a case.
+pub struct Expected {
+    oracle: Vec<Output>,
+    host: Vec<Output>,
+    budgets: &'static [f64],
+}
+
+impl Expected {
+    pub fn of(case: &Case) -> Result<Expected> {
+        Ok(Expected { oracle: (case.run)(&Device::ORACLE)?, host: (case.run)(&Device::HOST)?, budgets: case.budgets })
+    }
+
+    /// How far the outputs of a machine stray.
+    pub fn findings(&self, machine: &[Output]) -> Result<Vec<Finding>> {
+        if machine.len() != self.oracle.len() {
+            return Err(Error::internal(format!("{} outputs instead of {}", machine.len(), self.oracle.len())));
+        }
+        let outputs = machine.iter().zip(self.oracle.iter().zip(&self.host)).enumerate();
+        Ok(outputs
+            .map(|(i, (machine, (oracle, host)))| {
+                let (error, budget) = match (&machine.values, &oracle.values, &host.values) {
+                    (Values::Reals(m), Values::Reals(o), Values::Reals(h)) => {
+                        let stated = self.budgets.get(i).copied();
+                        (distance(m, o), stated.unwrap_or_else(|| 2.0 * distance(h, o).max(f64::from(f32::EPSILON))))
+                    }
+                    // Scores of the f32 plain path decide between near ties, so ids are compared with it.
+                    (Values::Ids(m), _, Values::Ids(h)) => (if m == h { 0.0 } else { f64::INFINITY }, 0.0),
+                    _ => (f64::INFINITY, 0.0),
+                };
+                Finding { output: machine.name, error, budget }
+            })
+            .collect())
+    }
+}
+
 /// Runs `case` on `device` and on the plain path.
 pub fn compare(case: &Case, device: &Device) -> Result<Vec<Finding>> {
     let machine = (case.run)(device)?;
-    let (oracle, host) = ((case.run)(&Device::ORACLE)?, (case.run)(&Device::HOST)?);
-    if machine.len() != oracle.len() {
-        return Err(Error::internal(format!("{}: {} outputs instead of {}", case.operation, machine.len(), oracle.len())));
-    }
-    let outputs = machine.iter().zip(oracle.iter().zip(&host));
-    Ok(outputs
-        .map(|(machine, (oracle, host))| {
-            let (error, budget) = match (&machine.values, &oracle.values, &host.values) {
-                (Values::Reals(m), Values::Reals(o), Values::Reals(h)) => {
-                    (distance(m, o), 2.0 * distance(h, o).max(f64::from(f32::EPSILON)))
-                }
-                // Scores of the f32 plain path decide between near ties, so ids are compared with it.
-                (Values::Ids(m), _, Values::Ids(h)) => (if m == h { 0.0 } else { f64::INFINITY }, 0.0),
-                _ => (f64::INFINITY, 0.0),
-            };
-            Finding { output: machine.name, error, budget }
-        })
-        .collect())
+    Expected::of(case)?.findings(&machine).map_err(|e| e.at(case.operation))
 }
 
 /// |x - y| / |y|, or |x| where y is zero; infinite when lengths differ.
@@ -189,19 +226,22 @@ pub mod emulated {
     /// What was found of each output, and which it was.
     fn in_one_way(cases: &[Case], checked: bool, schedule: Schedule) -> Vec<(Result<Finding>, String)> {
         let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-        let device = match Emulator::open(&Options { checked, schedule, ..Options::new(cache) }) {
-            Ok(emulator) if checked => Device::Machine(Arc::new(Metered(emulator))),
-            Ok(emulator) => Device::Machine(emulator),
-            Err(error) if error.code() == crate::error::Code::G0507 => {
-                println!("SKIPPED: no C++ compiler, so no kernel was run");
-                return vec![];
+        let mut devices = vec![];
+        for rounding in [Rounding::F32, Rounding::Bf16] {
+            match Emulator::open(&Options { checked, schedule, rounding, ..Options::new(&cache) }) {
+                Ok(emulator) if checked => devices.push(Device::Machine(Arc::new(Metered(emulator)))),
+                Ok(emulator) => devices.push(Device::Machine(emulator)),
+                Err(error) if error.code() == crate::error::Code::G0507 => {
+                    println!("SKIPPED: no C++ compiler, so no kernel was run");
+                    return vec![];
+                }
+                Err(error) => panic!("{error:?}"),
             }
-            Err(error) => panic!("{error:?}"),
-        };
+        }
         let mut findings = vec![];
         for case in cases {
             let at = format!("{}, {} ({schedule:?}, checked {checked})", case.operation, case.shape);
-            match compare(case, &device) {
+            match compare(case, &devices[usize::from(case.rounding() == Rounding::Bf16)]) {
                 Err(error) => findings.push((Err(error), at)),
                 Ok(found) => findings.extend(found.into_iter().map(|finding| (Ok(finding), at.clone()))),
             }
@@ -241,5 +281,11 @@ mod tests {
     #[test]
     fn kernels_agree_with_the_plain_path() {
         emulated::in_every_way(&crate::ops::cases());
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn kernels_that_round_stray_by_their_rounding_alone() {
+        emulated::in_every_way(&crate::ops::rounded_cases());
     }
 }

@@ -131,8 +131,8 @@ pub fn launch(
 
 pub fn cases() -> Vec<Case> {
     // Rows, items, width: nothing, one of each, one column more than a warp, segments long enough to be shared out
-    // between warps, and a width of more than one sweep.
-    let shapes = [(0, 3, 33), (1, 1, 1), (7, 3, 33), (40, 300, 64), (700, 5, 64), (150, 2, 130)];
+    // between warps, and a width of more than one sweep, of long segments and of short ones.
+    let shapes = [(0, 3, 33), (1, 1, 1), (7, 3, 33), (40, 300, 64), (700, 5, 64), (150, 2, 130), (9, 4, 130)];
     let case = |(r, v, d): (usize, usize, usize)| {
         Case::new("embedding", format!("R {r}, V {v}, D {d}"), move |device| {
             let ids = case::ids(1, r, v);

@@ -243,6 +243,27 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// With inputs that bf16 holds exactly (eighths), scores and the loss are as in f32; probabilities are rounded once, by 2^-9 at
+/// most, which bounds both gradients.
+pub fn rounded_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for [r, v, d] in [[3, 63, 16], [33, 5, 31], [130, 131, 64], [65, 129, 128], [523, 70, 50]] {
+        for (form, kind) in [("dot", ScoreKind::Dot), ("cosine", ScoreKind::Cosine { temperature: 0.3 })] {
+            let name = format!("{form}, R {r}, V {v}, D {d}, bf16");
+            cases.push(Case::rounded("full_softmax", name, &[1e-6, 4e-3, 4e-3], move |device| {
+                let inputs = Inputs::new(device, [r, v, d], kind, false, true)?;
+                let (mut dp, mut da) = (Buffer::empty(device), device.zeros(v * d)?);
+                let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
+                let loss =
+                    forward_backward(device, grads, &inputs.scoring(), &case::ids(3, r, v), 1.0 / r as f64)?.read(device)?;
+                let loss = Output { name: "loss", values: case::Values::Reals(vec![loss]) };
+                Ok(vec![loss, Output::reals("dp", device, &dp)?, Output::reals("da", device, &da)?])
+            }));
+        }
+    }
+    cases
+}
+
 fn reference<T: Real>(grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<f64> {
     let view = scoring.view::<T>()?;
     let (d, v) = (view.dim, view.items);
@@ -299,45 +320,4 @@ fn softmax_gradient<T: Real>(s: &mut [T], losses: &mut [T], targets: &[u32], sca
             )
         },
     );
-}
-
-#[cfg(all(test, feature = "emulator"))]
-mod tests {
-    use super::*;
-    use crate::device::emulator::{Options, Schedule, open};
-    use crate::error::Code;
-
-    /// With inputs that bf16 holds exactly, scores and the loss are as in f32; probabilities are rounded once, by 2^-9 at most,
-    /// which bounds both gradients.
-    #[test]
-    fn rounded_operands_stray_by_their_rounding_alone() {
-        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-        for (checked, schedule) in [(false, Schedule::Reverse), (false, Schedule::Random(3)), (true, Schedule::Forward)] {
-            let options = Options { checked, schedule, rounding: Rounding::Bf16, ..Options::new(&cache) };
-            let machine = match open(&options) {
-                Ok(device) => device,
-                Err(error) if error.code() == Code::G0507 => return println!("SKIPPED: no C++ compiler, so no kernel was run"),
-                Err(error) => panic!("{error:?}"),
-            };
-            for [r, v, d] in [[3, 63, 16], [33, 5, 31], [130, 131, 64], [65, 129, 128], [523, 70, 50]] {
-                for kind in [ScoreKind::Dot, ScoreKind::Cosine { temperature: 0.3 }] {
-                    let run = |device: &Device| {
-                        // Eighths: bf16 holds them exactly.
-                        let inputs = Inputs::new(device, [r, v, d], kind, false, true).unwrap();
-                        let (mut dp, mut da) = (Buffer::empty(device), device.zeros(v * d).unwrap());
-                        let grads = Gradients { query: &mut dp, context: None, wrong: None, table: &mut da };
-                        let targets = case::ids(3, r, v);
-                        let loss = forward_backward(device, grads, &inputs.scoring(), &targets, 1.0 / r as f64).unwrap();
-                        let loss = loss.read(device).unwrap();
-                        [vec![loss], dp.to_f64(device).unwrap(), da.to_f64(device).unwrap()]
-                    };
-                    let norm = |x: Vec<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-                    for ((got, want), budget) in run(&machine).iter().zip(run(&Device::ORACLE)).zip([1e-6, 4e-3, 4e-3]) {
-                        let error = norm(got.iter().zip(&want).map(|(g, w)| g - w).collect()) / norm(want);
-                        assert!(error <= budget, "{kind:?}, R {r}, V {v}, D {d}: {error:.1e} of {budget:.1e}");
-                    }
-                }
-            }
-        }
-    }
 }

@@ -66,3 +66,8 @@ pub fn cases() -> Vec<case::Case> {
     ];
     operations.into_iter().flat_map(|of| of()).collect()
 }
+
+/// The cases of the kernels that round operands to bf16, for a machine that does.
+pub fn rounded_cases() -> Vec<case::Case> {
+    attention::rounded_cases().into_iter().chain(full_softmax::rounded_cases()).collect()
+}

@@ -252,7 +252,7 @@ fn standings_on(
 pub fn cases() -> Vec<Case> {
     /// (R, V, D) and k
     const SHAPES: [([usize; 3], usize); 5] =
-        [([1, 1, 1], 1), ([33, 63, 16], 3), ([64, 131, 31], 10), ([7, 1300, 8], 0), ([3, 33, 512], 5)];
+        [([1, 1, 1], 1), ([33, 63, 16], 3), ([65, 131, 31], 10), ([7, 1300, 8], 0), ([3, 33, 512], 5)];
     let mut cases = Vec::new();
     for (turn, (shape, k)) in SHAPES.into_iter().enumerate() {
         let [r, v, d] = shape;

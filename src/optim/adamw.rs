@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::ops::param::Param;
 use crate::ops::touched::RowsThere;
 use crate::ops::vector;
+use crate::optim::Now;
 
 /// The rule's constants.
 pub struct AdamW {
@@ -77,17 +78,6 @@ impl Moments {
         let last = lazy_rows.map(|rows| Last::new(device, vec![0; rows])).transpose()?;
         Ok(Moments { first: device.zeros(n)?, second: device.zeros(n)?, last })
     }
-}
-
-/// What is particular to one step.
-#[derive(Clone, Copy)]
-pub struct Now {
-    /// Counts from 1.
-    pub step: u64,
-    pub lr: f64,
-    /// Clipping factor of the gradient.
-    pub scale: f64,
-    pub decay: f64,
 }
 
 /// Elements of one task, and rows of one task.

@@ -1,8 +1,10 @@
 //! Optimizers: from gradients to new values. A new one is a file and a line in [`KINDS`].
 //!
 //! [`Optimizer::step`] takes the global norm, scales every gradient by the clipping factor, updates and clears, reading each
-//! gradient twice in all. Tables may be updated lazily: only the rows the step touched, see `adamw.rs` for what that means.
+//! gradient twice in all. Tables may be updated by row, only those the step touched: by lazy AdamW (`adamw.rs`) or, in a
+//! small part of its memory, by row-wise Adagrad (`adagrad.rs`); each file says what happens to the other rows.
 
+mod adagrad;
 mod adamw;
 mod clip;
 mod schedule;
@@ -17,6 +19,7 @@ use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::Cost;
 use crate::ops::param::{Param, Role};
 use crate::ops::touched::{Rows, RowsThere};
+use adagrad::Adagrad;
 use adamw::{AdamW, Last, Moments};
 
 /// What an optimizer says about itself.
@@ -29,29 +32,74 @@ pub struct Declared {
 /// The registry.
 pub static KINDS: &[Declared] = &[Declared {
     name: "adamw",
-    help: "Adam with bias correction and decoupled weight decay; tables dense or lazily by row",
-    source: "Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019",
+    help: "Adam with bias correction and decoupled weight decay; tables dense, lazily by row, or by row-wise Adagrad",
+    source: "Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019; tables: Duchi, Hazan and Singer, JMLR 2011",
 }];
+
+/// The choices of `optim.tables`.
+pub const TABLES: &[&str] = &["auto", "dense", "lazy", "adagrad"];
 
 /// Tables with more elements than this are updated lazily under `tables = "auto"`.
 const LAZY_ABOVE: usize = 1 << 22;
 
-/// The state of an optimizer: as many moments as parameters, in their order.
+/// How a parameter is updated.
+#[derive(Clone, Copy, PartialEq)]
+enum Update {
+    Dense,
+    /// AdamW by row.
+    Lazy,
+    Adagrad,
+}
+
+impl Update {
+    /// Of a parameter of `shape` under `tables`; `table`: whether its rows are addressed by id.
+    fn of(tables: &str, shape: &[usize], table: bool) -> Update {
+        let elements: usize = shape.iter().product();
+        match tables {
+            _ if !table || shape.len() < 2 => Update::Dense,
+            "adagrad" => Update::Adagrad,
+            "lazy" => Update::Lazy,
+            "auto" if elements > LAZY_ABOVE => Update::Lazy,
+            _ => Update::Dense,
+        }
+    }
+}
+
+/// What the rule of a parameter remembers of it.
+enum Memory {
+    Moments(Moments),
+    /// Row-wise Adagrad's sum of each row (V).
+    Sums(Buffer),
+}
+
+/// What is particular to one step.
+#[derive(Clone, Copy)]
+pub struct Now {
+    /// Counts from 1.
+    pub step: u64,
+    pub lr: f64,
+    /// Clipping factor of the gradient.
+    pub scale: f64,
+    pub decay: f64,
+}
+
+/// The state of an optimizer: a memory for each parameter, in their order.
 pub struct Optimizer {
     rule: AdamW,
+    by_row: Adagrad,
     decay_tables: bool,
     weight_decay: f64,
     /// Largest global norm; 0: none.
     clip: f64,
     /// (1) On a machine: what the last gradient was multiplied by; NaN once one was not finite.
     factor: Buffer,
-    moments: Vec<Moments>,
+    memories: Vec<Memory>,
 }
 
 /// One array of the optimizer's state, for a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// The parameter's name and what the array holds: `items.first`, `items.second`, `items.age`.
+    /// The parameter's name and what the array holds: `items.first`, `items.second`, `items.age`, or `items.sum`.
     pub name: String,
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
@@ -62,7 +110,7 @@ impl Optimizer {
     pub fn new(device: &Device, config: &config::Optim, params: &[Param]) -> Result<Optimizer> {
         let names: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
         choice("kind", &config.kind, &names)?;
-        let tables = choice("tables", &config.tables, &["auto", "dense", "lazy"])?;
+        let tables = choice("tables", &config.tables, TABLES)?;
         let range = |key: &str, value: f64, ok: bool, range: &str| match ok && value.is_finite() {
             true => Ok(()),
             false => {
@@ -74,55 +122,70 @@ impl Optimizer {
         range("eps", config.eps, config.eps > 0.0, "more than 0; 1e-8 is usual")?;
         range("weight_decay", config.weight_decay, config.weight_decay >= 0.0, "0 or more; 0.01 is usual")?;
         range("clip", config.clip, config.clip >= 0.0, "0 for no clipping, or the largest norm; 1 is usual")?;
-        let moments = params.iter().map(|p| {
-            let lazy = p.role == Role::Table && p.shape.len() > 1 && Optimizer::lazily(tables, p.len());
-            Moments::new(device, p.len(), lazy.then(|| p.shape[0]))
+        let memories = params.iter().map(|p| match Update::of(tables, &p.shape, p.role == Role::Table) {
+            Update::Dense => Moments::new(device, p.len(), None).map(Memory::Moments),
+            Update::Lazy => Moments::new(device, p.len(), Some(p.shape[0])).map(Memory::Moments),
+            Update::Adagrad => device.zeros(p.shape[0]).map(Memory::Sums),
         });
         Ok(Optimizer {
             rule: AdamW { beta1: config.beta1, beta2: config.beta2, eps: config.eps },
+            by_row: Adagrad { eps: config.eps },
             decay_tables: config.decay_tables,
             weight_decay: config.weight_decay,
             clip: config.clip,
             factor: device.reals(&[1.0])?,
-            moments: moments.collect::<Result<_>>()?,
+            memories: memories.collect::<Result<_>>()?,
         })
     }
 
-    /// Whether a table of so many elements is updated by row under `tables`.
-    fn lazily(tables: &str, elements: usize) -> bool {
-        tables == "lazy" || tables == "auto" && elements > LAZY_ABOVE
-    }
     /// Bytes of the state on the plain path for a parameter of `shape`; `table`: whether its rows are addressed by id.
     pub fn bytes(config: &config::Optim, shape: &[usize], table: bool) -> u64 {
         let elements: usize = shape.iter().product();
-        let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
-        8 * elements as u64 + if lazy { 8 * shape[0] as u64 } else { 0 }
+        match Update::of(&config.tables, shape, table) {
+            Update::Dense => 8 * elements as u64,
+            Update::Lazy => 8 * (elements + shape[0]) as u64,
+            Update::Adagrad => 4 * shape[0] as u64,
+        }
     }
 
-    /// Of a step that updates a parameter of `shape`, `touched` rows of it where it is lazy and those are known: the norm reads
-    /// the gradient, the update reads and writes value, gradient and both moments.
+    /// Bytes of what [`Optimizer::state`] returns of it: a lazy row's step becomes an age, in half the bytes.
+    pub fn saved(config: &config::Optim, shape: &[usize], table: bool) -> u64 {
+        let ages = if Update::of(&config.tables, shape, table) == Update::Lazy { 4 * shape[0] as u64 } else { 0 };
+        Optimizer::bytes(config, shape, table) - ages
+    }
+
+    /// Whether a parameter of `shape` is updated by row.
+    pub fn goes_by_row(config: &config::Optim, shape: &[usize], table: bool) -> bool {
+        Update::of(&config.tables, shape, table) != Update::Dense
+    }
+
+    /// Of a step that updates a parameter of `shape`, `touched` rows of it where it is updated by row and those are known: the
+    /// norm reads the gradient, the update reads and writes value, gradient and state.
     pub fn cost(config: &config::Optim, shape: &[usize], table: bool, touched: Option<usize>) -> Cost {
         let elements: usize = shape.iter().product();
-        let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
-        match lazy {
-            false => Cost::moved(9 * elements),
-            true => {
-                let rows = touched.unwrap_or(shape[0]).min(shape[0]);
-                // The id of a row, and the 8 bytes of the step that touched it last.
-                Cost::moved(rows * (9 * elements / shape[0].max(1) + 5))
-            }
+        let rows = shape.first().copied().unwrap_or(0);
+        let (met, width) = (touched.unwrap_or(rows).min(rows), elements / rows.max(1));
+        match Update::of(&config.tables, shape, table) {
+            Update::Dense => Cost::moved(9 * elements),
+            // The id of a row, and the 8 bytes of the step that touched it last.
+            Update::Lazy => Cost::moved(met * (9 * width + 5)),
+            // The id of a row, and its sum.
+            Update::Adagrad => Cost::moved(met * (5 * width + 3)),
         }
     }
 
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.
-    pub fn is_lazy(&self, i: usize) -> bool {
-        self.moments.get(i).is_some_and(|m| m.last.is_some())
+    pub fn is_by_row(&self, i: usize) -> bool {
+        self.memories.get(i).is_some_and(|memory| match memory {
+            Memory::Moments(moments) => moments.last.is_some(),
+            Memory::Sums(_) => true,
+        })
     }
 
     /// One update with learning rate `lr`; `step` counts from 1. Gradients are zero afterwards. Gives their global norm
     /// before clipping.
     ///
-    /// `touched[i]`, for a lazy parameter, are the rows whose gradient may differ from zero, ascending and distinct; `None`
+    /// `touched[i]`, for a parameter updated by row, are the rows whose gradient may differ from zero, ascending and distinct; `None`
     /// or a missing entry means all rows. Other parameters ignore it.
     ///
     /// T0701: a gradient is not finite; nothing has been changed then. A machine, which nobody waits for here, says so by the norm
@@ -135,18 +198,18 @@ impl Optimizer {
         step: u64,
         lr: f64,
     ) -> Result<Scalar> {
-        if params.len() != self.moments.len() {
+        if params.len() != self.memories.len() {
             return Err(Error::internal("optimizer: other parameters than at the start"));
         }
-        let rows_of = |i: usize| touched.get(i).copied().flatten().filter(|_| self.is_lazy(i));
+        let rows_of = |i: usize| touched.get(i).copied().flatten().filter(|_| self.is_by_row(i));
         let given: Vec<Option<Rows>> = (0..params.len()).map(rows_of).collect();
-        for (i, (param, moments)) in params.iter().zip(&self.moments).enumerate() {
-            check(param, moments, given[i])?;
+        for (i, (param, memory)) in params.iter().zip(&self.memories).enumerate() {
+            check(param, memory, given[i])?;
         }
         let (decay_tables, weight_decay) = (self.decay_tables, self.weight_decay);
         let now = |param: &Param, scale: f64| {
             let decays = param.role == Role::Matrix || param.role == Role::Table && decay_tables;
-            adamw::Now { step, lr, scale, decay: if decays { weight_decay } else { 0.0 } }
+            Now { step, lr, scale, decay: if decays { weight_decay } else { 0.0 } }
         };
         dispatch!(device, T => {
             let norm = clip::square::<T>(params, &given)?.sqrt();
@@ -155,13 +218,16 @@ impl Optimizer {
                     .help("a lower learning rate, a longer warm-up or clipping (`optim.clip = 1`) usually helps"));
             }
             let scale = clip::factor(norm, self.clip);
-            for ((param, moments), rows) in params.iter_mut().zip(&mut self.moments).zip(&given) {
+            for ((param, memory), rows) in params.iter_mut().zip(&mut self.memories).zip(&given) {
                 let rows = match rows {
                     Some(Rows::Here(rows)) => Some(*rows),
                     _ => None,
                 };
                 let now = now(param, scale);
-                self.rule.update::<T>(param, moments, rows, now)?;
+                match memory {
+                    Memory::Moments(moments) => self.rule.update::<T>(param, moments, rows, now)?,
+                    Memory::Sums(sums) => self.by_row.update::<T>(param, sums, rows, now)?,
+                }
             }
             Ok(Scalar::Here(norm))
         }, runtime => {
@@ -177,9 +243,12 @@ impl Optimizer {
             });
             let rows: Vec<Option<RowsThere>> = there.collect();
             let norm = clip::launch(device, &**runtime, &mut self.factor, params, &rows, self.clip)?;
-            for ((param, moments), rows) in params.iter_mut().zip(&mut self.moments).zip(rows) {
+            for ((param, memory), rows) in params.iter_mut().zip(&mut self.memories).zip(rows) {
                 let now = now(param, 1.0);
-                self.rule.launch(&**runtime, param, moments, rows, &self.factor, now)?;
+                match memory {
+                    Memory::Moments(moments) => self.rule.launch(&**runtime, param, moments, rows, &self.factor, now)?,
+                    Memory::Sums(sums) => self.by_row.launch(&**runtime, param, sums, rows, &self.factor, now)?,
+                }
             }
             Ok(norm)
         })
@@ -188,14 +257,20 @@ impl Optimizer {
     /// The state after `step` steps, in the order of the parameters.
     pub fn state(&self, device: &Device, params: &[Param], step: u64) -> Result<Vec<State>> {
         let mut state = Vec::new();
-        for (param, moments) in params.iter().zip(&self.moments) {
-            for (what, buffer) in [("first", &moments.first), ("second", &moments.second)] {
-                let values = buffer.to_f64(device)?.iter().map(|&x| x as f32).collect();
-                state.push(State { name: format!("{}.{what}", param.name), shape: param.shape.clone(), values });
-            }
-            if let Some(last) = &moments.last {
-                let values = last.ages(device, step)?;
-                state.push(State { name: format!("{}.age", param.name), shape: vec![values.len()], values });
+        for (param, memory) in params.iter().zip(&self.memories) {
+            let mut save = |what: &str, shape: &[usize], values: Vec<f32>| {
+                state.push(State { name: format!("{}.{what}", param.name), shape: shape.to_vec(), values });
+            };
+            let reals = |buffer: &Buffer| Ok::<_, Error>(buffer.to_f64(device)?.iter().map(|&x| x as f32).collect());
+            match memory {
+                Memory::Moments(moments) => {
+                    save("first", &param.shape, reals(&moments.first)?);
+                    save("second", &param.shape, reals(&moments.second)?);
+                    if let Some(last) = &moments.last {
+                        save("age", &param.shape[..1], last.ages(device, step)?);
+                    }
+                }
+                Memory::Sums(sums) => save("sum", &param.shape[..1], reals(sums)?),
             }
         }
         Ok(state)
@@ -218,21 +293,33 @@ impl Optimizer {
             None => Err(Error::new(Code::M0402, format!("optimizer state `{name}` is missing"))),
         };
         self.factor = device.reals(&[1.0])?;
-        for (param, moments) in params.iter().zip(&mut self.moments) {
-            for (what, buffer) in [("first", &mut moments.first), ("second", &mut moments.second)] {
+        for (param, memory) in params.iter().zip(&mut self.memories) {
+            let reals = |what: &str, buffer: &mut Buffer| {
                 let values = array(format!("{}.{what}", param.name), buffer.len())?;
                 *buffer = device.reals(&values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())?;
-            }
-            if let Some(last) = &mut moments.last {
-                *last = Last::from_ages(device, array(format!("{}.age", param.name), param.shape[0])?, step)?;
+                Ok::<_, Error>(())
+            };
+            match memory {
+                Memory::Moments(moments) => {
+                    reals("first", &mut moments.first)?;
+                    reals("second", &mut moments.second)?;
+                    if let Some(last) = &mut moments.last {
+                        *last = Last::from_ages(device, array(format!("{}.age", param.name), param.shape[0])?, step)?;
+                    }
+                }
+                Memory::Sums(sums) => reals("sum", sums)?,
             }
         }
         Ok(())
     }
 }
 
-fn check(param: &Param, moments: &Moments, rows: Option<Rows>) -> Result<()> {
-    let lengths = [param.value.len(), param.grad.len(), moments.first.len()];
+fn check(param: &Param, memory: &Memory, rows: Option<Rows>) -> Result<()> {
+    let remembered = match memory {
+        Memory::Moments(moments) => moments.first.len() == param.len(),
+        Memory::Sums(sums) => sums.len() == param.shape[0],
+    };
+    let lengths = [param.value.len(), param.grad.len()];
     let rows_fit = match rows {
         Some(Rows::Here(rows)) => {
             rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&r| (r as usize) < param.shape[0])
@@ -240,7 +327,7 @@ fn check(param: &Param, moments: &Moments, rows: Option<Rows>) -> Result<()> {
         Some(Rows::There(rows)) => rows.most <= param.shape[0] && param.value.memory().is_ok(),
         None => true,
     };
-    match lengths == [param.len(); 3] && rows_fit {
+    match lengths == [param.len(); 2] && remembered && rows_fit {
         true => Ok(()),
         false => Err(Error::internal(format!("optimizer: `{}` does not fit its shape or its touched rows", param.name))),
     }
@@ -256,12 +343,12 @@ fn choice<'a>(key: &str, value: &'a str, names: &[&str]) -> Result<&'a str> {
     }
 }
 
-/// The cases of the optimizer's operations: some steps of a dense matrix, a dense vector and a lazy table.
+/// The cases of the optimizer's operations: some steps of a dense matrix, a dense vector and a table by row.
 pub fn cases() -> Vec<Case> {
-    let case = |(rows, width, clip): (usize, usize, f64)| {
-        Case::new("optimizer", format!("table ({rows},{width}), clip {clip}"), move |device| {
+    let case = |(tables, rows, width, clip): (&'static str, usize, usize, f64)| {
+        Case::new("optimizer", format!("{tables} table ({rows},{width}), clip {clip}"), move |device| {
             let config =
-                config::Optim { weight_decay: 0.1, decay_tables: true, tables: "lazy".into(), clip, ..config::Optim::default() };
+                config::Optim { weight_decay: 0.1, decay_tables: true, tables: tables.into(), clip, ..config::Optim::default() };
             let param = |(lane, name, role, shape): (u8, &str, Role, Vec<usize>)| {
                 let n = shape.iter().product();
                 let (value, grad) = (device.reals(&case::noise(lane, n))?, device.zeros(n)?);
@@ -298,14 +385,19 @@ pub fn cases() -> Vec<Case> {
                 outputs.push(Output::reals(name, device, &params[i].value)?);
                 outputs.push(Output::reals("cleared", device, &params[i].grad)?);
             }
-            let names = ["first", "second", "age", "first", "second", "first", "second"];
-            for (name, state) in names.into_iter().zip(state) {
+            let of_table = if tables == "lazy" { &["first", "second", "age"][..] } else { &["sum"] };
+            for (name, state) in of_table.iter().chain(&["first", "second", "first", "second"]).zip(state) {
                 outputs.push(reals(name, state.values.iter().map(|&x| f64::from(x)).collect()));
             }
             Ok(outputs)
         })
     };
-    [(1, 1, 0.0), (37, 9, 1.0), (130, 64, 0.0)].map(case).into()
+    let shapes = [(1, 1, 0.0), (37, 9, 1.0), (130, 64, 0.0)];
+    let lazy = shapes.map(|(rows, width, clip)| case(("lazy", rows, width, clip)));
+    // Odd widths above a warp's lanes as well: a row's tail belongs to its mean.
+    let adagrad = [(1, 1, 0.0), (37, 9, 1.0), (130, 64, 0.0), (19, 67, 1.0)]
+        .map(|(rows, width, clip)| case(("adagrad", rows, width, clip)));
+    lazy.into_iter().chain(adagrad).collect()
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ fn lazy_is_dense_when_every_row_is_touched() {
         let c = config::Optim { tables: tables.into(), decay_tables: true, ..config() };
         let mut params = vec![param(&device, "items", Role::Table, &[601, 9], 0)];
         let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
-        assert_eq!(optimizer.is_lazy(0), tables == "lazy");
+        assert_eq!(optimizer.is_by_row(0), tables == "lazy");
         for t in 1..=5 {
             set_grad(&device, &mut params[0], t as u8);
             optimizer.step(&device, &mut params, &[touched.map(Rows::Here)], t, 0.01).unwrap();
@@ -119,11 +119,85 @@ fn a_lazy_row_sleeps_and_catches_up() {
     }
 }
 
+/// Two rows of two, worked out by hand: the squares of (3, 4) are 12.5 on average, those of (1, 7) are 25.
+#[test]
+fn adagrad_follows_a_trajectory_worked_out_by_hand() {
+    let device = Device::ORACLE;
+    let c = config::Optim { tables: "adagrad".into(), decay_tables: true, weight_decay: 0.5, eps: 0.5, ..config() };
+    let mut params = vec![param(&device, "items", Role::Table, &[3, 2], 0)];
+    params[0].value = device.reals(&[1.0, -2.0, 10.0, 20.0, 0.0, 0.0]).unwrap();
+    let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+    assert!(optimizer.is_by_row(0));
+    let mut step = |t: u64, grad: [f64; 6], rows: Option<&[u32]>| {
+        params[0].grad = device.reals(&grad).unwrap();
+        optimizer.step(&device, &mut params, &[rows.map(Rows::Here)], t, 0.2).unwrap();
+        assert!(params[0].grad.to_f64(&device).unwrap().iter().all(|&g| g == 0.0));
+        let state = optimizer.state(&device, &params, t).unwrap();
+        assert_eq!((state.len(), &*state[0].name, &*state[0].shape), (1, "items.sum", &[3][..]));
+        (params[0].value.to_f64(&device).unwrap(), state[0].values.clone())
+    };
+    let near = |x: &[f64], y: &[f64]| x.iter().zip(y).for_each(|(x, y)| assert!((x - y).abs() < 1e-12, "{x} against {y}"));
+    // keep = 1 - 0.2 0.5 = 0.9; the rate of row 0 is 0.2 / (sqrt(12.5) + 0.5), of row 2 as well, which has another sign.
+    let (x, sums) = step(1, [3.0, 4.0, 0.0, 0.0, -4.0, 3.0], Some(&[0, 2]));
+    let rate = 0.2 / (12.5_f64.sqrt() + 0.5);
+    let first = [0.9 - 3.0 * rate, -1.8 - 4.0 * rate, 10.0, 20.0, 4.0 * rate, -3.0 * rate];
+    near(&x, &first);
+    assert_eq!(sums, [12.5, 0.0, 12.5]);
+    // Row 1 for the first time: 25 on average, 0.2 / 5.5; it has not decayed before. The others sleep, undecayed.
+    let (x, sums) = step(2, [0.0, 0.0, 1.0, 7.0, 0.0, 0.0], Some(&[1]));
+    let second = [first[0], first[1], 9.0 - 0.2 / 5.5, 18.0 - 1.4 / 5.5, first[4], first[5]];
+    near(&x, &second);
+    assert_eq!(sums, [12.5, 25.0, 12.5]);
+    // All rows: 12.5 + 3.5 is 16, 0.2 / 4.5; a row without gradient decays and nothing else, as row 1.
+    let half = 3.5_f64.sqrt();
+    let (x, sums) = step(3, [half, -half, 0.0, 0.0, half, half], None);
+    let move_by = half * 0.2 / 4.5;
+    let third = |i: usize, by: f64| 0.9 * second[i] - by;
+    near(&x, &[third(0, move_by), third(1, -move_by), third(2, 0.0), third(3, 0.0), third(4, move_by), third(5, move_by)]);
+    assert_eq!(sums, [16.0, 25.0, 16.0]);
+}
+
+/// The gradient that is squared is the clipped one, and tables decay only where they are asked to.
+#[test]
+fn adagrad_squares_what_clipping_leaves_and_decays_on_request() {
+    let device = Device::ORACLE;
+    let c = config::Optim { tables: "adagrad".into(), clip: 1.0, weight_decay: 0.5, eps: 1e-9, ..config() };
+    let mut params = vec![param(&device, "items", Role::Table, &[1, 2], 0)];
+    params[0].value = device.reals(&[1.0, 1.0]).unwrap();
+    params[0].grad = device.reals(&[30.0, 40.0]).unwrap();
+    let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
+    let norm = optimizer.step(&device, &mut params, &[], 1, 0.1).unwrap().read(&device).unwrap();
+    assert!((norm - 50.0).abs() < 1e-12);
+    let rate = 0.1 / 0.5_f64.sqrt();
+    let x = params[0].value.to_f64(&device).unwrap();
+    assert!((x[0] - (1.0 - 0.6 * rate)).abs() < 1e-8 && (x[1] - (1.0 - 0.8 * rate)).abs() < 1e-8);
+}
+
+/// Moments are no sums: a checkpoint of one rule is refused by the other, before anything is changed.
+#[test]
+fn the_state_of_another_rule_is_refused() {
+    let device = Device::HOST;
+    let params = vec![param(&device, "items", Role::Table, &[5, 3], 0)];
+    let of = |tables: &str| Optimizer::new(&device, &config::Optim { tables: tables.into(), ..config() }, &params).unwrap();
+    for (one, other) in [("adagrad", "dense"), ("lazy", "adagrad")] {
+        let state = of(one).state(&device, &params, 3).unwrap();
+        let find = |name: &str| state.iter().find(|s| s.name == name).map(|s| &s.values[..]);
+        assert_eq!(of(other).restore(&device, &params, 3, find).unwrap_err().code(), Code::M0402);
+    }
+}
+
+#[test]
+fn a_table_by_adagrad_takes_four_bytes_a_row() {
+    let bytes = |tables: &str, table| Optimizer::bytes(&config::Optim { tables: tables.into(), ..config() }, &[1000, 64], table);
+    assert_eq!([bytes("dense", true), bytes("lazy", true), bytes("adagrad", true)], [512_000, 520_000, 4_000]);
+    assert_eq!(bytes("adagrad", false), 512_000);
+}
+
 #[test]
 fn a_restored_optimizer_continues_to_the_bit_and_threads_change_nothing() {
     let device = Device::HOST;
-    for tables in ["dense", "lazy"] {
-        let c = config::Optim { tables: tables.into(), clip: 1.0, ..config() };
+    for (tables, arrays) in [("dense", 4), ("lazy", 5), ("adagrad", 3)] {
+        let c = config::Optim { tables: tables.into(), decay_tables: true, clip: 1.0, ..config() };
         let fresh = || vec![param(&device, "items", Role::Table, &[500, 7], 0), param(&device, "w", Role::Matrix, &[33, 40], 1)];
         let touched: Vec<u32> = (0..500).filter(|r| r % 3 != 0).collect();
         let advance = |optimizer: &mut Optimizer, params: &mut Vec<Param>, steps: std::ops::Range<u64>| {
@@ -156,7 +230,7 @@ fn a_restored_optimizer_continues_to_the_bit_and_threads_change_nothing() {
             })
         };
         let straight = run(false, 1);
-        assert_eq!(straight.0.len(), if tables == "lazy" { 5 } else { 4 });
+        assert_eq!(straight.0.len(), arrays);
         assert!(straight == run(true, 1) && straight == run(false, 2) && straight == run(true, 5));
     }
 }
@@ -209,8 +283,8 @@ fn a_machine_restores_its_state() {
         Ok(device) => device,
         Err(error) => return println!("SKIPPED: {error:?}"),
     };
-    let c = config::Optim { tables: "lazy".into(), clip: 1.0, ..config() };
-    let run = |interrupt: bool| {
+    let run = |tables: &str, interrupt: bool| {
+        let c = config::Optim { tables: tables.into(), clip: 1.0, ..config() };
         let mut params = vec![param(&device, "items", Role::Table, &[50, 7], 0), param(&device, "w", Role::Matrix, &[5, 9], 1)];
         let mut optimizer = Optimizer::new(&device, &c, &params).unwrap();
         for t in 1..=6u64 {
@@ -228,5 +302,7 @@ fn a_machine_restores_its_state() {
         let values: Vec<_> = params.iter().map(|p| p.value.to_f64(&device).unwrap()).collect();
         (optimizer.state(&device, &params, 6).unwrap(), values)
     };
-    assert!(run(false) == run(true));
+    for tables in ["lazy", "adagrad"] {
+        assert!(run(tables, false) == run(tables, true), "{tables}");
+    }
 }

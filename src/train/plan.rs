@@ -277,11 +277,10 @@ impl MemoryPlan {
         let wrong = drawn.as_ref().map_or(0, |n| n.wrong);
         plan.push("gradients of activations", memory::backward(&hyper, rows, queries, wrong, asked), &Moment::ALL, true);
 
-        let lazy = !params[0].is_empty() && drawn.is_some() && c.attributes == 0 && {
-            Optimizer::bytes(&config.optim, &params[0].shape, true) > 8 * params[0].len() as u64
-        };
+        let by_row = Optimizer::goes_by_row(&config.optim, &params[0].shape, true);
+        let listed = !params[0].is_empty() && drawn.is_some() && c.attributes == 0 && by_row;
         // Which tenth of the catalogue each item is in, and the trained items, a list that grew by doubling.
-        let bookkeeping = c.items + 4 * c.trained.next_power_of_two() + if lazy { 4 * c.items } else { 0 };
+        let bookkeeping = c.items + 4 * c.trained.next_power_of_two() + if listed { 4 * c.items } else { 0 };
         plan.push("bookkeeping of items", bookkeeping as u64, &Moment::ALL, false);
         let log = TrainingSet::bytes(c.sequences, c.seen, c.users, c.items, c.targets);
         plan.push("split and seen items", log, &Moment::ALL, false);
@@ -325,10 +324,10 @@ impl MemoryPlan {
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
             }
         }
-        // Values, both moments and ages as f32, and the largest of them once more as f64.
+        // Values and the optimizer's state as f32, and the largest of them once more as f64.
         let largest = params.iter().map(|p| p.len() as u64).max().unwrap_or(0);
-        let ages = state.saturating_sub(8 * all) / 2;
-        plan.push("copy for a checkpoint", 12 * all + ages + 8 * largest, &[Moment::Checkpoint], false);
+        let saved: u64 = params.iter().map(|p| Optimizer::saved(&config.optim, &p.shape, p.table)).sum();
+        plan.push("copy for a checkpoint", 4 * all + saved + 8 * largest, &[Moment::Checkpoint], false);
         Ok(plan)
     }
 

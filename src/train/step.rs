@@ -116,8 +116,8 @@ impl Trainer {
                 .note("losses over the whole catalogue and item attributes reach all rows")
                 .help("use `--set optim.tables=dense`"));
         }
-        let lazy = !every_row && optimizer.is_lazy(model.output_param());
-        let touched = lazy.then(|| Touched::new(log.items()));
+        let by_row = !every_row && optimizer.is_by_row(model.output_param());
+        let touched = by_row.then(|| Touched::new(log.items()));
         let total = total_steps(&config.train, data.len());
         let schedule = Schedule::new(&config.optim, total)?;
         let empty = || Buffer::empty(device);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use hardneg::device::cuda::nvrtc::{Nvrtc, Usage, usage};
-use hardneg::device::places::Places;
+use hardneg::device::places::{Places, Rounding};
 use hardneg::device::{self, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Request, Runtime};
 use hardneg::error::Result;
 use rayon::prelude::*;
@@ -18,16 +18,17 @@ const ARCHITECTURES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", 
 /// Registers, spilled bytes and static shared memory every entry may take on sm_90a; regenerate with HARDNEG_BLESS=1.
 const BUDGET: &str = include_str!("../kernels.budget");
 
-/// The emulator, remembering which kernels ran.
+/// The emulator, remembering which kernels ran; launchers take it for a machine of these facts.
 struct Recording {
     machine: Arc<dyn Runtime>,
+    facts: Facts,
     kernels: Mutex<BTreeSet<(String, String, Vec<(String, i64)>)>>,
     launched: Mutex<Vec<Kernel>>,
 }
 
 impl Runtime for Recording {
     fn facts(&self) -> &Facts {
-        self.machine.facts()
+        &self.facts
     }
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.machine.alloc(bytes)
@@ -78,19 +79,25 @@ fn launched() -> Option<Vec<Kernel>> {
             return None;
         }
     };
-    let recording = Arc::new(Recording { machine, kernels: Mutex::default(), launched: Mutex::default() });
-    let device = Device::Machine(recording.clone());
+    let recording = |rounding| {
+        let facts = Facts { rounding, ..machine.facts().clone() };
+        Arc::new(Recording { machine: machine.clone(), facts, kernels: Mutex::default(), launched: Mutex::default() })
+    };
+    let recordings = [Rounding::F32, Rounding::Bf16].map(recording);
+    let devices = recordings.clone().map(|recording| Device::Machine(recording));
     for case in hardneg::ops::cases()
         .into_iter()
+        .chain(hardneg::ops::rounded_cases())
         .chain(hardneg::sampling::cases())
         .chain(hardneg::loss::cases())
         .chain(hardneg::optim::cases())
     {
-        (case.run)(&device).unwrap_or_else(|e| panic!("{} {}: {e}", case.operation, case.shape));
+        let device = &devices[usize::from(case.rounding() == Rounding::Bf16)];
+        (case.run)(device).unwrap_or_else(|e| panic!("{} {}: {e}", case.operation, case.shape));
     }
     let mut files = BTreeMap::new();
-    for kernel in recording.launched.lock().unwrap().iter() {
-        files.entry((kernel.file, kernel.defines.clone())).or_insert_with(|| kernel.clone());
+    for kernel in recordings.iter().flat_map(|recording| recording.launched.lock().unwrap().clone()) {
+        files.entry((kernel.file, kernel.defines.clone())).or_insert(kernel);
     }
     Some(files.into_values().collect())
 }

@@ -28,6 +28,7 @@ fn plan(args: &[&str]) -> Value {
 fn planned_is_measured_to_two_percent() {
     for settings in [
         &["--set", "loss=bce"][..],
+        &["--set", "loss=bce", "--set", "optim.tables=adagrad"],
         &["--set", "loss=softmax"],
         &["--set", "loss=sampled_softmax", "--set", "sampler.preset=cans", "--set", "model.kind=cans"],
         &["--set", "loss=bce", "--set", "sampler.preset=genni"],

@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use crate::config::{Config, Kind, Sampler};
 use crate::error::{Code, Error, Result};
+use crate::optim;
 
 /// Tables whose keys beside `kind` are declared by the registered kind, not here.
 pub const OPEN: &[&str] = &["loss", "sampler.select", "sampler.mix", "sampler.weight"];
@@ -74,7 +75,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("sampler.exclude", &["none", "target", "history"]),
     ("optim.kind", &["adamw"]),
     ("optim.schedule", &["constant", "linear", "cosine"]),
-    ("optim.tables", &["auto", "dense", "lazy"]),
+    ("optim.tables", optim::TABLES),
     ("train.targets", &["all", "last"]),
     ("train.rounding", &["f32", "tf32", "bf16"]),
     ("eval.ties", &["pessimistic", "optimistic", "average", "random", "listed"]),

@@ -78,6 +78,8 @@ pub struct Emulator {
     machine: Arc<Mutex<Machine>>,
     /// By file and defines; a lock each, so that different files compile at the same time.
     libraries: Mutex<HashMap<(String, Vec<(&'static str, i64)>), Arc<Mutex<Option<Arc<Library>>>>>>,
+    /// (file stem, entry) of every kernel launched so far.
+    launched: Mutex<BTreeSet<(&'static str, &'static str)>>,
     /// What a capture under way has recorded.
     recording: Mutex<Option<Vec<Step>>>,
 }
@@ -146,6 +148,7 @@ impl Emulator {
             compiler,
             machine: Arc::new(Mutex::new(machine)),
             libraries: Mutex::default(),
+            launched: Mutex::default(),
             recording: Mutex::default(),
         }))
     }
@@ -155,9 +158,9 @@ impl Emulator {
         locked(&self.machine).counters()
     }
 
-    /// Stems of the kernel files launched so far.
-    pub fn files(&self) -> BTreeSet<String> {
-        locked(&self.libraries).keys().map(|(file, _)| file.clone()).collect()
+    /// (file stem, entry) of every kernel launched so far.
+    pub fn launched(&self) -> BTreeSet<(&'static str, &'static str)> {
+        locked(&self.launched).clone()
     }
 
     /// The loaded entry point, compiled at its first use.
@@ -341,6 +344,7 @@ impl Runtime for Emulator {
 
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
         let entry = self.entry(kernel)?;
+        locked(&self.launched).insert((kernel.file, kernel.entry));
         let mut alive = vec![];
         let mut pointer = |buffer: &Buffer, usage| -> Result<Argument> {
             let address = buffer.memory()?.address;

@@ -136,7 +136,7 @@ fn a_step_worked_by_hand() {
 }
 
 #[test]
-fn a_lazy_table_is_updated_by_the_rows_a_step_meets() {
+fn a_table_by_row_is_updated_by_the_rows_a_step_meets() {
     let mut config = small();
     config.loss.kind = "bce".into();
     let counts = Counts { items: 1000, sequences: 4, ..Counts::default() };
@@ -147,4 +147,6 @@ fn a_lazy_table_is_updated_by_the_rows_a_step_meets() {
     // Histories, targets and negatives, 96 draws of 1000 items: 91.6 rows of D = 8, with 5 numbers of bookkeeping each. The ten
     // positions are a table as well, and all of them are asked for.
     assert_eq!(update("dense") - update("lazy"), 4 * (9 * 8 * 1000 - 92 * (9 * 8 + 5)) - 4 * 10 * 5);
+    // Of a row by Adagrad x and g, and 3 numbers of bookkeeping.
+    assert_eq!(update("dense") - update("adagrad"), 4 * (9 * 8 * 1000 - 92 * (5 * 8 + 3)) + 4 * 10 * (4 * 8 - 3));
 }

@@ -48,6 +48,11 @@ fn variants() -> Vec<(&'static str, Config)> {
     };
     let mut lazy = sampled("bce", "uniform");
     lazy.optim.tables = "lazy".into();
+    let mut adagrad = sampled("bce", "uniform");
+    adagrad.optim.tables = "adagrad".into();
+    adagrad.optim.decay_tables = true;
+    let mut adagrad_of_all = base.clone();
+    adagrad_of_all.optim.tables = "adagrad".into();
     let mut cans = sampled("sampled_softmax", "cans");
     cans.model.kind = "cans".into();
     cans.model.causal = false;
@@ -61,6 +66,8 @@ fn variants() -> Vec<(&'static str, Config)> {
         ("softmax", base.clone()),
         ("whole data", Config { loss: kind("whole_data"), ..base.clone() }),
         ("lazy bce", lazy),
+        ("adagrad bce", adagrad),
+        ("adagrad of every row", adagrad_of_all),
         ("cans", cans),
         ("separate gbce", separate),
         ("genni", sampled("bce", "genni")),
