@@ -4,7 +4,7 @@
 //                     is enumerated and drawn from by its cumulative law: q(i) / (1 - q(excluded)) either way
 //   propose_distinct  the same, and no item twice in a group: slots are filled one after the other
 //   propose_drop      of lists that rows share: which slots a row must not count
-//   propose_spread    lists that rows share, written out for every row
+//   propose_spread    lists that rows share, written out for the rows from `first` to `end`
 //
 // A law is an alias table of integers (FIXED), one per time cluster over "any item" and the cluster's own (CLUSTERED), the
 // catalogue (UNIFORM) or the batch (BATCH); several are a mixture, whose first word picks one of them.
@@ -250,10 +250,10 @@ KERNEL(256, propose_drop)(u8* drop, const u32* ids, const u32* groups, const u32
 }
 
 KERNEL(256, propose_spread)(u32* ids_of_rows, float* log_q_of_rows, const u32* ids, const float* log_q, const u8* drop,
-                            const u32* groups, u32 R, u32 N) {
-  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (at >= (u64)R * N) return;
+                            const u32* groups, u32 first, u32 end, u32 N) {
+  u64 to = (u64)blockIdx.x * 256 + threadIdx.x, at = (u64)first * N + to;
+  if (at >= (u64)end * N) return;
   u64 from = (u64)groups[at / N] * N + at % N;
-  ids_of_rows[at] = drop && drop[at] ? NONE : ids[from];
-  if (log_q) log_q_of_rows[at] = log_q[from];
+  ids_of_rows[to] = drop && drop[at] ? NONE : ids[from];
+  if (log_q) log_q_of_rows[to] = log_q[from];
 }

@@ -198,6 +198,9 @@ impl Grid {
 pub enum Arg<'a> {
     In(&'a Buffer),
     Out(&'a mut Buffer),
+    /// The same from so many bytes on, for a kernel that works on some rows.
+    InFrom(&'a Buffer, usize),
+    OutFrom(&'a mut Buffer, usize),
     /// The null pointer: an optional array that is absent.
     None,
     U32(u32),

@@ -13,6 +13,7 @@
 //! Price: `8 (columns + entries)` bytes a table in the machine's memory; per draw of a batch 8 bytes a group for its key, 8 for
 //! the extent of what its user has seen, 4 for its target.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
@@ -204,22 +205,54 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     Ok(negatives)
 }
 
-/// (R,M) the lists of the rows' groups, `NONE` where a slot is dropped for the row, and where the lists have them (R,M) their
-/// log-probabilities. Rows with a list of their own have it already.
-pub fn spread(device: &Device, runtime: &dyn Runtime, lists: &Negatives) -> Result<Arc<Resident>> {
-    let there = lists.on(runtime)?;
-    let (rows, m) = (lists.rows(), lists.n);
-    if there.drop.is_none() && lists.groups() == rows {
-        return Ok(there);
+/// The lists of the rows' groups, written out for some rows at a time: rows may be many and lists long.
+pub struct Spread {
+    lists: Arc<Resident>,
+    /// (R) the group of each row; absent where rows have lists of their own, which are written out as they are.
+    groups: Option<Buffer>,
+    /// M
+    m: usize,
+}
+
+/// (rows,M) candidates of some rows, `NONE` where a slot is dropped for the row, and their log-probabilities where the lists have
+/// them.
+pub struct Candidates {
+    lists: Arc<Resident>,
+    /// Bytes before those of the first row.
+    from: usize,
+}
+
+impl Candidates {
+    pub fn ids(&self) -> Arg<'_> {
+        Arg::InFrom(&self.lists.ids, self.from)
     }
-    let groups = upload(runtime, &lists.groups_of_rows())?;
-    let mut ids = Buffer::sized(device, rows * m)?;
-    let mut log_q = there.log_q.as_ref().map(|_| Buffer::sized(device, rows * m)).transpose()?;
-    if rows * m > 0 {
-        let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out), Arg::In(&there.ids)];
-        args.extend([scan::maybe(&there.log_q), scan::maybe(&there.drop), Arg::In(&groups)]);
-        args.extend([rows, m].map(|size| Arg::U32(size as u32)));
-        runtime.launch(&Kernel::new(KERNEL, "propose_spread", &[]), Grid::row((rows * m).div_ceil(256), 256), &mut args)?;
+    pub fn log_q(&self) -> Arg<'_> {
+        self.lists.log_q.as_ref().map_or(Arg::None, |log_q| Arg::InFrom(log_q, self.from))
     }
-    Ok(Arc::new(Resident { ids, log_q, drop: None }))
+}
+
+impl Spread {
+    pub fn new(runtime: &dyn Runtime, lists: &Negatives) -> Result<Spread> {
+        let there = lists.on(runtime)?;
+        let own = there.drop.is_none() && lists.groups() == lists.rows();
+        let groups = (!own).then(|| upload(runtime, &lists.groups_of_rows())).transpose()?;
+        Ok(Spread { lists: there, groups, m: lists.n })
+    }
+    /// Those of `rows`.
+    pub fn of(&self, device: &Device, runtime: &dyn Runtime, rows: Range<usize>) -> Result<Candidates> {
+        let (lists, m) = (&self.lists, self.m);
+        let Some(groups) = &self.groups else {
+            return Ok(Candidates { lists: lists.clone(), from: 4 * rows.start * m });
+        };
+        let slots = rows.len() * m;
+        let mut ids = Buffer::sized(device, slots)?;
+        let mut log_q = lists.log_q.as_ref().map(|_| Buffer::sized(device, slots)).transpose()?;
+        if slots > 0 {
+            let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out), Arg::In(&lists.ids)];
+            args.extend([scan::maybe(&lists.log_q), scan::maybe(&lists.drop), Arg::In(groups)]);
+            args.extend([rows.start, rows.end, m].map(|size| Arg::U32(size as u32)));
+            runtime.launch(&Kernel::new(KERNEL, "propose_spread", &[]), Grid::row(slots.div_ceil(256), 256), &mut args)?;
+        }
+        Ok(Candidates { lists: Arc::new(Resident { ids, log_q, drop: None }), from: 0 })
+    }
 }

@@ -107,16 +107,28 @@ fn all_on(runtime: &dyn Runtime, s: &mut Buffer, scoring: &Scoring) -> Result<()
 
 /// s (R,M) of ids (R,M) that are on the machine already and within the table.
 pub(crate) fn gather_on(runtime: &dyn Runtime, s: &mut Buffer, scoring: &Scoring, ids: &Buffer, m: usize) -> Result<()> {
+    gather_rows_on(runtime, s, scoring, Arg::In(ids), m, 0..scoring.rows())
+}
+
+/// The same of some rows, whose `ids (rows,M)` and scores these are.
+pub(crate) fn gather_rows_on(
+    runtime: &dyn Runtime,
+    s: &mut Buffer,
+    scoring: &Scoring,
+    ids: Arg,
+    m: usize,
+    rows: Range<usize>,
+) -> Result<()> {
     /// Entries of a list that a warp takes.
     const RUN: usize = 64;
     scoring.check()?;
-    let rows = scoring.rows();
+    let (from, rows) = (4 * rows.start * scoring.dim, rows.len());
     let args = &mut [
         Arg::Out(s),
-        Arg::In(scoring.query),
-        scan::context(scoring),
+        Arg::InFrom(scoring.query, from),
+        scoring.context.map_or(Arg::None, |context| Arg::InFrom(context, from)),
         Arg::In(scoring.table),
-        Arg::In(ids),
+        ids,
         Arg::U32(rows as u32),
         Arg::U32(m as u32),
         Arg::F32(scan::heat(scoring)),

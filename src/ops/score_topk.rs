@@ -81,7 +81,20 @@ fn room(k: usize, arriving: usize) -> Result<usize> {
     Ok((2 * k + arriving).next_power_of_two())
 }
 
+/// Twelve bytes per candidate live in global memory, for as many rows at a time as [`scan::block`] says.
 fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Buffer> {
+    lists_by(scan::block(scoring.rows(), 12 * lists.n), device, runtime, scoring, lists, k)
+}
+
+/// The same, `block` rows at a time, which decides nothing.
+fn lists_by(
+    block: usize,
+    device: &Device,
+    runtime: &dyn Runtime,
+    scoring: &Scoring,
+    lists: &Negatives,
+    k: usize,
+) -> Result<Buffer> {
     let (rows, m) = (scoring.rows(), lists.n);
     if lists.rows() != rows || !lists.fit_table(scoring.items) {
         return Err(Error::internal("the candidates do not fit the rows or the table"));
@@ -95,13 +108,18 @@ fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &N
         runtime.fill(ids.memory_mut()?, 0xff)?;
         return Ok(ids);
     }
-    let candidates = propose::spread(device, runtime, lists)?;
-    let mut s = Buffer::sized(device, rows * m)?;
-    score::gather_on(runtime, &mut s, scoring, &candidates.ids, m)?;
+    let spread = propose::Spread::new(runtime, lists)?;
+    let mut s = Buffer::sized(device, block * m)?;
     let sort = room(k, 128)?;
     let kernel = Kernel::new("score_topk", "topk_lists", &[("SORT", sort as i64)]);
-    let args = &mut [Arg::Out(&mut ids), Arg::In(&s), Arg::In(&candidates.ids), Arg::U32(m as u32), Arg::U32(k as u32)];
-    runtime.launch(&kernel, Grid { shared_bytes: 8 * sort as u32, ..Grid::row(rows, 128) }, args)?;
+    for first in (0..rows).step_by(block) {
+        let some = first..rows.min(first + block);
+        let candidates = spread.of(device, runtime, some.clone())?;
+        score::gather_rows_on(runtime, &mut s, scoring, candidates.ids(), m, some.clone())?;
+        let args =
+            &mut [Arg::OutFrom(&mut ids, 4 * first * k), Arg::In(&s), candidates.ids(), Arg::U32(m as u32), Arg::U32(k as u32)];
+        runtime.launch(&kernel, Grid { shared_bytes: 8 * sort as u32, ..Grid::row(some.len(), 128) }, args)?;
+    }
     Ok(ids)
 }
 
@@ -166,6 +184,25 @@ pub fn cases() -> Vec<Case> {
                 best.fetch(device)?;
                 Ok(vec![Output::ids("ids", best.ids)])
             }));
+        }
+        // A machine takes many rows in blocks; shared lists and rows' own are written out in two ways.
+        for sharers in [1, 2] {
+            cases.push(Case::new(
+                "score_topk",
+                format!("lists of {m}, of {sharers} rows, by 2 rows, R {r}, k {k}"),
+                move |device| {
+                    let inputs = inputs(device, shape, ScoreKind::Dot, true)?;
+                    let (scoring, lists) = (inputs.scoring(), case::lists(r, m, v, sharers));
+                    let mut best = match device {
+                        Device::Host(_) => of_lists(device, &scoring, &lists, k)?,
+                        Device::Machine(runtime) => {
+                            Negatives::of_rows_there(k, r, lists_by(2, device, &**runtime, &scoring, &lists, k)?, None)
+                        }
+                    };
+                    best.fetch(device)?;
+                    Ok(vec![Output::ids("ids", best.ids)])
+                },
+            ));
         }
     }
     for (turn, (shape, k)) in SCANS.into_iter().enumerate() {

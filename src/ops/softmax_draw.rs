@@ -27,7 +27,7 @@ use crate::ops::candidates::{self, Hidden, ITEMS};
 use crate::ops::case::{self, Case, Output, Values};
 use crate::ops::cost::Cost;
 use crate::ops::exclusion::Exclude;
-use crate::ops::negatives::{Negatives, Resident};
+use crate::ops::negatives::Negatives;
 use crate::ops::propose;
 use crate::ops::scan::{self, Tiles, Veil};
 use crate::ops::score::{self, Inputs, ScoreKind, Scoring, View, forms};
@@ -120,8 +120,22 @@ impl There {
     }
 }
 
-/// A list's weights live in global memory: 16 bytes per candidate.
+/// A list's weights live in global memory, 28 bytes per candidate with all that belongs to it, for as many rows at a time as
+/// [`scan::block`] says.
 fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, rule: &Rule) -> Result<Negatives> {
+    let block = scan::block(rule.row_keys.len(), 28 * lists.n);
+    lists_by(block, device, runtime, scoring, lists, rule)
+}
+
+/// The same, `block` rows at a time, which decides nothing.
+fn lists_by(
+    block: usize,
+    device: &Device,
+    runtime: &dyn Runtime,
+    scoring: &Scoring,
+    lists: &Negatives,
+    rule: &Rule,
+) -> Result<Negatives> {
     let (rows, m) = (rule.row_keys.len(), lists.n);
     if scoring.rows() != rows || lists.rows() != rows || !lists.fit_table(scoring.items) {
         return Err(Error::internal("the candidates do not fit the rows or the table"));
@@ -129,22 +143,26 @@ fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &N
     if rows * rule.n * m == 0 {
         return Ok(empty(rows, rule.n));
     }
-    let Resident { ids: candidates, log_q: proposed, .. } = &*propose::spread(device, runtime, lists)?;
-    let [mut s, mut weights, mut sums] = [(); 3].map(|()| Buffer::empty(device));
-    s.resize(device, rows * m)?;
-    weights.resize(device, 2 * rows * m)?;
-    sums.resize(device, 2 * rows * m)?;
-    score::gather_on(runtime, &mut s, scoring, candidates, m)?;
+    let spread = propose::Spread::new(runtime, lists)?;
+    let mut s = Buffer::sized(device, block * m)?;
+    let (mut weights, mut sums) = (Buffer::sized(device, 2 * block * m)?, Buffer::sized(device, 2 * block * m)?);
     let mut there = There::new(device, runtime, rule)?;
     // beta in two parts, because a kernel takes f32 and its weights are f64.
     let high = rule.beta as f32;
-    let mut args = vec![Arg::Out(&mut there.ids), Arg::Out(&mut there.log_q), Arg::Out(&mut weights), Arg::Out(&mut sums)];
-    args.extend([Arg::In(&s), Arg::In(candidates), scan::maybe(proposed), Arg::In(&there.keys)]);
-    args.extend([m, rule.n].map(|size| Arg::U32(size as u32)));
-    args.extend([high, (rule.beta - f64::from(high)) as f32].map(Arg::F32));
-    args.extend(rule.draws.parts().map(Arg::U32));
     let kernel = Kernel::new("softmax_draw", "softmax_draw_lists", &[("REPLACE", i64::from(rule.replace))]);
-    runtime.launch(&kernel, Grid::row(rows, 128), &mut args)?;
+    for first in (0..rows).step_by(block) {
+        let some = first..rows.min(first + block);
+        let candidates = spread.of(device, runtime, some.clone())?;
+        score::gather_rows_on(runtime, &mut s, scoring, candidates.ids(), m, some.clone())?;
+        let at = 4 * first * rule.n;
+        let mut args = vec![Arg::OutFrom(&mut there.ids, at), Arg::OutFrom(&mut there.log_q, at)];
+        args.extend([Arg::Out(&mut weights), Arg::Out(&mut sums), Arg::In(&s), candidates.ids(), candidates.log_q()]);
+        args.push(Arg::InFrom(&there.keys, 8 * first));
+        args.extend([m, rule.n].map(|size| Arg::U32(size as u32)));
+        args.extend([high, (rule.beta - f64::from(high)) as f32].map(Arg::F32));
+        args.extend(rule.draws.parts().map(Arg::U32));
+        runtime.launch(&kernel, Grid::row(some.len(), 128), &mut args)?;
+    }
     Ok(there.lists(rule))
 }
 
@@ -224,6 +242,22 @@ pub fn cases() -> Vec<Case> {
                 lists.log_q = case::noise(5, lists.ids.len()).iter().map(|&x| x as f32 - 3.0).collect();
                 lists.drop = case::ids(6, r * m, 4).iter().map(|&x| x == 0).collect();
                 output(device, of_lists(device, &inputs.scoring(), &lists, &rule_of(&case::batch(r, v), n, replace))?)
+            }));
+        }
+        // A machine takes many rows in blocks; shared lists and rows' own are written out in two ways.
+        for sharers in [1, 2] {
+            let name = format!("lists of {m}, of {sharers} rows, by 2 rows, R {r}, n {n}, replace {replace}");
+            cases.push(Case::new("softmax_draw", name, move |device| {
+                let inputs = Inputs::new(device, shape, ScoreKind::Dot, true, true)?;
+                let (scoring, batch) = (inputs.scoring(), case::batch(r, v));
+                let mut lists = case::lists(r, m, v, sharers);
+                lists.log_q = case::noise(5, lists.ids.len()).iter().map(|&x| x as f32 - 3.0).collect();
+                let rule = rule_of(&batch, n, replace);
+                let drawn = match device {
+                    Device::Host(_) => of_lists(device, &scoring, &lists, &rule)?,
+                    Device::Machine(runtime) => lists_by(2, device, &**runtime, &scoring, &lists, &rule)?,
+                };
+                output(device, drawn)
             }));
         }
     }

@@ -299,6 +299,8 @@ impl Runtime for Cuda {
             values.push(match arg {
                 Arg::In(buffer) => buffer.memory()?.address,
                 Arg::Out(buffer) => buffer.memory()?.address,
+                Arg::InFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
+                Arg::OutFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
                 Arg::None => 0,
                 Arg::U32(x) => u64::from(*x),
                 Arg::U64(x) => *x,

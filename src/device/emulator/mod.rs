@@ -346,18 +346,23 @@ impl Runtime for Emulator {
         let entry = self.entry(kernel)?;
         locked(&self.launched).insert((kernel.file, kernel.entry));
         let mut alive = vec![];
-        let mut pointer = |buffer: &Buffer, usage| -> Result<Argument> {
-            let address = buffer.memory()?.address;
+        let mut pointer = |buffer: &Buffer, from: usize, usage| -> Result<Argument> {
+            let (address, bytes) = (buffer.memory()?.address, 4 * buffer.len());
+            if from > bytes {
+                return Err(fault(kernel.entry, format!("an argument begins {from} bytes into {bytes}")));
+            }
             if address != 0 {
                 alive.push(self.alive(address));
             }
-            Ok(Argument { bits: address, bytes: buffer.len() as u64 * 4, usage })
+            Ok(Argument { bits: address + from as u64, bytes: (bytes - from) as u64, usage })
         };
         let mut arguments = vec![];
         for arg in args.iter() {
             arguments.push(match arg {
-                Arg::In(buffer) => pointer(buffer, Use::In)?,
-                Arg::Out(buffer) => pointer(buffer, Use::Out)?,
+                Arg::In(buffer) => pointer(buffer, 0, Use::In)?,
+                Arg::Out(buffer) => pointer(buffer, 0, Use::Out)?,
+                Arg::InFrom(buffer, bytes) => pointer(buffer, *bytes, Use::In)?,
+                Arg::OutFrom(buffer, bytes) => pointer(buffer, *bytes, Use::Out)?,
                 Arg::None => Argument { bits: 0, bytes: 0, usage: Use::None },
                 Arg::U32(x) => Argument { bits: u64::from(*x), bytes: 4, usage: Use::Integer },
                 Arg::U64(x) => Argument { bits: *x, bytes: 8, usage: Use::Integer },

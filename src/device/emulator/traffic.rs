@@ -96,6 +96,8 @@ impl Runtime for Metered {
             match arg {
                 Arg::In(buffer) => values.insert(format!("|{name}|"), buffer.len() as u64),
                 Arg::Out(buffer) => values.insert(format!("|{name}|"), buffer.len() as u64),
+                Arg::InFrom(buffer, from) => values.insert(format!("|{name}|"), (buffer.len() - from / 4) as u64),
+                Arg::OutFrom(buffer, from) => values.insert(format!("|{name}|"), (buffer.len() - *from / 4) as u64),
                 Arg::None => values.insert(format!("|{name}|"), 0),
                 Arg::U32(x) => values.insert(name.to_string(), u64::from(*x)),
                 Arg::U64(x) => values.insert(name.to_string(), *x),
