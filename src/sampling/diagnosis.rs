@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn of_a_large_batch_some_rows_are_looked_at() {
         let rows = 2 * ROWS + 1;
-        let mut negatives = Negatives::of_rows(2, rows, vec![19, 18].repeat(rows), Vec::new());
+        let mut negatives = Negatives::of_rows(2, rows, [19, 18].repeat(rows), Vec::new());
         assert_eq!((diagnose(&negatives, &[]).rows, diagnose(&negatives, &[]).per_positive), (rows.div_ceil(3), 2.0));
         negatives.generated = vec![0.5; 3 * rows];
         assert_eq!(diagnose(&negatives, &[]).per_positive, 5.0);

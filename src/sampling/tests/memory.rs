@@ -81,6 +81,9 @@ fn what_varies_is_preferred_and_what_is_restored_goes_on() {
     let (a, b) = (draw(&whole, &batch, 1.0, 5), draw(&continued, &batch, 1.0, 5));
     assert_eq!(a.ids, b.ids);
     assert_eq!(whole.state(), continued.state());
+    // Nothing of what came since is left where an earlier state is taken back.
+    continued.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
+    assert_eq!(continued.state(), state);
     assert_ne!(draw(&make(), &batch, 1.0, 5).ids, a.ids, "the memory matters");
     for (r, &id) in a.ids.iter().enumerate() {
         let user = r as u32 / 2;

@@ -80,6 +80,9 @@ pub(super) fn goes_on_after_a_checkpoint(
     assert_eq!(continued.state(), state);
     let (a, b) = (with_threads(1, &whole, *last), with_threads(3, &continued, *last));
     assert!(a.ids == b.ids && a.log_q == b.log_q && a.generated == b.generated && whole.state() == continued.state());
+    // Nothing of what came since is left where an earlier state is taken back.
+    whole.restore(&|name| state.iter().find(|s| s.name == name).map(|s| &s.values[..])).unwrap();
+    assert_eq!(whole.state(), state);
     (state, a, with_threads(2, &make(), *last))
 }
 
@@ -147,6 +150,35 @@ fn a_list_is_drawn_from_exactly_and_stands_for_the_catalogue() {
     }
 }
 
+/// What a row reports comes from its own list: candidates drawn by popularity, each divided by its own probability.
+#[test]
+fn every_row_corrects_for_the_probabilities_of_its_own_list() {
+    let world = gappy(40);
+    let popular = || super::kind("popularity", &[("alpha", number(1.0))]);
+    for scope in ["position", "sequence", "batch"] {
+        let model = Model::new(KINDS[0], 60, 40, true, false);
+        let select = super::kind("softmax_draw", &[("beta", number(2.0)), ("candidates", number(9.0))]);
+        let chosen = choosing(scope, 5, "history", popular(), select, true);
+        let [chosen, lists] = [chosen, config(scope, 9, "history", vec![popular()], true)]
+            .map(|config| Sampler::new(&config, &world.knowledge(), 3).unwrap());
+        let batch = batch(4, 15, 8, 0, &[1, 2, 30]);
+        let (negatives, lists) = (model.draw(&Device::HOST, &chosen, &batch, START), drawn(&lists, &batch));
+        for (r, g) in lists.groups_of_rows().into_iter().enumerate() {
+            let g = g as usize;
+            let mut weights = vec![0.0; 40];
+            for (slot, (&id, &log_q)) in lists.ids_of(g).iter().zip(&lists.log_q[g * 9..]).enumerate() {
+                if !lists.drop.get(r * 9 + slot).copied().unwrap_or(false) {
+                    weights[id as usize] += (2.0 * model.score(r, id as usize) - f64::from(log_q)).exp();
+                }
+            }
+            let law = law(&weights, &[]);
+            for (&id, &log_q) in negatives.ids_of(r).iter().zip(&negatives.log_q[r * 5..]) {
+                assert!((f64::from(log_q) - law[id as usize].ln()).abs() < 1e-4, "{scope}, row {r}, item {id}");
+            }
+        }
+    }
+}
+
 #[test]
 fn without_replacement_the_first_two_follow_successive_sampling() {
     let world = gappy(13);
@@ -173,6 +205,32 @@ fn without_replacement_the_first_two_follow_successive_sampling() {
             }
         }
     }
+}
+
+/// Without replacement a drawn item's weight leaves its tile too, so the second draw comes from that tile as rarely as it should.
+#[test]
+fn a_tile_is_lighter_by_what_was_drawn_from_it() {
+    let world = gappy(4099);
+    let model = Model::new(ScoreKind::Dot, 3000, 4099, false, true);
+    let select = super::kind("softmax_draw", &[("beta", number(4.0)), ("replace", Value::Flag(false))]);
+    let config = choosing("position", 2, "target", super::kind("catalogue", &[]), select, false);
+    let sampler = Sampler::new(&config, &world.knowledge(), 3).unwrap();
+    let negatives = model.draw(&Device::HOST, &sampler, &batch(2, 1500, 8, 0, &[]), START);
+    let weights = law(&preference(&model, &world, 4.0), &[8]);
+    let tile = |item: usize| item / crate::ops::candidates::ITEMS;
+    let mut of_tile = [0.0; 3];
+    (0..4099).for_each(|i| of_tile[tile(i)] += weights[i]);
+    // The tiles of the two draws, and what they would be if a tile kept its weight.
+    let (mut expected, mut kept) = (vec![0.0; 9], vec![0.0; 9]);
+    for (i, second) in (0..4099).flat_map(|i| (0..3).map(move |second| (i, second))) {
+        let own = if tile(i) == second { weights[i] } else { 0.0 };
+        expected[3 * tile(i) + second] += weights[i] * (of_tile[second] - own) / (1.0 - weights[i]);
+        kept[3 * tile(i) + second] += weights[i] * of_tile[second];
+    }
+    let tiles = (0..3000).map(|r| negatives.ids_of(r).iter().fold(0, |pair, &i| 3 * pair + tile(i as usize) as u32));
+    let met = count(9, tiles);
+    assert_law("tiles", &met, &expected);
+    assert!(verdict(&met, &kept).is_err(), "{met:?} against {expected:?} and {kept:?}");
 }
 
 #[test]
