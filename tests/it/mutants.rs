@@ -407,7 +407,7 @@ fn what_is_said_to_be_equivalent_is_made() {
 
 #[test]
 fn mutants_change_what_they_should() {
-    let text = "// a < b\nKERNEL(32, k)\n(float* y, u32 n) {\n  SHARED(float, s_x, [4][8]);\n  if (lane == 0) __syncwarp();\n  for (u32 i = 0; i < n; ++i) atomicAdd(&y[i], f(i, n));\n  for (u32 c = lane; c < D; c += 32) y[c] = 0;\n  cp_async_wait<0>();\n}\n";
+    let text = "// a < b\nKERNEL(32, k)(float* y, u32 n) {\n  SHARED(float, s_x, [4][8]);\n  if (lane == 0) __syncwarp();\n  for (u32 i = 0; i < n; ++i) atomicAdd(&y[i], f(i, n));\n  for (u32 c = lane; c < D; c += 32) y[c] = 0;\n  cp_async_wait<0>();\n}\n";
     let changes: Vec<String> = mutants("k", text).into_iter().map(|m| format!("{} {}", m.line, m.change)).collect();
     assert_eq!(
         changes,
