@@ -62,6 +62,12 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
         "OWN is at most STREAM: never equal",
     ),
     (
+        "sampled_loss",
+        "for (int step = LANES; step <= 32; step *= 2) most = fmaxf(",
+        1,
+        "no lane is 32 lanes away: its own value comes back",
+    ),
+    (
         "softmax_draw",
         "if (!(total > 0.0 && total <= (double)INF)) return ~0u;",
         1,
@@ -69,6 +75,7 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
     ),
     ("softmax_draw", "if (below <= n) return below;", 1, "the mark passes the last sum by rounding only, once in 2^50 draws"),
     ("softmax_draw", "if (query.lane == 0 && x <= count) s_weight[x] =", 1, "the weight behind the last is 0 and not summed"),
+    ("touched", "for (int k = 0; k <= 4; ++k) {", 1, "the next block's first ids once more: a bit set twice is set"),
 ];
 
 /// How many mutants every `cargo test` tries.
