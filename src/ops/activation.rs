@@ -29,7 +29,7 @@ pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, kind: Activation) ->
     y.resize(device, x.len())?;
     dispatch!(device, T => {
         let (y, x) = (T::of_mut(y)?, T::of(x)?);
-        y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| vector::fast(|| match kind {
+        y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| vector::fast(#[inline(always)] || match kind {
             Activation::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x > T::ZERO { x } else { T::ZERO }),
             Activation::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = gelu(x).0),
         }));
@@ -41,7 +41,7 @@ pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, kind: Activation) ->
 pub fn backward(device: &Device, d: &mut Buffer, x: &Buffer, kind: Activation) -> Result<()> {
     dispatch!(device, T => {
         let (d, x) = (T::of_mut(d)?, T::of(x)?);
-        d.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(d, x)| vector::fast(|| match kind {
+        d.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(d, x)| vector::fast(#[inline(always)] || match kind {
             Activation::Relu => d.iter_mut().zip(x).for_each(|(d, &x)| *d = if x > T::ZERO { *d } else { T::ZERO }),
             Activation::Gelu => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= gelu(x).1),
         }));

@@ -57,7 +57,7 @@ pub fn forward(
         let qkv = T::of(qkv)?;
         out.into_par_iter().zip(lse).enumerate().for_each_init(Vec::new, |tile, (b, (out, lse))| {
             let first = offsets[b] as usize;
-            vector::fast(|| attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
+            vector::fast(#[inline(always)] || attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
         });
         Ok(())
     }, runtime => launch_forward(&**runtime, out, lse, qkv, offsets, shape, dropout))
@@ -83,7 +83,7 @@ pub fn backward(
         dqkv.into_par_iter().enumerate().for_each_init(|| (Vec::new(), Vec::new()), |(p, dp), (b, dqkv)| {
             let first = offsets[b] as usize;
             let d = first * shape.dim;
-            vector::fast(|| {
+            vector::fast(#[inline(always)] || {
                 differentiate::<T>(dqkv, &dout[d..], &out[d..], &lse[first * shape.heads..], &qkv[3 * d..], first, shape, dropout, p, dp);
             });
         });

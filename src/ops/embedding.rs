@@ -63,15 +63,18 @@ fn check(table_len: usize, ids: &[u32], dim: usize) -> Result<()> {
 fn gather<T: Real>(out: &mut [T], mode: Into, table: &[T], ids: &[u32], dim: usize, scale: f64) {
     let scale = T::from_f64(scale);
     out.par_chunks_mut(TASK * dim).zip(ids.par_chunks(TASK)).for_each(|(out, ids)| {
-        vector::fast(|| {
-            for (out, &id) in out.chunks_exact_mut(dim).zip(ids) {
-                let row = &table[id as usize * dim..][..dim];
-                match mode {
-                    Into::Set => out.iter_mut().zip(row).for_each(|(o, &t)| *o = t * scale),
-                    Into::Add => out.iter_mut().zip(row).for_each(|(o, &t)| *o += t * scale),
+        vector::fast(
+            #[inline(always)]
+            || {
+                for (out, &id) in out.chunks_exact_mut(dim).zip(ids) {
+                    let row = &table[id as usize * dim..][..dim];
+                    match mode {
+                        Into::Set => out.iter_mut().zip(row).for_each(|(o, &t)| *o = t * scale),
+                        Into::Add => out.iter_mut().zip(row).for_each(|(o, &t)| *o += t * scale),
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -79,15 +82,18 @@ fn scatter<T: Real>(dtable: &mut [T], dout: &[T], ids: &[u32], dim: usize, scale
     let scale = T::from_f64(scale);
     let (starts, order) = rows_by_id(ids, dtable.len() / dim);
     dtable.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, dtable)| {
-        vector::fast(|| {
-            for (i, drow) in dtable.chunks_exact_mut(dim).enumerate() {
-                let id = task * TASK + i;
-                for &r in &order[starts[id] as usize..starts[id + 1] as usize] {
-                    let d = &dout[r as usize * dim..][..dim];
-                    drow.iter_mut().zip(d).for_each(|(o, &d)| *o += d * scale);
+        vector::fast(
+            #[inline(always)]
+            || {
+                for (i, drow) in dtable.chunks_exact_mut(dim).enumerate() {
+                    let id = task * TASK + i;
+                    for &r in &order[starts[id] as usize..starts[id + 1] as usize] {
+                        let d = &dout[r as usize * dim..][..dim];
+                        drow.iter_mut().zip(d).for_each(|(o, &d)| *o += d * scale);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -37,7 +37,7 @@ pub fn forward(
         matmul::rows(y, Mat::new(T::of(x)?, k), Mat::new(T::of(w)?, n), [rows, n, k], false);
         if let Some(b) = b {
             let b = T::of(b)?;
-            y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(|| {
+            y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(#[inline(always)] || {
                 for y in y.chunks_exact_mut(n) {
                     y.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
                 }
