@@ -11,7 +11,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 
 const TASK: usize = 16 * 1024;
@@ -71,7 +71,8 @@ fn launch(runtime: &dyn Runtime, entry: &'static str, out: &mut Buffer, x: &Buff
 
 /// Of n `elements`.
 pub fn cost(elements: usize) -> Pass {
-    Pass { forward: Cost::moved(2 * elements), backward: Cost::moved(3 * elements) }
+    let of = |numbers: usize| Cost::moved(numbers).of(Operation::Activation, 4 * numbers as u64);
+    Pass { forward: of(2 * elements), backward: of(3 * elements) }
 }
 
 pub fn cases() -> Vec<Case> {

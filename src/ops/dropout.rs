@@ -9,7 +9,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 use crate::rng::{Draws, Stream};
 
@@ -72,12 +72,12 @@ pub fn residual(device: &Device, out: &mut Buffer, x: &Buffer, branch: &Buffer, 
 
 /// [`forward`] of n `elements`; its gradient is the same operation.
 pub fn cost(elements: usize) -> Cost {
-    Cost::moved(2 * elements)
+    Cost::moved(2 * elements).of(Operation::Dropout, elements as u64)
 }
 
 /// [`residual`] of n `elements`; the gradient of the branch is [`forward`], that of `x` is free.
 pub fn residual_cost(elements: usize) -> Pass {
-    Pass { forward: Cost::moved(3 * elements), backward: cost(elements) }
+    Pass { forward: Cost::moved(3 * elements).of(Operation::Dropout, elements as u64), backward: cost(elements) }
 }
 
 fn scale<T: Real>(y: &mut [T], x: &[T], dropout: Option<&Dropout>) {

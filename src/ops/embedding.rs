@@ -15,7 +15,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass, distinct};
+use crate::ops::cost::{Cost, Operation, Pass, distinct};
 use crate::ops::segments::{self, Segments};
 use crate::ops::vector;
 
@@ -48,7 +48,8 @@ pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32]
 pub fn cost(rows: usize, of: usize, dim: usize, mode: Into) -> Pass {
     let (out, table) = (rows * dim, distinct(rows, of) * dim);
     let written = if mode == Into::Add { 2 * out } else { out };
-    Pass { forward: Cost::moved(rows + table + written), backward: Cost::moved(rows + out + 2 * table) }
+    let backward = Cost::moved(rows + out + 2 * table).and(Operation::Group, (rows + of) as u64);
+    Pass { forward: Cost::moved(rows + table + written), backward }
 }
 
 /// An id beyond the table would read foreign memory on a machine; it is refused once, here.

@@ -14,7 +14,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::{column_sum, vector};
 
 /// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
@@ -52,7 +52,8 @@ pub fn backward(
 /// Of R `rows` of D numbers.
 pub fn cost(rows: usize, dim: usize) -> Pass {
     let n = rows * dim;
-    Pass { forward: Cost::moved(2 * n + 2 * rows + 2 * dim), backward: Cost::moved(3 * n + 2 * rows + 5 * dim) }
+    let of = |numbers: usize| Cost::moved(numbers).of(Operation::Norm, 4 * numbers as u64);
+    Pass { forward: of(2 * n + 2 * rows + 2 * dim), backward: of(3 * n + 2 * rows + 5 * dim) }
 }
 
 fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &[T]) {

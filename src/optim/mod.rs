@@ -14,7 +14,7 @@ use crate::device::{Buffer, Device, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::Cost;
+use crate::ops::cost::{Cost, Operation};
 use crate::ops::param::{Param, Role};
 use crate::ops::touched::Rows;
 use adamw::{AdamW, Last, Moments};
@@ -101,14 +101,15 @@ impl Optimizer {
     pub fn cost(config: &config::Optim, shape: &[usize], table: bool, touched: Option<usize>) -> Cost {
         let elements: usize = shape.iter().product();
         let lazy = table && shape.len() > 1 && Optimizer::lazily(&config.tables, elements);
-        match lazy {
-            false => Cost::moved(9 * elements),
+        let numbers = match lazy {
+            false => 9 * elements,
             true => {
                 let rows = touched.unwrap_or(shape[0]).min(shape[0]);
                 // The id of a row, and the 8 bytes of the step that touched it last.
-                Cost::moved(rows * (9 * elements / shape[0].max(1) + 5))
+                rows * (9 * elements / shape[0].max(1) + 5)
             }
-        }
+        };
+        Cost::moved(numbers).of(Operation::Update, 4 * numbers as u64)
     }
 
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.

@@ -6,11 +6,11 @@
 //!
 //! The units are those of `ops/cost.rs`. A unit's price is that of the operation itself, the one training calls, on a problem of
 //! the same width and of about as many rows: at most [`NUMBERS`] in an array, so that all of them take a fraction of a second.
-//! A sampler is built as the settings say and draws for a log made for the purpose. What is then predicted rests on two
-//! assumptions, and is wrong where they are: that a price does not change with the number of rows, and that arrays are found in
-//! the same cache level as here (a step walks through more of them than a measurement of one operation does).
+//! A sampler is built as the settings say and draws for a log made for the purpose. Of several runs the fastest counts, so that
+//! what else the machine does raises no price: a prediction is of a machine left alone, and a busy one is slower by as much as it
+//! is busy. It rests on two assumptions, and is wrong where they are: that a price does not change with the number of rows, and
+//! that arrays are found in the last cache level when they are wanted again.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::config::{self, Config};
@@ -35,15 +35,16 @@ use crate::sampling::cost::Draw;
 use crate::sampling::{Clusters, Knowledge, Moment, Sampler};
 use crate::train::cost::StepCost;
 use crate::train::plan::{Counts, Shape};
-use crate::train::profile::Median;
 
 /// Numbers in an array of rows, 1 MiB, and in a table, 16 MiB: as far as a step's own sizes reach.
 const NUMBERS: usize = 1 << 18;
 const TABLE: usize = 1 << 22;
 /// Negatives or candidates of all rows together.
 const DRAWN: usize = 1 << 17;
+/// Numbers in either of the arrays that are walked through between two runs, 4 MiB each.
+const OTHERS: usize = 1 << 20;
 /// Measurements of each after one that allocates, fewer once they have taken so many seconds.
-const REPEATS: usize = 7;
+const REPEATS: usize = 15;
 const ENOUGH: f64 = 0.08;
 
 /// Seconds of a unit of every operation that a step has, and the parts of a step that could not be measured.
@@ -114,22 +115,21 @@ impl Prices {
         Ok(prices)
     }
 
+    /// Of several measurements, at least one: the least of each price.
+    pub fn least(all: &[Prices]) -> Prices {
+        let seconds = std::array::from_fn(|i| least(all.iter().map(|prices| prices.seconds[i])));
+        Prices { seconds, missing: all.first().map_or(vec![], |prices| prices.missing.clone()) }
+    }
+
     /// Seconds that `cost` is predicted to take.
     pub fn predicted(&self, cost: Cost) -> f64 {
         cost.units.iter().zip(self.seconds).map(|(&units, seconds)| units as f64 * seconds).sum()
     }
 }
 
-/// Seconds of a unit where `run` does `units` of them.
-fn unit(units: u64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    run()?;
-    let (mut times, began) = (vec![], Instant::now());
-    while times.len() < REPEATS && (times.len() < 3 || began.elapsed().as_secs_f64() < ENOUGH) {
-        let started = Instant::now();
-        run()?;
-        times.push(started.elapsed().as_secs_f64());
-    }
-    Ok(Median::of(times).median / units.max(1) as f64)
+/// The smallest of some seconds.
+pub fn least(seconds: impl IntoIterator<Item = f64>) -> f64 {
+    seconds.into_iter().fold(f64::INFINITY, f64::min)
 }
 
 /// Units of `operation` in a cost.
@@ -138,6 +138,20 @@ fn units(cost: Cost, operation: Operation) -> u64 {
 }
 
 impl Scene<'_> {
+    /// Seconds of a unit where `run` does `units` of them. Before each run other arrays are walked through, so that its own are found
+    /// where a step finds them: beyond the caches of a core, within the one that all share.
+    fn unit(&self, units: u64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+        run()?;
+        let (mut times, began) = (vec![], Instant::now());
+        let mut others = (self.device.zeros(OTHERS)?, self.device.zeros(OTHERS)?);
+        while times.len() < REPEATS && (times.len() < 3 || began.elapsed().as_secs_f64() < ENOUGH) {
+            rows::add(self.device, &mut others.0, &others.1, 0.5)?;
+            let started = Instant::now();
+            run()?;
+            times.push(started.elapsed().as_secs_f64());
+        }
+        Ok(least(times) / units.max(1) as f64)
+    }
     /// `n` numbers around zero.
     fn reals(&self, n: usize) -> Result<Buffer> {
         self.device.reals(&(0..n).map(|i| (i as f64 * 0.618).fract() - 0.5).collect::<Vec<f64>>())
@@ -155,12 +169,10 @@ impl Scene<'_> {
         (self.hyper.dropout > 0.0).then(|| Dropout::new(self.hyper.dropout, self.config.train.seed, 0, 0))
     }
 
-    /// Several pairs of arrays in turns: a step does not find the one it has just left.
     fn pass(&self) -> Result<f64> {
         let n = self.rows * self.hyper.dim;
-        let mut pairs = (0..4).map(|_| Ok((self.device.zeros(n)?, self.reals(n)?))).collect::<Result<Vec<_>>>()?;
-        let each = rows::add_cost(n).bytes;
-        unit(4 * each, || pairs.iter_mut().try_for_each(|(y, x)| rows::add(self.device, y, x, 0.5)))
+        let (mut y, x) = (self.device.zeros(n)?, self.reals(n)?);
+        self.unit(rows::add_cost(n).bytes, || rows::add(self.device, &mut y, &x, 0.5))
     }
 
     /// Forward and backward of the widest layer of attention, D to 3 D.
@@ -170,7 +182,7 @@ impl Scene<'_> {
         let (mut y, mut dx) = (Buffer::empty(device), Buffer::empty(device));
         let (mut dw, mut db) = (device.zeros(k * n)?, device.zeros(n)?);
         let cost = linear::cost(r, k, n, true);
-        unit(units(cost.forward + cost.backward, Operation::Layer), || {
+        self.unit(units(cost.forward + cost.backward, Operation::Layer), || {
             linear::forward(device, &mut y, &x, &w, Some(&b), r, k, n)?;
             linear::backward(device, Some(&mut dx), &mut dw, Some(&mut db), &dy, &x, &w, r, k, n)
         })
@@ -183,7 +195,7 @@ impl Scene<'_> {
         let (mut out, mut lse, mut dqkv) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
         let lengths = Lengths::of(offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize));
         let cost = attention::cost(r, shape.pairs(r, lengths.squares), shape);
-        unit(units(cost.forward + cost.backward, Operation::Attention), || {
+        self.unit(units(cost.forward + cost.backward, Operation::Attention), || {
             attention::forward(device, &mut out, &mut lse, &qkv, &offsets, shape, drop.as_ref())?;
             attention::backward(device, &mut dqkv, &dout, &out, &lse, &qkv, &offsets, shape, drop.as_ref())
         })
@@ -195,7 +207,7 @@ impl Scene<'_> {
         let (mut y, mut stats, mut dx) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
         let (mut dgain, mut dbias) = (device.zeros(d)?, device.zeros(d)?);
         let cost = layer_norm::cost(self.rows, d);
-        unit(units(cost.forward + cost.backward, Operation::Norm), || {
+        self.unit(units(cost.forward + cost.backward, Operation::Norm), || {
             layer_norm::forward(device, &mut y, &mut stats, &x, &gain, &bias)?;
             layer_norm::backward(device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)
         })
@@ -206,7 +218,7 @@ impl Scene<'_> {
         let (device, n, drop) = (self.device, self.rows * self.hyper.dim, self.masks());
         let (x, branch, mut y, mut dx) = (self.reals(n)?, self.reals(n)?, Buffer::empty(device), Buffer::empty(device));
         let cost = dropout::residual_cost(n);
-        unit(units(cost.forward + cost.backward, Operation::Dropout), || {
+        self.unit(units(cost.forward + cost.backward, Operation::Dropout), || {
             dropout::residual(device, &mut y, &x, &branch, drop.as_ref())?;
             dropout::forward(device, &mut dx, &y, drop.as_ref())
         })
@@ -216,7 +228,7 @@ impl Scene<'_> {
         let (device, n, kind) = (self.device, self.rows * self.hyper.ffn, self.hyper.activation);
         let (x, mut dy, mut y) = (self.reals(n)?, self.reals(n)?, Buffer::empty(device));
         let cost = activation::cost(n);
-        unit(units(cost.forward + cost.backward, Operation::Activation), || {
+        self.unit(units(cost.forward + cost.backward, Operation::Activation), || {
             activation::forward(device, &mut y, &x, kind)?;
             activation::backward(device, &mut dy, &x, kind)
         })
@@ -227,17 +239,18 @@ impl Scene<'_> {
         let items = items.clamp(self.items, TABLE);
         let (ids, dout, mut dtable) = (self.ids(1, self.rows), self.reals(self.rows)?, self.device.zeros(items)?);
         let cost = embedding::cost(self.rows, items, 1, embedding::Into::Set).backward;
-        unit(units(cost, Operation::Group), || embedding::backward(self.device, &mut dtable, &dout, &ids, 1, 1.0))
+        self.unit(units(cost, Operation::Group), || embedding::backward(self.device, &mut dtable, &dout, &ids, 1, 1.0))
     }
 
     fn update(&self) -> Result<f64> {
-        let (config, shape) = (config::Optim { tables: "dense".into(), ..self.config.optim.clone() }, [self.items, self.hyper.dim]);
+        let (config, shape) =
+            (config::Optim { tables: "dense".into(), ..self.config.optim.clone() }, [self.items, self.hyper.dim]);
         let n = self.items * self.hyper.dim;
         let (value, grad) = (self.reals(n)?, self.device.zeros(n)?);
         let mut params = [Param { name: "items".into(), shape: shape.to_vec(), role: Role::Table, value, grad }];
         let mut optimizer = Optimizer::new(self.device, &config, &params)?;
         let (cost, mut step) = (Optimizer::cost(&config, &shape, true, None), 0);
-        unit(units(cost, Operation::Update), || {
+        self.unit(units(cost, Operation::Update), || {
             step += 1;
             optimizer.step(self.device, &mut params, &[], step, 1e-3).map(|_| ())
         })
@@ -263,7 +276,7 @@ impl Scene<'_> {
         let scoring = Scoring { kind: self.hyper.score, dim: d, items: self.items, query: &query, context, table: &table };
         let mut to = [Buffer::empty(device), Buffer::empty(device), Buffer::empty(device), device.zeros(self.items * d)?];
         let of_step = sampled_loss::cost(r, 1, draw.negatives, w, self.items, d, self.hyper.context, 1);
-        unit(units(of_step, Operation::Pairs), || {
+        self.unit(units(of_step, Operation::Pairs), || {
             let [query, of_context, of_wrong, table] = &mut to;
             let (of_context, of_wrong) = (context.is_some().then_some(of_context), (w > 0).then_some(of_wrong));
             let grads = Gradients { query, context: of_context, wrong: of_wrong, table };
@@ -274,13 +287,14 @@ impl Scene<'_> {
 
     fn catalogue(&self) -> Result<f64> {
         let (device, d, r) = (self.device, self.hyper.dim, self.rows.min(256));
-        let (query, context, table, targets) = (self.reals(r * d)?, self.reals(r * d)?, self.reals(self.items * d)?, self.ids(3, r));
+        let (query, context, table, targets) =
+            (self.reals(r * d)?, self.reals(r * d)?, self.reals(self.items * d)?, self.ids(3, r));
         let context = self.hyper.context.then_some(&context);
         let scoring = Scoring { kind: self.hyper.score, dim: d, items: self.items, query: &query, context, table: &table };
         let mut to = [Buffer::empty(device), Buffer::empty(device), device.zeros(self.items * d)?];
         let products = score::products(self.hyper.score, self.hyper.context);
         let cost = full_softmax::cost(r, self.items, d, self.hyper.context, products);
-        unit(units(cost, Operation::Catalogue), || {
+        self.unit(units(cost, Operation::Catalogue), || {
             let [query, of_context, table] = &mut to;
             let grads = Gradients { query, context: context.is_some().then_some(of_context), wrong: None, table };
             full_softmax::forward_backward(device, grads, &scoring, &targets, 1e-3).map(|_| ())
@@ -342,21 +356,103 @@ impl Scene<'_> {
         let of = crate::sampling::memory::Extent { items: self.items, rows: r, sequences: users, dim: d, ..Default::default() };
         let cost = crate::sampling::cost::draw(&self.config.sampler, &of, 1)?;
         let moment = Moment { epoch: 1.0, epoch_index: 1, batch_index: 0 };
-        let (mut proposed, mut number) = (vec![], 0);
-        let all = unit(1, || {
+        let (mut proposed, mut behind, mut number) = (f64::INFINITY, f64::INFINITY, 0);
+        self.unit(1, || {
             let (began, mut told) = (Instant::now(), 0.0);
             let mut tell = || told = began.elapsed().as_secs_f64();
             number += 1;
             let moment = Moment { batch_index: number, ..moment };
             sampler.draw_telling(self.device, &batch, Some(&scoring), moment, &mut tell)?;
-            proposed.push(told);
+            (proposed, behind) = (told.min(proposed), (began.elapsed().as_secs_f64() - told).min(behind));
             Ok(())
         })?;
-        let proposed = Median::of(proposed).median;
-        let each = |seconds: f64, cost: Cost, operation| seconds / units(cost, operation).max(1) as f64;
-        Ok(Some([
-            each(proposed, cost.propose, Operation::Propose),
-            each(all - proposed, cost.select, Operation::Select),
-        ]))
+        let each = |seconds: f64, cost: Cost, operation| match units(cost, operation) {
+            0 => 0.0,
+            units => seconds / units as f64,
+        };
+        Ok(Some([each(proposed, cost.propose, Operation::Propose), each(behind, cost.select, Operation::Select)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_adds_units_at_their_prices() {
+        let prices = |layer: f64, pass: f64| {
+            let mut prices = Prices::default();
+            prices.seconds[Operation::Layer as usize] = layer;
+            prices.seconds[Operation::Pass as usize] = pass;
+            prices
+        };
+        let cost = Cost::new(10, 3).of(Operation::Layer, 10) + Cost::moved(5);
+        assert_eq!(prices(2.0, 0.5).predicted(cost), 2.0 * 10.0 + 0.5 * 20.0);
+        assert_eq!(prices(2.0, 0.5).predicted(Cost::default()), 0.0);
+        let of_three = Prices::least(&[prices(9.0, 1.0), prices(2.0, 0.5), prices(1.0, 7.0)]);
+        assert_eq!((of_three.predicted(cost), of_three.missing.len()), (10.0 + 0.5 * 20.0, 0));
+    }
+
+    /// A configuration of a small model, and the operations it has.
+    fn priced(settings: impl Fn(&mut Config)) -> (Prices, Cost) {
+        let mut config = Config::default();
+        config.model = config::Model { dim: 8, heads: 2, layers: 1, max_len: 10, ..config.model };
+        config.train.batch_size = 4;
+        settings(&mut config);
+        let counts = Counts::assumed(300, 50, Some(600), &config).unwrap();
+        let lengths = counts.lengths.mean(13);
+        let cost = StepCost::new(&config, &counts, lengths).unwrap();
+        let prices = Prices::measure(&config, &counts, lengths, &cost).unwrap();
+        (prices, cost.parts.into_iter().sum())
+    }
+
+    #[test]
+    fn every_operation_of_a_step_has_a_price_and_no_other() {
+        let sampler = |config: &mut Config, preset: &str, loss: &str| {
+            config.sampler.preset = preset.into();
+            config.loss.kind = loss.into();
+        };
+        let all: [&dyn Fn(&mut Config); 9] = [
+            &|_| {},
+            &|config| config.loss.kind = "whole_data".into(),
+            &|config| sampler(config, "uniform", "bce"),
+            &|config| {
+                sampler(config, "uniform", "sampled_softmax");
+                config.sampler.scope = Some("batch".into());
+                config.model.dropout = 0.0;
+                config.model.activation = "gelu".into();
+            },
+            &|config| {
+                sampler(config, "uniform", "bce");
+                config.sampler.scope = Some("sequence".into());
+                config.model.score = "cosine".into();
+            },
+            &|config| sampler(config, "popularity", "sampled_softmax"),
+            &|config| {
+                sampler(config, "cans", "sampled_softmax");
+                config.model.kind = "cans".into();
+                config.sampler.negatives = Some(5);
+            },
+            &|config| sampler(config, "genni-full", "bce"),
+            &|config| sampler(config, "srns", "bce"),
+        ];
+        for (i, settings) in all.into_iter().enumerate() {
+            let (prices, cost) = priced(settings);
+            for operation in Operation::ALL {
+                let (units, seconds) = (units(cost, operation), prices.seconds[operation as usize]);
+                assert_eq!(units > 0, seconds > 0.0, "configuration {i}, {operation:?}: {units} units of {seconds} s");
+            }
+            assert!(prices.missing.is_empty() && prices.predicted(cost).is_finite(), "configuration {i}: {:?}", prices.missing);
+        }
+    }
+
+    #[test]
+    fn a_sampler_that_needs_more_of_its_log_is_left_out_and_named() {
+        let (prices, cost) = priced(|config| {
+            config.sampler.preset = "same-attribute".into();
+            config.loss.kind = "bce".into();
+        });
+        assert_eq!(prices.missing.len(), 1);
+        assert!(prices.predicted(cost) > 0.0 && prices.seconds[Operation::Propose as usize] == 0.0);
     }
 }
