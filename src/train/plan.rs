@@ -268,6 +268,7 @@ impl MemoryPlan {
             training_events: c.training_events,
             cluster_pairs: c.cluster_pairs,
             clusters: config.data.clusters as usize,
+            users: c.sequences.min(c.users),
             rows: queries,
             sequences,
             dim: d,
@@ -301,6 +302,7 @@ impl MemoryPlan {
             scratch += (4 * queries * wrong * (d + c.numeric + c.categories.len())) as u64;
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
             plan.uncounted.extend(n.uncounted.iter().map(|kind| format!("tables of `{kind}`")));
+            plan.uncounted.extend(n.uncounted_drawing.iter().map(|kind| format!("what `{kind}` takes while it draws")));
         } else {
             let cosine = hyper.score != ScoreKind::Dot;
             let scratch = full_softmax::bytes(c.items, d, queries, cosine, hyper.context);
@@ -322,6 +324,7 @@ impl MemoryPlan {
             let scores = 2 * 4 * tile * c.items + moment;
             plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
             if config.eval.baselines {
+                // A rule per pair of items that follow each other in some history, which only counting them tells.
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
             }
         }
