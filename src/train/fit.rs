@@ -33,7 +33,7 @@ pub struct StepReport {
 }
 
 /// Seconds of each stage of a step. On a machine that works behind the host's back a stage ends where the next begins to
-/// wait, unless the stages are timed one by one (`train/profile.rs`).
+/// wait, unless the machine marks its own time at their borders (`train/profile.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stages {
     /// Order of the epoch, sequences, context.
