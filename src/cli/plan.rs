@@ -1,5 +1,5 @@
 //! `hardneg plan [LOG]`: what memory a run needs, part by part, before it takes any; whether it fits, and what would make it fit;
-//! and the least time its steps take here.
+//! and the least time its steps take here, and the time they are predicted to take.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::train::ceilings::Ceilings;
 use crate::train::cost::{Floor, StepCost};
 use crate::train::fit::Training;
 use crate::train::plan::{self, Counts, MemoryPlan, Moment};
-use crate::train::profile::Median;
+use crate::train::prices::Prices;
+use crate::train::profile::{self, Median};
 use crate::train::step::Trainer;
 
 /// Version of the JSON output; a new one when a name or a unit changes.
@@ -47,7 +48,7 @@ pub struct Args {
     /// What there is, such as 80G or 512M (powers of 1024); this machine's or the GPU's by default
     #[arg(long, value_name = "BYTES")]
     memory: Option<String>,
-    /// Train a few steps and evaluate once, and hold the plan to the memory that took
+    /// Train a few steps and evaluate once, and hold the plan to the memory and the time that took
     #[arg(long, conflicts_with = "items")]
     measure: bool,
     #[command(flatten)]
@@ -90,7 +91,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         _ => None,
     };
     // After the count, which a product made before it would change.
-    let time = Time::new(config, &sizes, &device)?;
+    let time = Time::new(config, &sizes, &device, set.as_ref().filter(|_| args.measure))?;
     let (moment, needed) = plan.peak(gpu);
     let fits = needed <= memory;
     let changes = if fits { vec![] } else { plan::changes(config, memory, gpu, threads, &counts)? };
@@ -145,7 +146,11 @@ fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]
     }
 }
 
-/// The least time a step takes on this machine.
+/// How far predictions were from the fastest steps of many configurations.
+const WITHIN: &str = "within a factor of 1.22 of the fastest step in the median of 18 configurations, of 2.11 in the worst: \
+                      benches/runs/2026-11-28-cpu-prediction";
+
+/// The least time a step takes on this machine, and the time it is predicted to take.
 #[derive(Serialize)]
 struct Time {
     ceilings: Ceilings,
@@ -154,34 +159,81 @@ struct Time {
     /// Seconds of that step, and of all steps of an epoch.
     step_floor: f64,
     epoch_floor: f64,
+    /// The same, predicted; none on a machine.
+    step_predicted: Option<f64>,
+    epoch_predicted: Option<f64>,
     steps_per_epoch: u64,
     uncounted: Vec<&'static str>,
+    /// Parts of a step that the prediction leaves out.
+    unpredicted: Vec<&'static str>,
 }
 
 impl Time {
-    fn new(config: &Config, sizes: &Counts, device: &Device) -> Result<Time> {
+    /// With a log, of some steps on it as well.
+    fn new(config: &Config, sizes: &Counts, device: &Device, steps: Option<&Arc<TrainingSet>>) -> Result<Time> {
         let steps_per_epoch = (sizes.lengths.sequences as u64).div_ceil(u64::from(config.train.batch_size.max(1)));
-        let cost = StepCost::new(config, sizes, sizes.lengths.mean(steps_per_epoch))?;
+        let lengths = sizes.lengths.mean(steps_per_epoch);
+        let cost = StepCost::new(config, sizes, lengths)?;
         let ceilings = Ceilings::measure(device)?;
-        let parts = cost.floors(&ceilings);
+        let (prices, took) = match (device, steps) {
+            (Device::Machine(_), _) => (None, None),
+            (_, None) => (Some(Prices::measure(config, sizes, lengths, &cost)?), None),
+            (_, Some(set)) => {
+                let held = profile::hold(config, set, sizes, lengths, &cost)?;
+                (Some(held.prices), Some(held.parts))
+            }
+        };
+        let mut parts = cost.floors(&ceilings, prices.as_ref());
+        for (part, (fastest, median)) in parts.iter_mut().zip(took.into_iter().flatten()) {
+            (part.fastest, part.median) = (Some(fastest), Some(median));
+        }
         let step_floor = parts.iter().map(|part| part.floor).sum();
-        let epoch_floor = step_floor * steps_per_epoch as f64;
-        Ok(Time { ceilings, parts, step_floor, epoch_floor, steps_per_epoch, uncounted: cost.uncounted })
+        let step_predicted = parts.iter().map(|part| part.predicted).sum::<Option<f64>>();
+        let of_epoch = |step: f64| step * steps_per_epoch as f64;
+        Ok(Time {
+            ceilings,
+            parts,
+            step_floor,
+            epoch_floor: of_epoch(step_floor),
+            step_predicted,
+            epoch_predicted: step_predicted.map(of_epoch),
+            steps_per_epoch,
+            uncounted: cost.uncounted,
+            unpredicted: prices.map_or(vec![], |prices| prices.missing),
+        })
     }
 
     fn print(&self) -> Result<()> {
-        let mut rows = vec![["part", "GFLOP", "MB", "floor ms"].map(str::to_string).to_vec()];
-        for Floor { part, cost, floor } in self.parts.iter().filter(|part| part.floor > 0.0) {
+        let held = self.parts.iter().any(|part| part.fastest.is_some());
+        let head = ["part", "GFLOP", "MB", "floor ms", "predicted ms", "fastest ms", "median ms"];
+        let columns = if held { 7 } else { 5 };
+        let mut rows = vec![head[..columns].iter().map(|name| name.to_string()).collect::<Vec<_>>()];
+        for Floor { part, cost, floor, predicted, fastest, median } in self.parts.iter().filter(|part| part.floor > 0.0) {
             let [flops, bytes] = [cost.flops as f64 / 1e9, cost.bytes as f64 / 1e6];
-            rows.push(vec![part.to_string(), format!("{flops:.3}"), format!("{bytes:.1}"), format!("{:.2}", floor * 1e3)]);
+            let ms = |seconds: f64| format!("{:.2}", seconds * 1e3);
+            let seconds = [Some(*floor), *predicted, *fastest, *median].map(|seconds| seconds.map_or("-".into(), ms));
+            let row = [part.to_string(), format!("{flops:.3}"), format!("{bytes:.1}")];
+            rows.push(row.into_iter().chain(seconds).take(columns).collect());
         }
         terminal::out(&format!("\n{}", terminal::table(&rows).trim_end()))?;
         let Time { step_floor, epoch_floor, steps_per_epoch, .. } = self;
-        let epoch = format!("an epoch of {} steps {epoch_floor:.2} s", terminal::grouped(*steps_per_epoch));
+        let steps = terminal::grouped(*steps_per_epoch);
+        let epoch = format!("an epoch of {steps} steps {epoch_floor:.2} s");
         terminal::out(&format!("a step takes {:.2} ms or more, {epoch} or more: a floor, no prediction,", step_floor * 1e3))?;
         terminal::out(&format!("where the machine {}", reaches(&self.ceilings)))?;
         if !self.uncounted.is_empty() {
             terminal::out(&format!("more than is counted: {}", self.uncounted.join(", ")))?;
+        }
+        if let (Some(step), Some(epoch)) = (self.step_predicted, self.epoch_predicted) {
+            let epoch = format!("an epoch of {steps} steps {epoch:.2} s");
+            terminal::out(&format!(
+                "predicted: a step {:.2} ms, {epoch} without its evaluation, on a machine left alone;",
+                step * 1e3
+            ))?;
+            terminal::out(WITHIN)?;
+            if !self.unpredicted.is_empty() {
+                terminal::out(&format!("not predicted: {}", self.unpredicted.join(", ")))?;
+            }
         }
         Ok(())
     }

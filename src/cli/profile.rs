@@ -23,8 +23,9 @@ use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
-/// Version of the JSON output; a new one when a name or a unit changes. 2: with `ceilings`, and `work` of every line.
-const SCHEMA: u32 = 2;
+/// Version of the JSON output; a new one when a name or a unit changes. 2: with `ceilings`, and `work` of every line. 3: what `work` is
+/// predicted to take.
+const SCHEMA: u32 = 3;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
 
@@ -95,7 +96,17 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
                 let config = profile::with_sampler(&config, name, n, context);
                 let set = intake::training_set(&config, data.clone(), clusters.then_some(Method::Bisecting))?;
                 let (mut sampled, mut uniform) = profile::pair(&config, &set, &device)?;
-                let line = profile::measure(name, &mut sampled, &mut uniform, items, rounds, &ceilings, lines.len(), &mut spans)?;
+                let line = profile::measure(
+                    name,
+                    &mut sampled,
+                    &mut uniform,
+                    items,
+                    rounds,
+                    &ceilings,
+                    &device,
+                    lines.len(),
+                    &mut spans,
+                )?;
                 if !json {
                     terminal::say(&format!("{name}, {} negatives, {items} items: measured", line.negatives));
                 }
@@ -178,7 +189,10 @@ fn work_legend(lines: &[Line], ceilings: &Ceilings) -> Vec<String> {
     let more = lines.iter().filter(|line| !line.uncounted.is_empty());
     let more = more.map(|line| format!("{}: more than is counted in {}", line.sampler, line.uncounted.join(", ")));
     let floor = format!("floor: the longer of its products and of its bytes where the machine {};", reaches(ceilings));
-    [floor, "above 100 %: its arrays stay in a cache".into()].into_iter().chain(more).collect()
+    let predicted = "predicted: units of each operation at prices measured among the rounds, beside the fastest round; above 1 that was faster";
+    let left = lines.iter().filter(|line| !line.unpredicted.is_empty());
+    let left = left.map(|line| format!("{}: not predicted is {}", line.sampler, line.unpredicted.join(", ")));
+    [floor, "above 100 %: its arrays stay in a cache".into(), predicted.into()].into_iter().chain(more).chain(left).collect()
 }
 
 /// The same and more as a page: where the time of a step goes, and what a sampler adds to the uniform one.
@@ -212,7 +226,21 @@ fn page(lines: &[Line], ceilings: &Ceilings) -> String {
 
 /// What every part of a step does, how fast, and how near its floor.
 fn work(lines: &[Line]) -> Vec<Vec<String>> {
-    let head = ["sampler", "items", "part", "ms", "GFLOP", "MB", "GFLOP/s", "GB/s", "floor ms", "of floor"];
+    let head = [
+        "sampler",
+        "items",
+        "part",
+        "ms",
+        "GFLOP",
+        "MB",
+        "GFLOP/s",
+        "GB/s",
+        "floor ms",
+        "of floor",
+        "fastest ms",
+        "predicted ms",
+        "to fastest",
+    ];
     let mut rows = vec![head.map(str::to_string).to_vec()];
     for line in lines {
         for name in StepCost::PARTS {
@@ -226,6 +254,9 @@ fn work(lines: &[Line]) -> Vec<Vec<String>> {
                 format!("{:.1}", work.bytes_per_second / 1e9),
                 format!("{:.2}", work.floor * 1e3),
                 format!("{:.0}%", 100.0 * work.floor_share),
+                format!("{:.2}", work.fastest * 1e3),
+                work.predicted.map_or("-".into(), |seconds| format!("{:.2}", seconds * 1e3)),
+                work.predicted_share.map_or("-".into(), |share| format!("{share:.2}")),
             ];
             let what = [line.sampler.clone(), line.items.to_string(), name.to_string()];
             rows.push(what.into_iter().chain(numbers).collect());
@@ -305,6 +336,7 @@ mod tests {
             stages: Stages::NAMES.iter().map(|name| (name.to_string(), 0.1)).collect(),
             work: Default::default(),
             uncounted: vec![],
+            unpredicted: vec![],
             sampling_share: 0.1,
             ns_per_negative: around(ns),
             cost: around(0.1),

@@ -11,7 +11,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 
 const TASK: usize = 16 * 1024;
@@ -29,7 +29,7 @@ pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, kind: Activation) ->
     y.resize(device, x.len())?;
     dispatch!(device, T => {
         let (y, x) = (T::of_mut(y)?, T::of(x)?);
-        y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| vector::fast(|| match kind {
+        y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| vector::fast(#[inline(always)] || match kind {
             Activation::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x > T::ZERO { x } else { T::ZERO }),
             Activation::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = gelu(x).0),
         }));
@@ -41,7 +41,7 @@ pub fn forward(device: &Device, y: &mut Buffer, x: &Buffer, kind: Activation) ->
 pub fn backward(device: &Device, d: &mut Buffer, x: &Buffer, kind: Activation) -> Result<()> {
     dispatch!(device, T => {
         let (d, x) = (T::of_mut(d)?, T::of(x)?);
-        d.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(d, x)| vector::fast(|| match kind {
+        d.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(d, x)| vector::fast(#[inline(always)] || match kind {
             Activation::Relu => d.iter_mut().zip(x).for_each(|(d, &x)| *d = if x > T::ZERO { *d } else { T::ZERO }),
             Activation::Gelu => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= gelu(x).1),
         }));
@@ -71,7 +71,8 @@ fn launch(runtime: &dyn Runtime, entry: &'static str, out: &mut Buffer, x: &Buff
 
 /// Of n `elements`.
 pub fn cost(elements: usize) -> Pass {
-    Pass { forward: Cost::moved(2 * elements), backward: Cost::moved(3 * elements) }
+    let of = |numbers: usize| Cost::moved(numbers).of(Operation::Activation, 4 * numbers as u64);
+    Pass { forward: of(2 * elements), backward: of(3 * elements) }
 }
 
 pub fn cases() -> Vec<Case> {

@@ -21,7 +21,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
@@ -57,7 +57,7 @@ pub fn forward(
         let qkv = T::of(qkv)?;
         out.into_par_iter().zip(lse).enumerate().for_each_init(Vec::new, |tile, (b, (out, lse))| {
             let first = offsets[b] as usize;
-            vector::fast(|| attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
+            vector::fast(#[inline(always)] || attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
         });
         Ok(())
     }, runtime => launch_forward(&**runtime, out, lse, qkv, offsets, shape, dropout))
@@ -83,7 +83,7 @@ pub fn backward(
         dqkv.into_par_iter().enumerate().for_each_init(|| (Vec::new(), Vec::new()), |(p, dp), (b, dqkv)| {
             let first = offsets[b] as usize;
             let d = first * shape.dim;
-            vector::fast(|| {
+            vector::fast(#[inline(always)] || {
                 differentiate::<T>(dqkv, &dout[d..], &out[d..], &lse[first * shape.heads..], &qkv[3 * d..], first, shape, dropout, p, dp);
             });
         });
@@ -94,7 +94,8 @@ pub fn backward(
 /// Of R `rows` in which `pairs` of a row and a key it sees are scored ([`Shape::pairs`]).
 pub fn cost(rows: usize, pairs: u64, shape: Shape) -> Pass {
     let (n, lse, pair) = (rows * shape.dim, rows * shape.heads, 2 * pairs * shape.dim as u64);
-    Pass { forward: Cost::new(2 * pair, 4 * n + lse), backward: Cost::new(5 * pair, 8 * n + lse) }
+    let of = |products: u64, numbers: usize| Cost::new(products * pair, numbers).of(Operation::Attention, products * pair);
+    Pass { forward: of(2, 4 * n + lse), backward: of(5, 8 * n + lse) }
 }
 
 impl Shape {

@@ -27,7 +27,10 @@ fn reference<T: Real>(out: &mut [T], x: &[T], n: usize) {
         .par_chunks(TASK * n)
         .map(|x| {
             let mut sum = vec![T::ZERO; n];
-            vector::fast(|| x.chunks_exact(n).for_each(|x| sum.iter_mut().zip(x).for_each(|(s, &x)| *s += x)));
+            vector::fast(
+                #[inline(always)]
+                || x.chunks_exact(n).for_each(|x| sum.iter_mut().zip(x).for_each(|(s, &x)| *s += x)),
+            );
             sum
         })
         .collect();

@@ -8,23 +8,86 @@
 //! Elementwise arithmetic, exponentials and random words are not counted, nor is scratch that an operation makes and forgets:
 //! both figures are floors. A time follows from them and from what a machine reaches (`train/ceilings.rs`). The classical model:
 //! Williams, Waterman and Patterson, "Roofline" (CACM 2009).
+//!
+//! Most operations are far from both ceilings, each for a reason of its own: a norm sums short rows, dropout draws random words,
+//! attention multiplies narrow tiles, a sampled loss gathers rows one by one. So a cost also says, for a prediction, how many
+//! units of which [`Operation`] it is; what a unit of each takes is measured (`train/prices.rs`).
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Mul};
 
 use serde::{Deserialize, Serialize};
 
+/// What the time of a work goes with where it is at no ceiling, and in which unit it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Plain arithmetic on arrays in their order: bytes.
+    Pass,
+    /// Products of a linear layer: flops.
+    Layer,
+    /// Attention: flops of its products.
+    Attention,
+    /// Layer norm: bytes.
+    Norm,
+    /// Dropout: elements.
+    Dropout,
+    /// The activation of the feed-forward layer: bytes.
+    Activation,
+    /// Rows sorted by id: ids, and rows of the table.
+    Group,
+    /// The optimizer: bytes.
+    Update,
+    /// A sampled loss: scores.
+    Pairs,
+    /// A loss over the whole catalogue: flops.
+    Catalogue,
+    /// The propose stage: ids, or marks of ids that a row may not have where rows share them.
+    Propose,
+    /// The stages behind it: scores.
+    Select,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 12] = [
+        Operation::Pass,
+        Operation::Layer,
+        Operation::Attention,
+        Operation::Norm,
+        Operation::Dropout,
+        Operation::Activation,
+        Operation::Group,
+        Operation::Update,
+        Operation::Pairs,
+        Operation::Catalogue,
+        Operation::Propose,
+        Operation::Select,
+    ];
+}
+
 /// Work of an operation, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     pub flops: u64,
     pub bytes: u64,
+    /// Units of every [`Operation`], in the order of [`Operation::ALL`].
+    #[serde(skip)]
+    pub units: [u64; Operation::ALL.len()],
 }
 
 impl Cost {
-    /// `flops`, and so many numbers of 4 bytes moved.
+    /// `flops`, and so many numbers of 4 bytes moved; a [`Operation::Pass`] until [`Cost::of`] says what it is.
     pub fn new(flops: u64, numbers: usize) -> Cost {
-        Cost { flops, bytes: 4 * numbers as u64 }
+        let bytes = 4 * numbers as u64;
+        Cost { flops, bytes, units: [0; Operation::ALL.len()] }.and(Operation::Pass, bytes)
+    }
+    /// The same work as so many units of `operation` and nothing else.
+    pub fn of(self, operation: Operation, units: u64) -> Cost {
+        Cost { units: [0; Operation::ALL.len()], ..self }.and(operation, units)
+    }
+    /// The same work with more units.
+    pub fn and(mut self, operation: Operation, units: u64) -> Cost {
+        self.units[operation as usize] += units;
+        self
     }
     /// Without products.
     pub fn moved(numbers: usize) -> Cost {
@@ -53,7 +116,8 @@ pub struct Pass {
 impl Add for Cost {
     type Output = Cost;
     fn add(self, other: Cost) -> Cost {
-        Cost { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+        let units = std::array::from_fn(|i| self.units[i] + other.units[i]);
+        Cost { flops: self.flops + other.flops, bytes: self.bytes + other.bytes, units }
     }
 }
 impl AddAssign for Cost {
@@ -69,7 +133,8 @@ impl Sum for Cost {
 impl Mul<usize> for Cost {
     type Output = Cost;
     fn mul(self, times: usize) -> Cost {
-        Cost { flops: self.flops * times as u64, bytes: self.bytes * times as u64 }
+        let times = times as u64;
+        Cost { flops: self.flops * times, bytes: self.bytes * times, units: self.units.map(|units| units * times) }
     }
 }
 impl Add for Pass {

@@ -9,7 +9,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 use crate::rng::{Draws, Stream};
 
@@ -72,48 +72,54 @@ pub fn residual(device: &Device, out: &mut Buffer, x: &Buffer, branch: &Buffer, 
 
 /// [`forward`] of n `elements`; its gradient is the same operation.
 pub fn cost(elements: usize) -> Cost {
-    Cost::moved(2 * elements)
+    Cost::moved(2 * elements).of(Operation::Dropout, elements as u64)
 }
 
 /// [`residual`] of n `elements`; the gradient of the branch is [`forward`], that of `x` is free.
 pub fn residual_cost(elements: usize) -> Pass {
-    Pass { forward: Cost::moved(3 * elements), backward: cost(elements) }
+    Pass { forward: Cost::moved(3 * elements).of(Operation::Dropout, elements as u64), backward: cost(elements) }
 }
 
 fn scale<T: Real>(y: &mut [T], x: &[T], dropout: Option<&Dropout>) {
     y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(task, (y, x))| {
-        vector::fast(|| match dropout {
-            None => y.copy_from_slice(x),
-            Some(dropout) => {
-                for (i, (y, x)) in y.chunks_mut(64).zip(x.chunks(64)).enumerate() {
-                    let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
-                    for ((y, &x), &f) in y.iter_mut().zip(x).zip(&factors) {
-                        *y = x * f;
+        vector::fast(
+            #[inline(always)]
+            || match dropout {
+                None => y.copy_from_slice(x),
+                Some(dropout) => {
+                    for (i, (y, x)) in y.chunks_mut(64).zip(x.chunks(64)).enumerate() {
+                        let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
+                        for ((y, &x), &f) in y.iter_mut().zip(x).zip(&factors) {
+                            *y = x * f;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
 fn add<T: Real>(out: &mut [T], x: &[T], branch: &[T], dropout: Option<&Dropout>) {
     out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).zip(branch.par_chunks(TASK)).enumerate().for_each(
         |(task, ((out, x), branch))| {
-            vector::fast(|| match dropout {
-                None => {
-                    for ((out, &x), &b) in out.iter_mut().zip(x).zip(branch) {
-                        *out = x + b;
-                    }
-                }
-                Some(dropout) => {
-                    for (i, ((out, x), branch)) in out.chunks_mut(64).zip(x.chunks(64)).zip(branch.chunks(64)).enumerate() {
-                        let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
-                        for (((out, &x), &b), &f) in out.iter_mut().zip(x).zip(branch).zip(&factors) {
-                            *out = x + b * f;
+            vector::fast(
+                #[inline(always)]
+                || match dropout {
+                    None => {
+                        for ((out, &x), &b) in out.iter_mut().zip(x).zip(branch) {
+                            *out = x + b;
                         }
                     }
-                }
-            });
+                    Some(dropout) => {
+                        for (i, ((out, x), branch)) in out.chunks_mut(64).zip(x.chunks(64)).zip(branch.chunks(64)).enumerate() {
+                            let factors = dropout.factors::<T>((task * (TASK / 64) + i) as u64);
+                            for (((out, &x), &b), &f) in out.iter_mut().zip(x).zip(branch).zip(&factors) {
+                                *out = x + b * f;
+                            }
+                        }
+                    }
+                },
+            );
         },
     );
 }

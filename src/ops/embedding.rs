@@ -15,7 +15,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass, distinct};
+use crate::ops::cost::{Cost, Operation, Pass, distinct};
 use crate::ops::segments::{self, Segments};
 use crate::ops::vector;
 
@@ -48,7 +48,8 @@ pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32]
 pub fn cost(rows: usize, of: usize, dim: usize, mode: Into) -> Pass {
     let (out, table) = (rows * dim, distinct(rows, of) * dim);
     let written = if mode == Into::Add { 2 * out } else { out };
-    Pass { forward: Cost::moved(rows + table + written), backward: Cost::moved(rows + out + 2 * table) }
+    let backward = Cost::moved(rows + out + 2 * table).and(Operation::Group, (rows + of) as u64);
+    Pass { forward: Cost::moved(rows + table + written), backward }
 }
 
 /// An id beyond the table would read foreign memory on a machine; it is refused once, here.
@@ -63,15 +64,18 @@ fn check(table_len: usize, ids: &[u32], dim: usize) -> Result<()> {
 fn gather<T: Real>(out: &mut [T], mode: Into, table: &[T], ids: &[u32], dim: usize, scale: f64) {
     let scale = T::from_f64(scale);
     out.par_chunks_mut(TASK * dim).zip(ids.par_chunks(TASK)).for_each(|(out, ids)| {
-        vector::fast(|| {
-            for (out, &id) in out.chunks_exact_mut(dim).zip(ids) {
-                let row = &table[id as usize * dim..][..dim];
-                match mode {
-                    Into::Set => out.iter_mut().zip(row).for_each(|(o, &t)| *o = t * scale),
-                    Into::Add => out.iter_mut().zip(row).for_each(|(o, &t)| *o += t * scale),
+        vector::fast(
+            #[inline(always)]
+            || {
+                for (out, &id) in out.chunks_exact_mut(dim).zip(ids) {
+                    let row = &table[id as usize * dim..][..dim];
+                    match mode {
+                        Into::Set => out.iter_mut().zip(row).for_each(|(o, &t)| *o = t * scale),
+                        Into::Add => out.iter_mut().zip(row).for_each(|(o, &t)| *o += t * scale),
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -79,15 +83,18 @@ fn scatter<T: Real>(dtable: &mut [T], dout: &[T], ids: &[u32], dim: usize, scale
     let scale = T::from_f64(scale);
     let (starts, order) = rows_by_id(ids, dtable.len() / dim);
     dtable.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, dtable)| {
-        vector::fast(|| {
-            for (i, drow) in dtable.chunks_exact_mut(dim).enumerate() {
-                let id = task * TASK + i;
-                for &r in &order[starts[id] as usize..starts[id + 1] as usize] {
-                    let d = &dout[r as usize * dim..][..dim];
-                    drow.iter_mut().zip(d).for_each(|(o, &d)| *o += d * scale);
+        vector::fast(
+            #[inline(always)]
+            || {
+                for (i, drow) in dtable.chunks_exact_mut(dim).enumerate() {
+                    let id = task * TASK + i;
+                    for &r in &order[starts[id] as usize..starts[id + 1] as usize] {
+                        let d = &dout[r as usize * dim..][..dim];
+                        drow.iter_mut().zip(d).for_each(|(o, &d)| *o += d * scale);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -18,7 +18,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, Scalar, up
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, product};
+use crate::ops::cost::{Cost, Operation, product};
 use crate::ops::sampled_loss::Gradients;
 use crate::ops::scan::{self, Tiles};
 use crate::ops::score::{Inputs, ScoreKind, Scoring, forms};
@@ -46,7 +46,8 @@ pub fn bytes(items: usize, dim: usize, rows: usize, cosine: bool, context: bool)
 /// Of R `rows` and V `items` of D numbers; three times the [`products`](crate::ops::score::products) of a score.
 pub fn cost(rows: usize, items: usize, dim: usize, context: bool, products: u64) -> Cost {
     let vectors = rows * dim * if context { 4 } else { 2 };
-    Cost::new(3 * products * product([rows, items, dim]), vectors + 3 * items * dim + rows)
+    let flops = 3 * products * product([rows, items, dim]);
+    Cost::new(flops, vectors + 3 * items * dim + rows).of(Operation::Catalogue, flops)
 }
 
 /// Mean (times `scale`, 1/R) cross-entropy of `targets (R)`; gradients by the rules of [`Gradients`].

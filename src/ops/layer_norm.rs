@@ -14,7 +14,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::{Cost, Pass};
+use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::{column_sum, vector};
 
 /// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
@@ -52,7 +52,8 @@ pub fn backward(
 /// Of R `rows` of D numbers.
 pub fn cost(rows: usize, dim: usize) -> Pass {
     let n = rows * dim;
-    Pass { forward: Cost::moved(2 * n + 2 * rows + 2 * dim), backward: Cost::moved(3 * n + 2 * rows + 5 * dim) }
+    let of = |numbers: usize| Cost::moved(numbers).of(Operation::Norm, 4 * numbers as u64);
+    Pass { forward: of(2 * n + 2 * rows + 2 * dim), backward: of(3 * n + 2 * rows + 5 * dim) }
 }
 
 fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &[T]) {
@@ -60,17 +61,20 @@ fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &
     let inverse = T::from_f64(1.0 / dim as f64);
     let tasks = y.par_chunks_mut(TASK * dim).zip(stats.par_chunks_mut(TASK * 2)).zip(x.par_chunks(TASK * dim));
     tasks.for_each(|((y, stats), x)| {
-        vector::fast(|| {
-            for ((y, stats), x) in y.chunks_exact_mut(dim).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(dim)) {
-                let mean = vector::sum(x) * inverse;
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = x - mean);
-                let rstd = T::ONE / (vector::dot(y, y) * inverse + T::from_f64(EPS)).sqrt();
-                stats.copy_from_slice(&[mean, rstd]);
-                for ((y, &g), &b) in y.iter_mut().zip(gain).zip(bias) {
-                    *y = *y * rstd * g + b;
+        vector::fast(
+            #[inline(always)]
+            || {
+                for ((y, stats), x) in y.chunks_exact_mut(dim).zip(stats.chunks_exact_mut(2)).zip(x.chunks_exact(dim)) {
+                    let mean = vector::sum(x) * inverse;
+                    y.iter_mut().zip(x).for_each(|(y, &x)| *y = x - mean);
+                    let rstd = T::ONE / (vector::dot(y, y) * inverse + T::from_f64(EPS)).sqrt();
+                    stats.copy_from_slice(&[mean, rstd]);
+                    for ((y, &g), &b) in y.iter_mut().zip(gain).zip(bias) {
+                        *y = *y * rstd * g + b;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -85,23 +89,28 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
     let partial: Vec<(Vec<T>, Vec<T>)> = tasks
         .map(|(((dx, dy), stats), x)| {
             let (mut dgain, mut dbias) = (vec![T::ZERO; dim], vec![T::ZERO; dim]);
-            vector::fast(|| {
-                let rows = dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(stats.chunks_exact(2)).zip(x.chunks_exact(dim));
-                for (((dx, dy), stats), x) in rows {
-                    let (mean, rstd) = (stats[0], stats[1]);
-                    // dx holds n for the moment: one buffer less to walk.
-                    for ((n, &x), (dg, (db, &dy))) in dx.iter_mut().zip(x).zip(dgain.iter_mut().zip(dbias.iter_mut().zip(dy))) {
-                        *n = (x - mean) * rstd;
-                        *dg += dy * *n;
-                        *db += dy;
+            vector::fast(
+                #[inline(always)]
+                || {
+                    let rows =
+                        dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(stats.chunks_exact(2)).zip(x.chunks_exact(dim));
+                    for (((dx, dy), stats), x) in rows {
+                        let (mean, rstd) = (stats[0], stats[1]);
+                        // dx holds n for the moment: one buffer less to walk.
+                        for ((n, &x), (dg, (db, &dy))) in dx.iter_mut().zip(x).zip(dgain.iter_mut().zip(dbias.iter_mut().zip(dy)))
+                        {
+                            *n = (x - mean) * rstd;
+                            *dg += dy * *n;
+                            *db += dy;
+                        }
+                        let u = vector::dot(dy, gain) * inverse;
+                        let un = vector::dot3(dy, gain, dx) * inverse;
+                        for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gain) {
+                            *dx = rstd * (dy * g - u - *dx * un);
+                        }
                     }
-                    let u = vector::dot(dy, gain) * inverse;
-                    let un = vector::dot3(dy, gain, dx) * inverse;
-                    for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gain) {
-                        *dx = rstd * (dy * g - u - *dx * un);
-                    }
-                }
-            });
+                },
+            );
             (dgain, dbias)
         })
         .collect();

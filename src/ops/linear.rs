@@ -12,7 +12,7 @@ use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
 use crate::ops::column_sum;
-use crate::ops::cost::{Cost, Pass, product};
+use crate::ops::cost::{Cost, Operation, Pass, product};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
 
@@ -37,7 +37,7 @@ pub fn forward(
         matmul::rows(y, Mat::new(T::of(x)?, k), Mat::new(T::of(w)?, n), [rows, n, k], false);
         if let Some(b) = b {
             let b = T::of(b)?;
-            y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(|| {
+            y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(#[inline(always)] || {
                 for y in y.chunks_exact_mut(n) {
                     y.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
                 }
@@ -90,7 +90,8 @@ pub fn cost(rows: usize, k: usize, n: usize, dx: bool) -> Pass {
     let (x, w, y) = (rows * k, k * n, rows * n);
     let flops = product([rows, n, k]);
     let (times, more) = if dx { (2, w + x) } else { (1, 0) };
-    Pass { forward: Cost::new(flops, x + w + n + y), backward: Cost::new(times * flops, y + x + more + 2 * (w + n)) }
+    let backward = Cost::new(times * flops, y + x + more + 2 * (w + n)).of(Operation::Layer, times * flops);
+    Pass { forward: Cost::new(flops, x + w + n + y).of(Operation::Layer, flops), backward }
 }
 
 fn launch(

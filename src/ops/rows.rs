@@ -48,7 +48,7 @@ pub fn restore(device: &Device, dx: &mut Buffer, dout: &Buffer, rows: &[u32], to
 pub fn add(device: &Device, y: &mut Buffer, x: &Buffer, scale: f64) -> Result<()> {
     dispatch!(device, T => {
         let scale = T::from_f64(scale);
-        T::of_mut(y)?.par_chunks_mut(TASK).zip(T::of(x)?.par_chunks(TASK)).for_each(|(y, x)| vector::fast(|| {
+        T::of_mut(y)?.par_chunks_mut(TASK).zip(T::of(x)?.par_chunks(TASK)).for_each(|(y, x)| vector::fast(#[inline(always)] || {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y += x * scale);
         }));
         Ok(())

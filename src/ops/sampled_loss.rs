@@ -23,7 +23,7 @@ use crate::device::{Buffer, Device, Real, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
-use crate::ops::cost::{Cost, distinct, product};
+use crate::ops::cost::{Cost, Operation, distinct, product};
 use crate::ops::embedding;
 use crate::ops::negatives::Negatives;
 use crate::ops::score::{ScoreKind, Scoring, View};
@@ -280,7 +280,8 @@ pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: 
 pub fn cost(rows: usize, groups: usize, n: usize, w: usize, of: usize, dim: usize, context: bool, products: u64) -> Cost {
     let table = distinct(groups * n + rows, of) * dim;
     let vectors = rows * dim * (2 + if context { 2 } else { 0 } + 2 * w);
-    Cost::new(3 * products * product([rows, n + 1 + w, dim]), vectors + 3 * table + groups * n + rows)
+    let flops = 3 * products * product([rows, n + 1 + w, dim]);
+    Cost::new(flops, vectors + 3 * table + groups * n + rows).of(Operation::Pairs, (rows * (n + 1 + w)) as u64)
 }
 
 fn reference<T: LossReal>(job: &Job<T>, dp: &mut [T], dg: Option<&mut [T]>, dw: Option<&mut [T]>, da: &mut [T]) -> f64 {

@@ -81,9 +81,17 @@ fn room(k: usize, arriving: usize) -> Result<usize> {
     Ok((2 * k + arriving).next_power_of_two())
 }
 
-/// Twelve bytes per candidate live in global memory, for as many rows at a time as [`scan::block`] says.
+/// Bytes a candidate of a list takes in a machine's memory while it is chosen from: itself, its score, its log-probability.
+const PER_CANDIDATE: usize = 12;
+
+/// Bytes of a machine's memory taken for a moment to choose from lists of `m` for R `rows`.
+pub fn bytes_there(rows: usize, m: usize) -> u64 {
+    (scan::block(rows, PER_CANDIDATE * m) * PER_CANDIDATE * m) as u64
+}
+
+/// Candidates live in global memory for as many rows at a time as [`scan::block`] says.
 fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Buffer> {
-    lists_by(scan::block(scoring.rows(), 12 * lists.n), device, runtime, scoring, lists, k)
+    lists_by(scan::block(scoring.rows(), PER_CANDIDATE * lists.n), device, runtime, scoring, lists, k)
 }
 
 /// The same, `block` rows at a time, which decides nothing.

@@ -100,6 +100,14 @@ pub fn cost(scores: Cost, rows: usize, n: usize) -> Cost {
     scores + Cost::moved(2 * rows * n)
 }
 
+/// Bytes a candidate of a list takes in a machine's memory while it is chosen from.
+const PER_CANDIDATE: usize = 28;
+
+/// Bytes of a machine's memory taken for a moment to draw from lists of `m` for R `rows`.
+pub fn bytes_there(rows: usize, m: usize) -> u64 {
+    (scan::block(rows, PER_CANDIDATE * m) * PER_CANDIDATE * m) as u64
+}
+
 /// Buffers of a draw on a machine.
 struct There {
     ids: Buffer,
@@ -120,10 +128,9 @@ impl There {
     }
 }
 
-/// A list's weights live in global memory, 28 bytes per candidate with all that belongs to it, for as many rows at a time as
-/// [`scan::block`] says.
+/// A list's weights live in global memory with all that belongs to it, for as many rows at a time as [`scan::block`] says.
 fn lists_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, lists: &Negatives, rule: &Rule) -> Result<Negatives> {
-    let block = scan::block(rule.row_keys.len(), 28 * lists.n);
+    let block = scan::block(rule.row_keys.len(), PER_CANDIDATE * lists.n);
     lists_by(block, device, runtime, scoring, lists, rule)
 }
 

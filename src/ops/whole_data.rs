@@ -20,7 +20,7 @@ use crate::device::{Buffer, Device, MatIn, MatOut, Real, Runtime, Scalar, upload
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output, Values};
-use crate::ops::cost::{Cost, product};
+use crate::ops::cost::{Cost, Operation, product};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::sampled_loss::Gradients;
 use crate::ops::score::{self, Inputs, ScoreKind, Scoring};
@@ -55,7 +55,8 @@ pub fn forward_backward(
 
 /// Of R `rows` and V `items` of D numbers.
 pub fn cost(rows: usize, items: usize, dim: usize) -> Cost {
-    Cost::new(2 * product([rows + items, dim, dim]), 2 * rows * dim + 3 * items * dim + rows)
+    let flops = 2 * product([rows + items, dim, dim]);
+    Cost::new(flops, 2 * rows * dim + 3 * items * dim + rows).of(Operation::Layer, flops)
 }
 
 /// w[r] of a target's score, and what its row adds to the loss beside the product of the squares.

@@ -16,7 +16,7 @@ use crate::device::{Buffer, Device, Scalar, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Output};
-use crate::ops::cost::Cost;
+use crate::ops::cost::{Cost, Operation};
 use crate::ops::param::{Param, Role};
 use crate::ops::touched::{Rows, RowsThere};
 use adagrad::Adagrad;
@@ -165,13 +165,14 @@ impl Optimizer {
         let elements: usize = shape.iter().product();
         let rows = shape.first().copied().unwrap_or(0);
         let (met, width) = (touched.unwrap_or(rows).min(rows), elements / rows.max(1));
-        match Update::of(&config.tables, shape, table) {
-            Update::Dense => Cost::moved(9 * elements),
+        let numbers = match Update::of(&config.tables, shape, table) {
+            Update::Dense => 9 * elements,
             // The id of a row, and the 8 bytes of the step that touched it last.
-            Update::Lazy => Cost::moved(met * (9 * width + 5)),
+            Update::Lazy => met * (9 * width + 5),
             // The id of a row, and its sum.
-            Update::Adagrad => Cost::moved(met * (5 * width + 3)),
-        }
+            Update::Adagrad => met * (5 * width + 3),
+        };
+        Cost::moved(numbers).of(Operation::Update, 4 * numbers as u64)
     }
 
     /// Whether parameter `i` is updated by row, so that [`Optimizer::step`] wants to know its touched rows.

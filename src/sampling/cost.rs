@@ -6,10 +6,11 @@
 use crate::config;
 use crate::error::Result;
 use crate::ops::candidates::{self, Extent};
-use crate::ops::cost::Cost;
+use crate::ops::cost::{Cost, Operation};
+use crate::ops::exclusion::Exclude;
 use crate::ops::{score_topk, softmax_draw};
 use crate::sampling::memory::{self, groups};
-use crate::sampling::{Plan, Stage};
+use crate::sampling::{Plan, Scope, Stage};
 
 /// The price of a draw, and what the loss will see of it.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,9 @@ pub struct Draw {
     pub groups: usize,
     pub negatives: usize,
     pub wrong: usize,
+    /// Whether rows share their negatives, and the items each row chooses from.
+    pub shared: bool,
+    pub candidates: usize,
     /// Stages that do more than is counted.
     pub uncounted: Vec<&'static str>,
 }
@@ -33,9 +37,14 @@ pub fn draw(config: &config::Sampler, of: &memory::Extent, products: u64) -> Res
     let (rows, n, m) = (of.rows, plan.negatives, select.candidates(plan.negatives, 0.0));
     let catalogue = plan.propose.iter().any(|(entry, _)| entry.build.is_none());
     let mut draw = Draw { groups: groups(plan.scope, of), negatives: n, ..Draw::default() };
+    draw.candidates = if catalogue { of.items } else { m };
     if !catalogue {
         let log_q = plan.wants_log_q() || select.needs_proposal_log_q();
-        draw.propose = Cost::moved(draw.groups * m * if log_q { 2 } else { 1 });
+        let ids = draw.groups * m;
+        // What a row may not have of a list it shares is marked for each.
+        let marks = plan.scope != Scope::Position && plan.exclude != Exclude::None;
+        let units = if marks { rows * m } else { ids };
+        draw.propose = Cost::moved(ids * if log_q { 2 } else { 1 }).of(Operation::Propose, units as u64);
     }
     let extent = if catalogue { Extent::Catalogue } else { Extent::Listed { groups: draw.groups, m } };
     let scores = |extent| candidates::cost(rows, of.items, of.dim, extent, products);
@@ -47,9 +56,14 @@ pub fn draw(config: &config::Sampler, of: &memory::Extent, products: u64) -> Res
         // Ranked on the host: the scores are written, the target's among them.
         _ => scores(Extent::Listed { groups: draw.groups, m: m + 1 }) + Cost::moved(rows * (m + 1 + n)),
     };
+    let behind = [name, plan.mix.0.declared.name, plan.weight.0.declared.name];
+    if behind.iter().any(|stage| !["all", "item", "one", "log_q"].contains(stage)) {
+        draw.select = draw.select.of(Operation::Select, (rows * draw.candidates) as u64);
+    }
     if name != "all" {
         draw.groups = rows;
     }
+    draw.shared = name == "all" && plan.scope != Scope::Position;
     draw.wrong = if plan.mix.0.declared.name == "wrong_context" { plan.mix.1.count("count", 0.0) } else { 0 };
     let known = ["all", "top_k", "softmax_draw", "rank_band", "adaptive", "posterior", "item", "wrong_context", "one", "log_q"];
     let more = plan.declared().into_iter().filter(|kind| kind.stage != Stage::Propose && !known.contains(&kind.name));

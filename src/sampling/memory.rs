@@ -1,12 +1,16 @@
 //! What a sampler takes, from its stages and the sizes of the log: so that a plan can ask before a table is built.
 //!
-//! Counted are the draws of every sampler and the tables of the kinds named in [`tables`]; a kind that is not named there is
-//! handed back by name, so that nobody takes its tables for nothing.
+//! Counted are the draws of every sampler and the tables of the kinds named in [`tables`], those that grow with training at their
+//! full size; a kind that is not named there is handed back by name, so that nobody takes its tables for nothing. Those are the
+//! kinds whose tables are made of attributes, of a knowledge graph, or of what happens to follow what in the log: only reading
+//! it says how much they hold.
 
 use crate::config;
 use crate::error::Result;
 use crate::ops::exclusion::Exclude;
-use crate::sampling::{Plan, Scope};
+use crate::ops::{score_topk, softmax_draw};
+use crate::sampling::registry::Params;
+use crate::sampling::{Plan, Scope, mix, select};
 
 /// What the tables and draws of a sampler depend on besides its settings.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +25,8 @@ pub struct Extent {
     pub cluster_pairs: usize,
     /// Time clusters.
     pub clusters: usize,
+    /// U, those with a training event.
+    pub users: usize,
     /// Of the batch.
     pub rows: usize,
     /// Of the batch.
@@ -38,6 +44,8 @@ pub struct Needs {
     pub tables: u64,
     /// While it draws, the result included.
     pub drawing: u64,
+    /// The same in a machine's memory: what is drawn there, and what is chosen from there.
+    pub drawing_there: u64,
     /// What it hands to the loss.
     pub negatives: u64,
     /// Negatives per row, N, and wrong contexts, W.
@@ -48,6 +56,8 @@ pub struct Needs {
     pub shared: bool,
     /// Kinds whose tables are not counted.
     pub uncounted: Vec<&'static str>,
+    /// Kinds that take more while they draw than is counted.
+    pub uncounted_drawing: Vec<&'static str>,
 }
 
 /// Bytes of an alias table of `n` items: masses, and columns of a power of two.
@@ -55,10 +65,22 @@ fn alias(n: usize) -> usize {
     8 * n + 8 * n.next_power_of_two().max(2)
 }
 
-/// Bytes of the tables of the kind `name`, if it is known here.
-fn tables(name: &str, of: &Extent) -> Option<usize> {
+/// Kinds that learn or rank with vectors of their own while they draw: how many depends on which items were drawn.
+const DRAW_MORE: [&str; 7] = ["pool", "gates", "generator", "generated", "buckets", "policy", "fair"];
+
+/// Bytes of the tables of a kind and its parameters, if they are known here.
+fn tables(name: &str, params: &Params, of: &Extent) -> Option<usize> {
     Some(match name {
-        "uniform" | "in_batch" | "catalogue" | "all" | "top_k" | "softmax_draw" | "item" | "none" | "one" | "log_q" => 0,
+        "uniform" | "in_batch" | "catalogue" => 0,
+        "all" | "top_k" | "softmax_draw" | "rank_band" | "adaptive" | "posterior" | "metropolis" | "buckets" => 0,
+        "item" | "interpolate" | "one" | "log_q" | "attention" | "divergence" => 0,
+        // A weight of every item.
+        "category_balance" | "propensity" => 4 * of.items,
+        "memory" => select::memory::bytes(params, of.users),
+        "pool" => select::pool::bytes(params, of.users),
+        "gates" => select::gates::bytes(of.dim),
+        "generator" => select::learned::bytes(of.items, of.dim),
+        "generated" => mix::generated::bytes(params, of.dim),
         "popularity" => alias(of.items),
         // Per cluster its items and an alias table of them; the pairs are spread evenly.
         "cluster" => {
@@ -83,30 +105,35 @@ pub(super) fn groups(scope: Scope, of: &Extent) -> usize {
 /// What the sampler of `config` needs; errors as those of [`Plan::new`].
 pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let plan = Plan::new(config)?;
-    let select = (plan.select.0.build)(&plan.select.1);
+    let choose = (plan.select.0.build)(&plan.select.1);
     let rows = of.rows;
     let groups = groups(plan.scope, of);
     let mut needs = Needs { per_row: plan.negatives, ..Needs::default() };
-    for declared in plan.declared() {
-        match tables(declared.name, of) {
+    let stages =
+        [(plan.select.0.declared, &plan.select.1), (plan.mix.0.declared, &plan.mix.1), (plan.weight.0.declared, &plan.weight.1)];
+    for (declared, params) in plan.propose.iter().map(|(entry, params)| (entry.declared, params)).chain(stages) {
+        match tables(declared.name, params, of) {
             Some(bytes) => needs.tables += bytes as u64,
             None => needs.uncounted.push(declared.name),
+        }
+        if DRAW_MORE.contains(&declared.name) {
+            needs.uncounted_drawing.push(declared.name);
         }
     }
     if of.trained < of.items {
         needs.tables += (4 * of.trained + of.items / 8) as u64;
     }
-    if select.needs_priors() {
+    if choose.needs_priors() {
         needs.tables += 4 * of.items as u64;
     }
     if plan.mix.0.declared.name == "wrong_context" {
         needs.wrong = plan.mix.1.count("count", 0.0);
     }
     let catalogue = plan.propose.first().is_none_or(|(entry, _)| entry.build.is_none());
-    let m = select.most_candidates(plan.negatives);
+    let m = choose.most_candidates(plan.negatives);
     let chooses = plan.select.0.declared.name != "all";
     // Lists: ids, their log-probabilities, where a row shares them what it drops, and the first row of each group.
-    let proposed_q = plan.wants_log_q() || select.needs_proposal_log_q();
+    let proposed_q = plan.wants_log_q() || choose.needs_proposal_log_q();
     let drops = plan.scope != Scope::Position && plan.exclude != Exclude::None;
     let lists = match catalogue {
         true => 0,
@@ -114,21 +141,41 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     };
     let bits = of.items.div_ceil(64) * 8 * of.threads;
     let given = rows * plan.negatives;
+    // Beside the ids: shares of the way to the target, vectors that are no items, a weight of each negative.
+    let mixed = match plan.mix.0.declared.name {
+        "interpolate" => 4 * rows,
+        "generated" => 4 * rows * plan.mix.1.count("count", 0.0) * of.dim,
+        _ => 0,
+    };
+    let weighed = if matches!(plan.weight.0.declared.name, "one" | "log_q") { 0 } else { 4 * given };
+    let of_rows = mixed + weighed;
     if !chooses {
         needs.shared = plan.scope != Scope::Position;
-        needs.negatives = (lists + 8 * rows * needs.wrong) as u64;
+        needs.negatives = (lists + of_rows + 8 * rows * needs.wrong) as u64;
         needs.drawing = needs.negatives + bits as u64;
+        needs.drawing_there = needs.negatives;
         return Ok(needs);
     }
     let q = if plan.log_q() { 4 } else { 0 };
-    needs.negatives = (given * (4 + q) + 4 * (rows + 1) + 8 * rows * needs.wrong) as u64;
+    needs.negatives = (given * (4 + q) + 4 * (rows + 1) + of_rows + 8 * rows * needs.wrong) as u64;
     // A block of rows scored against a list or a tile of the catalogue, by each thread, and a slice of the result per row.
     let listed = m.max(1);
     let block = if catalogue { 64 * 2048 } else { ((1 << 18) / listed).clamp(1, 64) * listed };
     let gathered = if catalogue { 0 } else { (listed * of.dim).next_power_of_two() };
     let weights = if plan.select.0.declared.name == "softmax_draw" { 16 * if catalogue { 2048 } else { listed } } else { 0 };
-    let scratch = of.threads * (4 * (block + gathered) + weights);
-    needs.drawing = (lists + given * 8 + 4 * (rows + 1) + 32 * rows + scratch + 8 * rows * needs.wrong) as u64;
+    // Decided on the host: the target and the candidates of every row, with their scores in f32 and in f64.
+    let beside = !matches!(plan.select.0.declared.name, "top_k" | "softmax_draw" | "generator" | "buckets" | "pool");
+    let listed_on_host = if beside && !catalogue { 16 * rows * (m + 1) } else { 0 };
+    let scratch = of.threads * (4 * (block + gathered) + weights) + listed_on_host;
+    needs.drawing = (lists + given * 8 + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong) as u64;
+    let choosing = match plan.select.0.declared.name {
+        _ if catalogue => 0,
+        "top_k" => score_topk::bytes_there(rows, m),
+        "softmax_draw" => softmax_draw::bytes_there(rows, m),
+        // Decided on the host by scores made there.
+        _ => 8 * (rows * (m + 1)) as u64,
+    };
+    needs.drawing_there = needs.negatives + lists as u64 + choosing;
     Ok(needs)
 }
 
@@ -148,10 +195,12 @@ mod tests {
     fn kinds_whose_tables_are_not_known_are_named() {
         let of = Extent { items: 100, trained: 100, rows: 10, sequences: 2, dim: 8, threads: 1, ..Extent::default() };
         let preset = |name: &str| needs(&config::Sampler { preset: name.into(), ..config::Sampler::default() }, &of).unwrap();
-        for name in ["uniform", "genni", "cans", "popularity", "dns", "in-batch"] {
+        let counted =
+            ["uniform", "genni", "cans", "popularity", "dns", "in-batch", "srns", "adasir", "dens", "irgan", "bns", "mcns"];
+        for name in counted.into_iter().chain(["mixgcf", "hcl", "ahns", "softmax-rho", "dns-mn", "sce", "ubpr"]) {
             assert!(preset(name).uncounted.is_empty(), "{name}: {:?}", preset(name).uncounted);
         }
-        assert_eq!(preset("srns").uncounted.len(), 1);
+        assert_eq!(preset("fairneg").uncounted, ["fair"]);
         assert_eq!(preset("kgpolicy").uncounted, ["graph_walk", "policy"]);
         assert_eq!((preset("cans").per_row, preset("cans").wrong, preset("cans").shared), (98, 1, false));
     }

@@ -102,8 +102,8 @@ mod tests {
     fn a_floor_is_the_slower_of_the_two() {
         let rate = |x: f64| Median { low: x / 4.0, median: x / 2.0, high: x };
         let ceilings = Ceilings { flops: rate(100.0), bytes: rate(10.0) };
-        assert_eq!(ceilings.floor(Cost { flops: 300, bytes: 20 }), 3.0);
-        assert_eq!(ceilings.floor(Cost { flops: 100, bytes: 20 }), 2.0);
+        assert_eq!(ceilings.floor(Cost { flops: 300, bytes: 20, ..Cost::default() }), 3.0);
+        assert_eq!(ceilings.floor(Cost { flops: 100, bytes: 20, ..Cost::default() }), 2.0);
         assert_eq!(ceilings.floor(Cost::default()), 0.0);
     }
 }

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! No step can be faster where products are no faster than the measured one (`train/ceilings.rs`) and what an operation leaves
-//! is beyond the caches when the next one wants it; a small model on a large cache can beat the second half. How far real steps
-//! are above it: README. Gathering a batch is the host's and has no price here.
+//! is beyond the caches when the next one wants it; a small model on a large cache can beat the second half. Real steps are above
+//! it, each part by a factor of its own; what they are predicted to take is in `train/prices.rs`. Gathering a batch is the host's
+//! and has no price here.
 
 use serde::Serialize;
 
@@ -20,17 +21,20 @@ use crate::optim::Optimizer;
 use crate::sampling::{self, cost::Draw};
 use crate::train::ceilings::Ceilings;
 use crate::train::plan::{Counts, Shape};
+use crate::train::prices::Prices;
 
 /// Work of a step.
 #[derive(Clone, Debug)]
 pub struct StepCost {
     /// In the order of [`StepCost::PARTS`].
     pub parts: [Cost; 6],
+    /// Of the sampler, where there is one.
+    pub draw: Option<Draw>,
     /// Stages of the sampler that do more than is counted, and what makes sequences shorter than they are taken for.
     pub uncounted: Vec<&'static str>,
 }
 
-/// The work of a part and the least time it can take.
+/// The work of a part, the least time it can take, and the time it is predicted to take.
 #[derive(Clone, Debug, Serialize)]
 pub struct Floor {
     pub part: &'static str,
@@ -38,6 +42,11 @@ pub struct Floor {
     pub cost: Cost,
     /// Seconds.
     pub floor: f64,
+    /// Seconds; none on a machine, whose operations have no price yet.
+    pub predicted: Option<f64>,
+    /// Seconds of the fastest and of the median step, where some were made.
+    pub fastest: Option<f64>,
+    pub median: Option<f64>,
 }
 
 impl StepCost {
@@ -76,16 +85,24 @@ impl StepCost {
         let [propose, select] = draw.as_ref().map_or([Cost::default(); 2], |draw| [draw.propose, draw.select]);
         let backward = encoder.backward + made.backward;
         let update = update.sum::<Cost>() + made.forward;
-        let mut uncounted = draw.map_or(vec![], |draw| draw.uncounted);
+        let mut uncounted = draw.as_ref().map_or(vec![], |draw| draw.uncounted.clone());
         if config.train.random_prefix {
             uncounted.push("train.random_prefix");
         }
-        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], uncounted })
+        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], draw, uncounted })
     }
 
-    /// The parts with the least time each takes.
-    pub fn floors(&self, ceilings: &Ceilings) -> Vec<Floor> {
-        let floor = |(part, cost)| Floor { part, cost, floor: ceilings.floor(cost) };
+    /// The parts with the least time each takes, and the predicted one.
+    pub fn floors(&self, ceilings: &Ceilings, prices: Option<&Prices>) -> Vec<Floor> {
+        let predicted = |cost| prices.map(|prices| prices.predicted(cost));
+        let floor = |(part, cost)| Floor {
+            part,
+            cost,
+            floor: ceilings.floor(cost),
+            predicted: predicted(cost),
+            fastest: None,
+            median: None,
+        };
         StepCost::PARTS.into_iter().zip(self.parts).map(floor).collect()
     }
 }

@@ -34,8 +34,7 @@ pub struct StepReport {
     pub seconds: f64,
 }
 
-/// Seconds of each stage of a step. On a machine that works behind the host's back a stage ends where the next begins to
-/// wait, unless the stages are timed one by one (`train/profile.rs`).
+/// Seconds of each stage of a step; of a machine that works behind the host's back, in its own time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stages {
     /// Order of the epoch, sequences, context.

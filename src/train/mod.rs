@@ -6,6 +6,7 @@ pub mod cost;
 pub mod durable;
 pub mod fit;
 pub mod plan;
+pub mod prices;
 pub mod profile;
 pub mod run_dir;
 pub mod step;

@@ -11,8 +11,8 @@
 //!
 //! The largest moment is what the run needs. The owners of the memory say what theirs takes (`model::memory`,
 //! `sampling::memory`, `Optimizer::bytes`, `full_softmax::bytes`, ...); `hardneg plan --measure` holds the sum to what an
-//! allocator counts. Numbers are those of the plain path; on a GPU the lines marked so lie in its memory, and what kernels take
-//! for a moment is not counted. The log itself is mapped from its file and can be dropped by the system at any time, so it is a
+//! allocator counts. On a GPU the lines marked so lie in its memory, what the loss and the choice of negatives take for a moment
+//! among them; the little that other kernels take for a moment is not counted. The log itself is mapped from its file and can be dropped by the system at any time, so it is a
 //! line of its own and no part of the sum.
 
 use serde::Serialize;
@@ -234,7 +234,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans `config` for a log of `counts` with so many threads. Errors of the settings are those of training.
+    /// Plans `config` for a log of `counts` with so many threads, on the plain path or, with `gpu`, where a GPU computes. Errors of the
+    /// settings are those of training.
     pub fn new(config: &Config, counts: &Counts, threads: usize, gpu: bool) -> Result<MemoryPlan> {
         let c = counts;
         let Shape { hyper, sizes: model, asked, sampled } = Shape::new(config, counts)?;
@@ -268,6 +269,7 @@ impl MemoryPlan {
             training_events: c.training_events,
             cluster_pairs: c.cluster_pairs,
             clusters: config.data.clusters as usize,
+            users: c.sequences.min(c.users),
             rows: queries,
             sequences,
             dim: d,
@@ -293,16 +295,25 @@ impl MemoryPlan {
         plan.push("batch", batch, &Moment::STEP, false);
         if let Some(n) = &drawn {
             plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
-            plan.push("drawing negatives", n.drawing, &[Moment::Drawing], false);
-            plan.push("negatives", n.negatives, &[Moment::Loss, Moment::Backward], false);
-            let mut scratch = sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared);
+            plan.push("drawing negatives", if gpu { n.drawing_there } else { n.drawing }, &[Moment::Drawing], true);
+            plan.push("negatives", n.negatives, &[Moment::Loss, Moment::Backward], true);
+            let mut scratch = match gpu {
+                true => sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, hyper.score != ScoreKind::Dot),
+                false => sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared),
+            };
             // The wrong contexts: their vectors, and the numbers they are made of.
             scratch += (4 * queries * wrong * (d + c.numeric + c.categories.len())) as u64;
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
             plan.uncounted.extend(n.uncounted.iter().map(|kind| format!("tables of `{kind}`")));
+            plan.uncounted.extend(n.uncounted_drawing.iter().map(|kind| format!("what `{kind}` takes while it draws")));
         } else {
             let cosine = hyper.score != ScoreKind::Dot;
-            let scratch = full_softmax::bytes(c.items, d, queries, cosine, hyper.context);
+            let scratch = match gpu {
+                true => {
+                    full_softmax::bytes_there(c.items, d, queries, hyper.score, hyper.context, config.train.rounding.parse()?)?
+                }
+                false => full_softmax::bytes(c.items, d, queries, cosine, hyper.context),
+            };
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
         }
         plan.push("grouping of rows", memory::grouping(&hyper, c.items, rows), &[Moment::Backward], false);
@@ -321,6 +332,7 @@ impl MemoryPlan {
             let scores = 2 * 4 * tile * c.items + moment;
             plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
             if config.eval.baselines {
+                // A rule per pair of items that follow each other in some history, which only counting them tells.
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
             }
         }

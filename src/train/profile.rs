@@ -15,7 +15,9 @@
 //! equally long, so a catalogue of any size can be asked about.
 //!
 //! Beside the time of a stage stands what it does and the least time that can take (`train/cost.rs`): a stage at 100 % of its floor
-//! works as fast as this machine multiplies or moves memory; one above it keeps its arrays in a cache.
+//! works as fast as this machine multiplies or moves memory; one above it keeps its arrays in a cache. And what it was predicted to
+//! take (`train/prices.rs`), from prices measured three times among the rounds, so that they meet the same machine: the fastest of
+//! each, beside the fastest round.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{self, Config};
 use crate::data::order::Order;
 use crate::data::raw::RawLog;
+use crate::data::training::TrainingSet;
 use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::ids::LIMIT;
@@ -35,12 +38,18 @@ use crate::train::ceilings::Ceilings;
 use crate::train::cost::StepCost;
 use crate::train::fit::{Stages, Training};
 use crate::train::plan::Counts;
+use crate::train::prices::{Prices, least};
 use crate::train::step::Trainer;
 
 /// Lane of the generator's words that choose an item: apart from those of `data/synthetic.rs`.
 const ITEM: u8 = 64;
 /// Rounds between a step and its repetition: four steps each, whose rows are more than a cache holds.
 const LATER: usize = 4;
+/// Times the prices of operations are measured, spread over the rounds.
+const PRICED: u32 = 3;
+/// Times a prediction is measured anew while it is held to real steps, and steps of each turn.
+const TURNS: usize = 4;
+const STEPS: usize = 9;
 /// Seconds between a user's events, and 2021-01-01 UTC in microseconds.
 const GAP: i64 = 61_200;
 const BEGIN: i64 = 1_609_459_200_000_000;
@@ -88,8 +97,9 @@ pub struct Line {
     pub stages: BTreeMap<String, f64>,
     /// Of the parts of [`StepCost::PARTS`] that do anything.
     pub work: BTreeMap<String, Work>,
-    /// Parts of the sampler that do more than is counted.
+    /// Parts of the sampler that do more than is counted, and what its prediction leaves out.
     pub uncounted: Vec<String>,
+    pub unpredicted: Vec<String>,
     /// Of the step.
     pub sampling_share: f64,
     /// Of the sampling stage, per negative drawn.
@@ -103,8 +113,9 @@ pub struct Line {
 /// What a part of a step does, and how fast.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Work {
-    /// Median.
+    /// Median, and the fastest of the rounds.
     pub seconds: f64,
+    pub fastest: f64,
     #[serde(flatten)]
     pub cost: Cost,
     pub flops_per_second: f64,
@@ -112,14 +123,21 @@ pub struct Work {
     /// Seconds it takes at the least, and their share of those it took.
     pub floor: f64,
     pub floor_share: f64,
+    /// Seconds it is predicted to take on a machine left alone (`train/prices.rs`), and their ratio to the fastest; none on a
+    /// GPU.
+    pub predicted: Option<f64>,
+    pub predicted_share: Option<f64>,
 }
 
 impl Work {
-    /// Of `cost` done in so many seconds, above zero.
-    fn new(cost: Cost, seconds: f64, ceilings: &Ceilings) -> Work {
+    /// Of `cost` done in so many seconds in the median and at the fastest, above zero.
+    fn new(cost: Cost, seconds: f64, fastest: f64, ceilings: &Ceilings, prices: Option<&Prices>) -> Work {
         let (rate, floor) = (|amount: u64| amount as f64 / seconds, ceilings.floor(cost));
         let (flops_per_second, bytes_per_second) = (rate(cost.flops), rate(cost.bytes));
-        Work { seconds, cost, flops_per_second, bytes_per_second, floor, floor_share: floor / seconds }
+        let predicted = prices.map(|prices| prices.predicted(cost));
+        let predicted_share = predicted.map(|predicted| predicted / fastest);
+        let floor_share = floor / seconds;
+        Work { seconds, fastest, cost, flops_per_second, bytes_per_second, floor, floor_share, predicted, predicted_share }
     }
 }
 
@@ -190,6 +208,7 @@ pub fn measure(
     items: u32,
     rounds: Rounds,
     ceilings: &Ceilings,
+    device: &Device,
     line: usize,
     spans: &mut Vec<Span>,
 ) -> Result<Line> {
@@ -197,14 +216,24 @@ pub fn measure(
         return Err(Error::new(Code::C0205, "the loss sees the whole catalogue, so there is no sampler to profile")
             .help("use `--set loss=bce`, or another sampled loss"));
     };
+    let on_host = matches!(device, Device::Host(_));
     let (negatives, scope) = (sampler.negatives(), sampler.resolved().scope.unwrap_or_default());
     let (mut steps, mut costs, mut extras, mut stages, mut per_negative) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut rows, mut sequences, mut drawn, mut clock) = (0, 0, 0, 0.0);
-    sampled.time_stages();
-    uniform.time_stages();
+    let (mut rows, mut drawn, mut clock) = (0, 0, 0.0);
+    let (config, set) = (sampled.config().clone(), sampled.data().clone());
+    // Users are equally long.
+    let rows_of_each = set.extent([0], config.model.max_len as usize).0;
+    let lengths = Lengths::of(std::iter::repeat_n(rows_of_each, (config.train.batch_size as usize).min(set.len())));
+    let counts = Counts::of(&set, &config);
+    let cost = StepCost::new(&config, &counts, lengths)?;
+    let mut prices = vec![];
     let mut kept = VecDeque::new();
     let warmup = rounds.warmup.max(LATER as u32);
     for round in 0..u64::from(warmup + rounds.measured) {
+        let every = rounds.measured.div_ceil(PRICED).max(1);
+        if on_host && round >= u64::from(warmup) && (round - u64::from(warmup)).is_multiple_of(u64::from(every)) {
+            prices.push(Prices::measure(&config, &counts, lengths, &cost)?);
+        }
         let step = round % sampled.steps_per_epoch();
         let (fresh, drawn_now) = sampled.step_on(step, None)?;
         let (plain, drawn_plain) = uniform.step_on(step, None)?;
@@ -225,7 +254,7 @@ pub fn measure(
         extras.push(cost - (plain.seconds - plain_cached.seconds));
         per_negative.push(fresh.stages.sample * 1e9 / slots.max(1) as f64);
         stages.push(fresh.stages);
-        (rows, sequences, drawn) = (fresh.rows, fresh.sequences as usize, slots as u64);
+        (rows, drawn) = (fresh.rows, slots as u64);
         for (name, seconds) in Stages::NAMES.iter().zip(fresh.stages.seconds()) {
             spans.push(Span { line, name, begin: clock, seconds });
             clock += seconds;
@@ -233,13 +262,13 @@ pub fn measure(
     }
     let stage = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.seconds()[i])).median;
     let step = Median::of(steps);
-    let (config, set) = (sampled.config(), sampled.data());
-    // Users are equally long.
-    let lengths = Lengths::of(std::iter::repeat_n(set.extent([0], config.model.max_len as usize).0, sequences));
-    let cost = StepCost::new(config, &Counts::of(set, config), lengths)?;
+    let prices = (!prices.is_empty()).then(|| Prices::least(&prices));
     let seconds = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.parts()[i])).median;
+    let fastest = |i: usize| least(stages.iter().map(|s: &Stages| s.parts()[i]));
     let counted = StepCost::PARTS.iter().zip(cost.parts).enumerate().filter(|(_, (_, cost))| *cost != Cost::default());
-    let work = counted.map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), ceilings))).collect();
+    let work = counted
+        .map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), fastest(i), ceilings, prices.as_ref())))
+        .collect();
     let sampling = Median::of(stages.iter().map(|s| s.sample)).median;
     Ok(Line {
         sampler: name.into(),
@@ -251,6 +280,7 @@ pub fn measure(
         step,
         work,
         uncounted: cost.uncounted.iter().map(|name| name.to_string()).collect(),
+        unpredicted: prices.iter().flat_map(|prices| &prices.missing).map(|name| name.to_string()).collect(),
         stages: Stages::NAMES.iter().enumerate().map(|(i, name)| (name.to_string(), stage(i))).collect(),
         sampling_share: sampling / step.median,
         ns_per_negative: Median::of(per_negative),
@@ -259,8 +289,43 @@ pub fn measure(
     })
 }
 
+/// What the parts of a step took, beside what they were predicted to take in the same minute.
+pub struct Held {
+    pub prices: Prices,
+    /// Seconds of [`StepCost::PARTS`] in a step of the mean number of rows, the fastest and the median.
+    pub parts: [(f64, f64); 6],
+}
+
+/// Trains some steps of `config`, in turns with measurements of the prices of their operations; on the plain path.
+pub fn hold(config: &Config, set: &Arc<TrainingSet>, counts: &Counts, lengths: Lengths, cost: &StepCost) -> Result<Held> {
+    let mut trainer = Trainer::new(config, set.clone(), &Device::HOST)?;
+    write_all(&mut trainer, &Device::HOST)?;
+    let (mut prices, mut seconds) = (vec![], [const { vec![] }; 6]);
+    let rows = if config.train.targets == "last" { lengths.sequences } else { lengths.rows } as f64;
+    let steps = trainer.steps_per_epoch();
+    let mut step = 0;
+    for _ in 0..TURNS {
+        prices.push(Prices::measure(config, counts, lengths, cost)?);
+        for turn in 0..STEPS {
+            let (report, _) = trainer.step_on(step % steps, None)?;
+            step += 1;
+            // The first after a measurement finds its arrays out of the cache.
+            if turn == 0 {
+                continue;
+            }
+            let to_mean = rows / report.rows.max(1) as f64;
+            for (part, (all, took)) in seconds.iter_mut().zip(report.stages.parts()).enumerate() {
+                // An update does not depend on the rows.
+                all.push(took * if part == 5 { 1.0 } else { to_mean });
+            }
+        }
+    }
+    let both = |all: Vec<f64>| (least(all.iter().copied()), Median::of(all).median);
+    Ok(Held { prices: Prices::least(&prices), parts: seconds.map(both) })
+}
+
 /// Trainers of `config` and of the same with as many uniform negatives.
-pub fn pair(config: &Config, set: &Arc<crate::data::training::TrainingSet>, device: &Device) -> Result<(Trainer, Trainer)> {
+pub fn pair(config: &Config, set: &Arc<TrainingSet>, device: &Device) -> Result<(Trainer, Trainer)> {
     let mut sampled = Trainer::new(config, set.clone(), device)?;
     let negatives = sampled.sampler().map(|s| s.negatives() as u32);
     let plain = with_sampler(config, "uniform", negatives, false);
@@ -327,7 +392,7 @@ mod tests {
         let mut spans = vec![];
         let one = Median { low: 1.0, median: 1.0, high: 1.0 };
         let ceilings = Ceilings { flops: one, bytes: one };
-        let line = measure("dns", &mut a, &mut uniform, 60, rounds, &ceilings, 0, &mut spans).unwrap();
+        let line = measure("dns", &mut a, &mut uniform, 60, rounds, &ceilings, &Device::HOST, 0, &mut spans).unwrap();
         assert_eq!((line.rows, line.drawn, line.negatives), (36, 36, 1));
         assert_eq!(spans.len(), 6 * Stages::NAMES.len());
         // At one byte a second a part takes as many seconds as it moves bytes.

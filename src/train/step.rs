@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::data::batch::Batch;
 use crate::data::order::Order;
 use crate::data::training::TrainingSet;
-use crate::device::{Buffer, Device, Runtime, Scalar};
+use crate::device::{Buffer, Device, Mark, Runtime, Scalar};
 use crate::error::{Code, Error, Result};
 use crate::loss::{self, Loss};
 use crate::model::{Masks, Model, Queries, Sizes};
@@ -52,8 +52,6 @@ pub struct Trainer {
     diagnosis: Option<Diagnosis>,
     /// Steps enqueued whose reports nobody has asked for.
     pending: Vec<Enqueued>,
-    /// Whether every stage waits for the machine.
-    timed: bool,
 }
 
 impl Trainer {
@@ -131,7 +129,6 @@ impl Trainer {
             queries,
             touched,
             done: 0,
-            timed: false,
             total,
             deciles: Deciles::new(&data.split().train_items),
             diagnosis: None,
@@ -246,11 +243,6 @@ impl Trainer {
             .diagnose()
     }
 
-    /// Waits for the machine at the end of every stage, so that each is timed by itself; costs a little overlap.
-    pub fn time_stages(&mut self) {
-        self.timed = true;
-    }
-
     /// Step number `step`, with negatives drawn anew or those of an earlier call for the same step, to its end; gives what was
     /// used.
     pub fn step_on(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(StepReport, Option<Negatives>)> {
@@ -260,44 +252,37 @@ impl Trainer {
 
     /// The same without waiting for a machine.
     fn enqueue(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(Enqueued, Option<Negatives>)> {
-        let (started, mut lap) = (Instant::now(), Lap::new(&self.device, self.timed));
-        let mut stages = Stages::default();
+        let (started, mut lap) = (Instant::now(), Lap::new(&self.device));
         let per_epoch = self.steps_per_epoch();
         let (epoch, within) = (step / per_epoch, step % per_epoch);
         let batch = self.gather(epoch, within);
-        stages.gather = lap.ends()?;
+        lap.ends(|stages| &mut stages.gather)?;
 
         let masks = Masks::training(self.config.model.dropout, self.config.train.seed, step);
         self.model.forward(&batch, self.queries, &masks)?;
-        stages.forward = lap.ends()?;
+        lap.ends(|stages| &mut stages.forward)?;
 
         let last = self.asked(&batch);
         let asked = last.as_ref().unwrap_or(&batch);
         let moment = Moment { epoch: step as f64 / per_epoch as f64, epoch_index: epoch, batch_index: within };
         let scoring = self.model.scoring();
-        let (drawing, mut proposed) = (Instant::now(), 0.0);
-        let mut tell = || {
-            if let (true, Device::Machine(runtime)) = (self.timed, &self.device) {
-                // A fault comes out at the end of the stage.
-                let _ = runtime.sync();
-            }
-            proposed = drawing.elapsed().as_secs_f64();
-        };
+        let mut told = Ok(());
+        let mut tell = || told = lap.ends(|stages| &mut stages.propose);
         let draw = |sampler: &Sampler| sampler.draw_telling(&self.device, asked, Some(&scoring), moment, &mut tell);
         let negatives = negatives.map_or_else(|| self.sampler.as_ref().map(draw).transpose(), |given| Ok(Some(given)))?;
-        stages.sample = lap.ends()?;
-        stages.propose = proposed;
+        told?;
+        lap.ends(|stages| &mut stages.sample)?;
         if let Some(negatives) = negatives.as_ref().filter(|_| step + 1 == self.total || (step + 1).is_multiple_of(per_epoch)) {
             self.diagnosis = Some(self.diagnose(asked, negatives, step)?);
-            lap.ends()?;
+            lap.skips()?;
         }
 
         let loss = self.loss_and_gradients(&batch, asked, negatives.as_ref())?;
-        stages.loss = lap.ends()?;
+        lap.ends(|stages| &mut stages.loss)?;
 
         let context = self.model.hyper.context.then_some(&self.dcontext);
         self.model.backward(&batch, &mut self.dquery, context, &masks)?;
-        stages.backward = lap.ends()?;
+        lap.ends(|stages| &mut stages.backward)?;
 
         let lr = self.schedule.at(step + 1);
         let tables = [self.model.input_param(), self.model.output_param()];
@@ -306,11 +291,11 @@ impl Trainer {
         let grad_norm = self.optimizer.step(&self.device, self.model.params_mut(), &touched, step + 1, lr)?;
         self.done = step + 1;
         self.model.refresh_tables()?;
-        stages.update = lap.ends()?;
+        lap.ends(|stages| &mut stages.update)?;
         let (rows, sequences) = (asked.rows() as u64, batch.sequences() as u64);
         let seconds = started.elapsed().as_secs_f64();
-        let report = StepReport { rows, sequences, stages, seconds, ..StepReport::default() };
-        Ok((Enqueued { loss, grad_norm, report }, negatives))
+        let report = StepReport { rows, sequences, seconds, ..StepReport::default() };
+        Ok((Enqueued { loss, grad_norm, lap, report }, negatives))
     }
 }
 
@@ -318,7 +303,8 @@ impl Trainer {
 struct Enqueued {
     loss: Scalar,
     grad_norm: Scalar,
-    /// Without both.
+    lap: Lap,
+    /// Without these.
     report: StepReport,
 }
 
@@ -327,31 +313,67 @@ impl Enqueued {
     fn report(self, device: &Device) -> Result<StepReport> {
         let waiting = Instant::now();
         let (loss, grad_norm) = (self.loss.read(device)?, self.grad_norm.read(device)?);
+        let stages = self.lap.done()?;
         let seconds = self.report.seconds + waiting.elapsed().as_secs_f64();
-        Ok(StepReport { loss, grad_norm, seconds, ..self.report })
+        Ok(StepReport { loss, grad_norm, stages, seconds, ..self.report })
     }
 }
 
+/// Where a stage's seconds are written.
+type Of = fn(&mut Stages) -> &mut f64;
+
 /// Times the stages of a step.
+///
+/// On the plain path by the host's clock. On a machine a stage is as long as the machine took from the mark at the border before
+/// it to its own, whatever the host did meanwhile. The host gathers, so that is timed by its clock; and it or the machine
+/// proposes, whichever took longer, since ids drawn on the host while the machine was still going forward cost the machine nothing
+/// and the host all the same.
 struct Lap {
     machine: Option<Arc<dyn Runtime>>,
     since: Instant,
+    stages: Stages,
+    /// On a machine: every border in order, and the stage that ends there; none for what belongs to no stage.
+    borders: Vec<(Option<Of>, Mark)>,
 }
 
 impl Lap {
-    fn new(device: &Device, waits: bool) -> Lap {
+    fn new(device: &Device) -> Lap {
         let machine = match device {
-            Device::Machine(runtime) if waits => Some(runtime.clone()),
-            _ => None,
+            Device::Machine(runtime) => Some(runtime.clone()),
+            Device::Host(_) => None,
         };
-        Lap { machine, since: Instant::now() }
+        Lap { machine, since: Instant::now(), stages: Stages::default(), borders: vec![] }
     }
-    /// Seconds since the last call.
-    fn ends(&mut self) -> Result<f64> {
-        self.machine.as_ref().map_or(Ok(()), |runtime| runtime.sync())?;
-        let seconds = self.since.elapsed().as_secs_f64();
+    /// A stage ends here.
+    fn ends(&mut self, of: Of) -> Result<()> {
+        *of(&mut self.stages) = self.since.elapsed().as_secs_f64();
+        self.border(Some(of))
+    }
+    /// What was done since the last border belongs to no stage.
+    fn skips(&mut self) -> Result<()> {
+        self.border(None)
+    }
+    fn border(&mut self, of: Option<Of>) -> Result<()> {
+        if let Some(machine) = &self.machine {
+            self.borders.push((of, machine.mark()?));
+        }
         self.since = Instant::now();
-        Ok(seconds)
+        Ok(())
+    }
+    /// The seconds of all stages, once a machine has come to the last one.
+    fn done(self) -> Result<Stages> {
+        let (host, mut stages) = (self.stages, self.stages);
+        if let Some(machine) = &self.machine {
+            for pair in self.borders.windows(2) {
+                if let Some(of) = pair[1].0 {
+                    *of(&mut stages) = machine.elapsed(&pair[0].1, &pair[1].1)?;
+                }
+            }
+        }
+        stages.propose = stages.propose.max(host.propose);
+        // Its last border is that of the stages behind the first.
+        stages.sample += stages.propose;
+        Ok(stages)
     }
 }
 

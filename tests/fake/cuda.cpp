@@ -13,6 +13,7 @@
 //   FAKE_FAULT_AFTER=n        launch n and everything after it fails with an illegal address (sticky, as on a GPU)
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code, FAKE_GRAPH=code: that call fails
 //   FAKE_PIN=code             no memory can be pinned
+//   FAKE_TRACE=file           every mark, wait, copy to the host and time read, a line each, is added to this file
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
 
 #include <dlfcn.h>
@@ -60,6 +61,14 @@ static int allocations, launches;
 static std::vector<std::function<int()>> queue;
 static std::vector<std::function<int()>>* recording;
 static double clock_ms;
+
+static void trace(const char* what, double number = 0) {
+  const char* path = getenv("FAKE_TRACE");
+  if (FILE* file = path ? fopen(path, "a") : nullptr) {
+    fprintf(file, "%s %g\n", what, number);
+    fclose(file);
+  }
+}
 
 #define GUARD                                        \
   std::lock_guard<std::recursive_mutex> held(lock); \
@@ -113,7 +122,7 @@ API int cuStreamCreate(void** stream, unsigned) {
   *stream = &queue;
   return asked("FAKE_STREAM", SUCCESS);
 }
-API int cuStreamSynchronize(void*) { GUARD; return recording ? 900 : flush(); }
+API int cuStreamSynchronize(void*) { GUARD; trace("wait"); return recording ? 900 : flush(); }
 API int cuGetErrorName(int e, const char** text) {
   *text = e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 100 ? "CUDA_ERROR_NO_DEVICE"
         : e == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : "CUDA_ERROR_FAKE";
@@ -191,6 +200,7 @@ API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
 API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void*) {
   GUARD;
   if (recording) return 900;
+  trace("copy", bytes);
   if (int e = flush()) return e;
   memcpy(to, (void*)from, bytes);
   return SUCCESS;
@@ -323,11 +333,13 @@ API int cuGraphDestroy(void* graph) { return cuGraphExecDestroy(graph); }
 API int cuEventCreate(void** event, unsigned) { *event = new double(-1); return SUCCESS; }
 API int cuEventRecord(void* event, void*) {
   GUARD;
+  trace("mark");
   return enqueue([=] { *static_cast<double*>(event) = clock_ms += 1; return SUCCESS; });
 }
 API int cuEventSynchronize(void*) { GUARD; return flush(); }
 API int cuEventElapsedTime_v2(float* ms, void* from, void* to) {
   *ms = float(*static_cast<double*>(to) - *static_cast<double*>(from));
+  trace("elapsed", *ms);
   return SUCCESS;
 }
 API int cuEventDestroy_v2(void* event) {

@@ -135,6 +135,37 @@ fn twenty_steps_on_the_fake_gpu_follow_the_plain_path() {
     assert_ne!(losses("rounded"), losses("run"), "the rounding had no effect");
 }
 
+/// Stages are timed by marks in the GPU's own time, of which the fake one knows a millisecond from mark to mark: in order, each
+/// read against the one before it, and nothing waited for in between but a value that the step itself reads.
+#[test]
+fn stages_are_timed_by_marks_and_nothing_stops_between_them() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    let trace = folder.path("trace");
+    let small = ["--set", "dim=8", "--set", "max_len=10", "--set", "batch_size=8", "--items", "100", "--rounds", "2"];
+    let args = [&["profile", "--json", "--device", "cuda", "--samplers", "dns"][..], &small].concat();
+    let out = run(&folder, libraries, &args, &[("FAKE_TRACE", trace.to_str().unwrap())]).ok();
+    let profile: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    for stage in ["forward", "loss", "backward", "update"] {
+        assert_eq!(profile["lines"][0]["stages"][stage].as_f64(), Some(1e-3), "{stage}");
+    }
+    // The stages behind the first take a mark's time too, the first no less.
+    assert!(profile["lines"][0]["stages"]["sample"].as_f64().unwrap() >= 2e-3);
+
+    let text = std::fs::read_to_string(trace).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.iter().position(|line| line.starts_with("mark")).expect("marks");
+    let timed = &lines[first..];
+    for pair in timed.windows(2).filter(|pair| pair[1].starts_with("wait")) {
+        assert!(pair[0].starts_with("copy"), "a stage waited for the GPU after `{}`", pair[0]);
+    }
+    let count = |what: &str| timed.iter().filter(|line| line.starts_with(what)).count();
+    assert!(timed.iter().all(|line| !line.starts_with("elapsed") || *line == "elapsed 1"), "marks out of order");
+    // Four steps a round, six with those that are kept for later: a border more than times between them.
+    let steps = count("mark") - count("elapsed");
+    assert!(steps >= 8 && count("mark") >= 6 * steps, "{steps} steps, {} marks", count("mark"));
+}
+
 #[test]
 fn a_gpu_that_cannot_be_used_is_said_before_anything_starts() {
     let Some(libraries) = libraries() else { return };

@@ -169,6 +169,21 @@ fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| edge(code[..at].chars().next_back()) && edge(code[at + word.len()..].chars().next()))
 }
 
+/// A closure that is not inlined into `vector::fast` is compiled for the plainest processor, and every register operation in it
+/// becomes a call: right, and up to eighteen times slower (a layer norm was).
+#[test]
+fn closures_of_inner_loops_are_inlined() {
+    let mut met = 0;
+    for (place, _, code) in files() {
+        for (at, _) in code.match_indices("vector::fast(") {
+            let argument = code[at + "vector::fast(".len()..].trim_start();
+            assert!(!argument.starts_with('|'), "{place}: a closure without #[inline(always)] in vector::fast");
+            met += usize::from(argument.starts_with("#[inline(always)]"));
+        }
+    }
+    assert!(met > 30, "only {met} closures found");
+}
+
 #[test]
 fn unsafe_and_the_cuda_bindings_have_one_door() {
     let mut maps = 0;

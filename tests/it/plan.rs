@@ -32,6 +32,10 @@ fn planned_is_measured_to_two_percent() {
         &["--set", "loss=softmax"],
         &["--set", "loss=sampled_softmax", "--set", "sampler.preset=cans", "--set", "model.kind=cans"],
         &["--set", "loss=bce", "--set", "sampler.preset=genni"],
+        &["--set", "loss=bce", "--set", "sampler.preset=srns"],
+        &["--set", "loss=bce", "--set", "sampler.preset=ahns"],
+        &["--set", "loss=bce", "--set", "sampler.preset=ubpr"],
+        &["--set", "loss=sampled_softmax", "--set", "sampler.preset=mixgcf"],
         &["--set", "loss=bce", "--set", "train.targets=last", "--set", "norm=post", "--set", "tied=false"],
     ] {
         let plan = plan(&[LOG, SHAPE, &["--measure"], settings].concat());
@@ -92,6 +96,16 @@ fn the_least_time_of_a_step_is_that_of_its_parts() {
     assert_eq!(loss["flops"].as_u64(), Some(6 * 125 * 20 * 5000 * 32));
     let step: f64 = parts.iter().map(|part| part["floor"].as_f64().unwrap()).sum();
     assert!((time["step_floor"].as_f64().unwrap() - step).abs() <= 1e-12 * step);
+    // A prediction of the same parts, each above nothing; none of them is left out.
+    let predicted: Vec<f64> = parts.iter().map(|part| part["predicted"].as_f64().unwrap()).collect();
+    assert!(
+        parts.iter().zip(&predicted).all(|(part, &seconds)| (part["floor"].as_f64() > Some(0.0)) == (seconds > 0.0)),
+        "{parts:?}"
+    );
+    let step_predicted: f64 = predicted.iter().sum();
+    assert!((time["step_predicted"].as_f64().unwrap() - step_predicted).abs() <= 1e-12 * step_predicted);
+    assert!((time["epoch_predicted"].as_f64().unwrap() - 8.0 * step_predicted).abs() <= 1e-11 * step_predicted);
+    assert_eq!(time["unpredicted"].as_array().map(Vec::len), Some(0));
     assert!((time["epoch_floor"].as_f64().unwrap() - 8.0 * step).abs() <= 1e-11 * step);
 }
 

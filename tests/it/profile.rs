@@ -24,7 +24,7 @@ const SMALL: &[&str] = &[
 fn every_part_has_its_work_its_rates_and_a_floor() {
     let out = Folder::new().run(&[SMALL, &["--json", "--samplers", "dns", "--negatives", "2"]].concat()).ok();
     let profile: Value = serde_json::from_str(out.trim()).unwrap();
-    assert_eq!(profile["schema"].as_u64(), Some(2));
+    assert_eq!(profile["schema"].as_u64(), Some(3));
     let [flops, bytes] = ["flops", "bytes"].map(|what| profile["ceilings"][what]["high"].as_f64().unwrap());
     let line = &profile["lines"][0];
     let rows = line["rows"].as_u64().unwrap();
@@ -40,13 +40,15 @@ fn every_part_has_its_work_its_rates_and_a_floor() {
         assert!(near(number("floor"), (number("flops") / flops).max(number("bytes") / bytes)), "{part}: {of}");
         assert!(near(number("floor_share") * number("seconds"), number("floor")), "{part}: {of}");
         assert!(near(number("bytes_per_second") * number("seconds"), number("bytes")), "{part}: {of}");
+        assert!(near(number("predicted_share") * number("fastest"), number("predicted")), "{part}: {of}");
+        assert!(number("predicted") > 0.0 && number("fastest") <= number("seconds"), "{part}: {of}");
     }
 }
 
 #[test]
 fn a_base_of_another_version_is_refused() {
     let folder = Folder::new();
-    folder.write("base.json", r#"{ "schema": 1, "lines": [] }"#);
+    folder.write("base.json", r#"{ "schema": 2, "lines": [] }"#);
     folder.run(&[SMALL, &["--samplers", "uniform", "--compare", "base.json"]].concat()).fails(2, "C0202");
 }
 

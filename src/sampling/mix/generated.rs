@@ -101,6 +101,11 @@ fn sizes(dim: usize, noise: usize) -> [usize; 4] {
     [(dim + noise) * 2 * dim, 2 * dim, 2 * dim * dim, dim]
 }
 
+/// Bytes of the network with both moments, once a draw has said `dim`.
+pub(in crate::sampling) fn bytes(params: &Params, dim: usize) -> usize {
+    3 * 4 * sizes(dim, params.count("noise", 0.0)).iter().sum::<usize>()
+}
+
 /// What a forward pass keeps for its gradient, over `n = R W` vectors.
 struct Pass {
     /// (n,D+Z) query and noise

@@ -4,7 +4,7 @@
 //! training event. `interpolate` moves every negative towards the positive. `generated` adds vectors that are no items. A new kind is
 //! one file and one line in [`KINDS`].
 
-mod generated;
+pub(super) mod generated;
 mod interpolate;
 mod wrong_context;
 

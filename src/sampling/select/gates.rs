@@ -80,6 +80,11 @@ fn size(dim: usize) -> usize {
     2 * dim * (2 * dim + 1)
 }
 
+/// Bytes of what the gates learn, once a draw has said `dim`.
+pub(in crate::sampling) fn bytes(dim: usize) -> usize {
+    2 * 4 * size(dim)
+}
+
 impl Learned {
     /// Makes the gates for vectors of `dim` numbers, or checks them. M0402: restored ones have another size.
     fn fit(&mut self, dim: usize) -> Result<()> {

@@ -33,6 +33,11 @@ pub(super) struct Learned {
     pub baseline: Option<f32>,
 }
 
+/// Bytes of `rows` vectors of `dim` numbers, and their squares.
+pub(in crate::sampling) fn bytes(rows: usize, dim: usize) -> usize {
+    4 * rows * (dim + 1)
+}
+
 impl Learned {
     /// Makes `rows` vectors of `dim` numbers for `owner`, or checks them. M0402: restored ones have another shape.
     pub fn fit(&mut self, rows: usize, dim: usize, owner: &str) -> Result<()> {

@@ -79,6 +79,12 @@ struct Memory {
     users: Mutex<BTreeMap<u32, Vec<Entry>>>,
 }
 
+/// Bytes once every one of `users` has been met: the items of each, and its place in a node that is half full or more.
+pub(in crate::sampling) fn bytes(params: &Params, users: usize) -> usize {
+    let most = params.most("size").round() as usize;
+    users * (size_of::<Entry>() * most + (size_of::<(u32, Vec<Entry>)>() * 3).div_ceil(2))
+}
+
 /// A remembered item; f32, as a checkpoint stores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Entry {

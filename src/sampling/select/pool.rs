@@ -77,6 +77,12 @@ struct Pool {
     slots: Vec<u32>,
 }
 
+/// Bytes once every one of `users` has been met: the slots of each, and its place in a node that is half full or more.
+pub(in crate::sampling) fn bytes(params: &Params, users: usize) -> usize {
+    let most = params.most("size").round() as usize;
+    users * (4 * most + (size_of::<(u32, Pool)>() * 3).div_ceil(2))
+}
+
 /// A user's first visit of the epoch: the candidates with `s - ln q` of each.
 struct Visit {
     user: u32,

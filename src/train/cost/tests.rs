@@ -6,6 +6,7 @@ use super::*;
 use crate::config;
 use crate::data::training::TrainingSet;
 use crate::device::{Device, made_by};
+use crate::ops::cost::Operation;
 use crate::train::fit::Training;
 use crate::train::profile::log;
 use crate::train::step::Trainer;
@@ -130,6 +131,14 @@ fn a_step_worked_by_hand() {
     assert_eq!(forward.bytes, 4 * (embedding + 24 + block + queries));
     assert_eq!(propose.bytes, 4 * 6);
     assert_eq!(loss.bytes, 4 * (2 * 12 + 3 * 5 * 4 + 6 + 3));
+    // Units: the flops of layers and of attention; three norms' bytes; what is dropped is the input and two branches; rows sorted
+    // are 3 of 6 items and 3 of 10 positions.
+    let units = |cost: Cost, of: &[Operation]| of.iter().map(|&o| cost.units[o as usize]).collect::<Vec<_>>();
+    let encoder = [Operation::Layer, Operation::Attention, Operation::Norm, Operation::Dropout, Operation::Activation];
+    assert_eq!(units(forward, &encoder), [768, 96, 4 * 3 * 38, 36, 4 * 48]);
+    assert_eq!(units(backward, &[Operation::Layer, Operation::Attention, Operation::Group]), [1536, 240, 9 + 13]);
+    assert_eq!(units(loss, &[Operation::Pairs, Operation::Pass]), [9, 0]);
+    assert_eq!((units(propose, &[Operation::Propose]), units(update, &[Operation::Update])), (vec![6], vec![update.bytes]));
     // Dense: the norm reads g; x, g, m, v are read and written. 6 4 of the table, 10 4 positions, 128 weights, 12 + 4 + 8 + 4 of
     // their biases, 3 norms of 8.
     assert_eq!(update.bytes, 4 * 9 * (24 + 40 + 128 + 28 + 24));
