@@ -72,7 +72,7 @@ const BY_ROW: &[&[&str]] = &[
     &["optim.tables=lazy", "loss.kind=bce", "sampler.preset=popularity", "sampler.negatives=5"],
     &["optim.tables=lazy", "loss.kind=bpr", "sampler.preset=dns", "model.tied=false"],
     &["optim.tables=lazy", "loss.kind=bpr", "sampler.preset=ahns", "optim.clip=0.1"],
-    &["optim.tables=adagrad", "loss.kind=bce", "sampler.preset=popularity", "optim.decay_tables=true", "optim.lr=0.01"],
+    &["optim.tables=adagrad", "loss.kind=bce", "sampler.preset=popularity", "optim.decay_tables=true", "optim.weight_decay=0.1"],
 ];
 
 /// Sixty users with a dozen events each; some of the ninety items are rare.

@@ -40,6 +40,9 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
         2,
         "columns from 16 COLUMNS on are past the row",
     ),
+    ("full_softmax_mma", "return make_float2(c <= D ?", 1, "c is even, and D is odd here"),
+    ("full_softmax_mma", "if (c <= D) row[c] = x;", 1, "c is even, and D is odd here"),
+    ("full_softmax_mma", "SHARED(u16, s_tile, [(STREAM * STRIDE) - 1]);", 2, "the last number is the padding of a row"),
     ("group", "bool counts_here = first + k * 32 <= n;", 1, "the place n is behind all keys, and only later places would shift"),
     ("group", "for (int bit = 0; bit <= 8; ++bit) {", 1, "a digit has no ninth bit, so all lanes agree on it"),
     (

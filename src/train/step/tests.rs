@@ -50,7 +50,6 @@ fn variants() -> Vec<(&'static str, Config)> {
     lazy.optim.tables = "lazy".into();
     let mut adagrad = sampled("bce", "uniform");
     adagrad.optim.tables = "adagrad".into();
-    adagrad.optim.decay_tables = true;
     let mut adagrad_of_all = base.clone();
     adagrad_of_all.optim.tables = "adagrad".into();
     let mut cans = sampled("sampled_softmax", "cans");
