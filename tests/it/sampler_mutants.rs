@@ -254,7 +254,7 @@ fn built(root: &Path) -> PathBuf {
     assert!(output.status.success(), "the copy with all mutants does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     let messages = String::from_utf8(output.stdout).unwrap();
     let messages = messages.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    messages.filter_map(|message| Some(message["executable"].as_str()?.into())).last().unwrap()
+    messages.filter_map(|message| Some(message["executable"].as_str()?.into())).next_back().unwrap()
 }
 
 /// The first test that fails with `mutant` switched on.
