@@ -456,7 +456,8 @@ static bool fits(Machine& m, const Launch& launch) {
     if (given.use != Use::in && given.use != Use::out) continue;
     if (given.bits == 0 && given.bytes == 0) continue;
     const Allocation* a = heap_find(m, given.bits);
-    if (!a || a->from != given.bits || a->bytes < given.bytes) {
+    // A kernel that works on some rows is given their place within an array.
+    if (!a || given.bits + given.bytes > a->from + a->bytes) {
       complain(m, "argument %u of %s: 0x%llx is no live device memory of %llu bytes", i, kernel.name, given.bits, given.bytes);
       return false;
     }
