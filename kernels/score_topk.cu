@@ -15,7 +15,7 @@
 // Traffic  the table once per block of rows from L2; about k ln(V/k) keys of 8 bytes per row
 //   topk_scan: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets| + 4 |kept|, writes at most 4 |best| + 4 |kept|
 //   topk_merge: reads 4 |best|, writes 4 |ids| + 4 |scores|
-//   topk_lists: reads at most 4 |s| + 4 |candidates|, writes 4 |ids|
+//   topk_lists: reads at most 4 |s| + 4 |candidates|, writes at most 4 |ids|
 // Numerics scores as in score.cu
 // Determinism  the order of arrival in `kept` is not fixed, the keys' order is
 // Source   dynamic negative sampling (Zhang et al., SIGIR 2013); threshold filter: FAISS WarpSelect (Johnson et al., 2017)

@@ -345,7 +345,7 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
         terminal::out(&format!("not counted: {}", plan.uncounted.join(", ")))?;
     }
     if gpu {
-        terminal::out("in the GPU's memory, without what kernels take for a moment")?;
+        terminal::out("in the memory of the GPU, without the little that kernels take for a moment beside the loss and the choice of negatives")?;
     }
     for (part, measured) in measured.into_iter().flatten() {
         let planned = planned(plan, part, gpu);

@@ -80,6 +80,8 @@ impl Buffer {
             Buffer::Machine { memory, len } if memory.bytes >= n * 4 => *len = n,
             Buffer::Machine { .. } => {
                 if let Device::Machine(runtime) = device {
+                    // Given back first: what is overwritten anyway need not be held twice.
+                    *self = Buffer::empty(device);
                     *self = Buffer::machine(runtime.alloc(n * 4)?, n);
                 }
             }

@@ -205,6 +205,9 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     Ok(negatives)
 }
 
+/// Bytes of a candidate that is written out for a row: its id and its log-probability.
+pub const WRITTEN_OUT: usize = 8;
+
 /// The lists of the rows' groups, written out for some rows at a time: rows may be many and lists long.
 pub struct Spread {
     lists: Arc<Resident>,

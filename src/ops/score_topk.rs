@@ -84,9 +84,11 @@ fn room(k: usize, arriving: usize) -> Result<usize> {
 /// Bytes a candidate of a list takes in a machine's memory while it is chosen from: itself, its score, its log-probability.
 const PER_CANDIDATE: usize = 12;
 
-/// Bytes of a machine's memory taken for a moment to choose from lists of `m` for R `rows`.
-pub fn bytes_there(rows: usize, m: usize) -> u64 {
-    (scan::block(rows, PER_CANDIDATE * m) * PER_CANDIDATE * m) as u64
+/// Bytes of a machine's memory taken for a moment to choose from lists of `m` for R `rows`; `written_out`: whether the lists are,
+/// because rows share them.
+pub fn bytes_there(rows: usize, m: usize, written_out: bool) -> u64 {
+    let each = PER_CANDIDATE - if written_out { 0 } else { propose::WRITTEN_OUT };
+    (scan::block(rows, PER_CANDIDATE * m) * each * m) as u64
 }
 
 /// Candidates live in global memory for as many rows at a time as [`scan::block`] says.

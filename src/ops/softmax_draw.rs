@@ -103,9 +103,11 @@ pub fn cost(scores: Cost, rows: usize, n: usize) -> Cost {
 /// Bytes a candidate of a list takes in a machine's memory while it is chosen from.
 const PER_CANDIDATE: usize = 28;
 
-/// Bytes of a machine's memory taken for a moment to draw from lists of `m` for R `rows`.
-pub fn bytes_there(rows: usize, m: usize) -> u64 {
-    (scan::block(rows, PER_CANDIDATE * m) * PER_CANDIDATE * m) as u64
+/// Bytes of a machine's memory taken for a moment to draw from lists of `m` for R `rows`; `written_out`: whether the lists are, with
+/// their log-probabilities, because rows share them.
+pub fn bytes_there(rows: usize, m: usize, written_out: bool) -> u64 {
+    let each = PER_CANDIDATE - if written_out { 0 } else { propose::WRITTEN_OUT };
+    (scan::block(rows, PER_CANDIDATE * m) * each * m) as u64
 }
 
 /// Buffers of a draw on a machine.

@@ -170,8 +170,8 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     needs.drawing = (lists + given * 8 + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong) as u64;
     let choosing = match plan.select.0.declared.name {
         _ if catalogue => 0,
-        "top_k" => score_topk::bytes_there(rows, m),
-        "softmax_draw" => softmax_draw::bytes_there(rows, m),
+        "top_k" => score_topk::bytes_there(rows, m, plan.scope != Scope::Position),
+        "softmax_draw" => softmax_draw::bytes_there(rows, m, plan.scope != Scope::Position),
         // Decided on the host by scores made there.
         _ => 8 * (rows * (m + 1)) as u64,
     };

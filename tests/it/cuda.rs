@@ -157,7 +157,8 @@ fn stages_are_timed_by_marks_and_nothing_stops_between_them() {
     let first = lines.iter().position(|line| line.starts_with("mark")).expect("marks");
     let timed = &lines[first..];
     for pair in timed.windows(2).filter(|pair| pair[1].starts_with("wait")) {
-        assert!(pair[0].starts_with("copy"), "a stage waited for the GPU after `{}`", pair[0]);
+        // Times are read when a step has ended; after that the program may let go of the GPU.
+        assert!(pair[0].starts_with("copy") || pair[0].starts_with("elapsed"), "a stage waited for the GPU after `{}`", pair[0]);
     }
     let count = |what: &str| timed.iter().filter(|line| line.starts_with(what)).count();
     assert!(timed.iter().all(|line| !line.starts_with("elapsed") || *line == "elapsed 1"), "marks out of order");

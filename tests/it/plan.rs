@@ -49,6 +49,34 @@ fn planned_is_measured_to_two_percent() {
     }
 }
 
+/// What losses and choices take of a machine's memory for a moment is what most of it goes to; an evaluation there holds no scores and
+/// stays below its plan.
+#[test]
+fn planned_is_measured_on_a_machine() {
+    const SMALL: &[&str] = &["plan", "--device", "emulator", "--json", "--set", "synthetic.users=300", "--set", "max_len=60"];
+    for settings in [
+        &["--set", "loss=bce"][..],
+        &["--set", "loss=softmax"],
+        &["--set", "loss=sampled_softmax", "--set", "sampler.negatives=64"],
+        &["--set", "loss=sampled_softmax", "--set", "sampler.preset=popularity", "--set", "sampler.scope=sequence"],
+        &["--set", "loss=sampled_softmax", "--set", "sampler.preset=cans", "--set", "model.kind=cans"],
+        &["--set", "loss=bce", "--set", "sampler.preset=dns"],
+        &["--set", "loss=bce", "--set", "sampler.preset=genni", "--set", "sampler.select.candidates=500"],
+    ] {
+        let finished = Folder::new().run(&[SMALL, &["--measure"], settings].concat());
+        if finished.err.contains("G0507") {
+            println!("SKIPPED: no C++ compiler, so no kernel was run");
+            return;
+        }
+        let plan: Value = serde_json::from_str(finished.ok().trim()).unwrap();
+        let of = |part: &str, what: &str| plan["measured"][part][what].as_f64().unwrap();
+        let off = |part: &str| of(part, "planned") / of(part, "measured") - 1.0;
+        println!("{settings:?}: step {:+.2} %, evaluation {:+.2} %", 100.0 * off("step"), 100.0 * off("evaluation"));
+        assert!(off("step").abs() < 0.02, "{settings:?}: {:?}", plan["measured"]);
+        assert!((-0.02..0.5).contains(&off("evaluation")), "{settings:?}: {:?}", plan["measured"]);
+    }
+}
+
 #[test]
 fn fifty_million_items_need_no_log() {
     let folder = Folder::new();
