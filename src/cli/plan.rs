@@ -147,7 +147,7 @@ fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]
 }
 
 /// How far predictions were from the fastest steps of many configurations.
-const WITHIN: &str = "within a factor of 1.22 of the fastest step in the median of 18 configurations, of 2.11 in the worst: \
+const WITHIN: &str = "within a factor of 1.25 of the fastest step in the median of 18 configurations, of 1.78 in the worst: \
                       benches/runs/2026-11-28-cpu-prediction";
 
 /// The least time a step takes on this machine, and the time it is predicted to take.
@@ -345,7 +345,9 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
         terminal::out(&format!("not counted: {}", plan.uncounted.join(", ")))?;
     }
     if gpu {
-        terminal::out("in the memory of the GPU, without the little that kernels take for a moment beside the loss and the choice of negatives")?;
+        terminal::out(
+            "in the memory of the GPU, without the little that kernels take for a moment beside the loss and the choice of negatives",
+        )?;
     }
     for (part, measured) in measured.into_iter().flatten() {
         let planned = planned(plan, part, gpu);
