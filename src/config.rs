@@ -62,21 +62,79 @@ pub enum CurveShape {
     Exponential,
 }
 
+impl Curve {
+    /// The value at `epoch`; a fraction counts steps within the epoch.
+    pub fn at(&self, epoch: f64) -> f64 {
+        let f = if self.over > 0.0 { (epoch / self.over).clamp(0.0, 1.0) } else { 1.0 };
+        match self.shape {
+            CurveShape::Linear => self.from + (self.to - self.from) * f,
+            CurveShape::Cosine => self.from + (self.to - self.from) * 0.5 * (1.0 - (std::f64::consts::PI * f).cos()),
+            CurveShape::Exponential if self.from > 0.0 && self.to > 0.0 => self.from * (self.to / self.from).powf(f),
+            CurveShape::Exponential => self.from + (self.to - self.from) * f,
+        }
+    }
+    /// As a settings file has it.
+    pub fn text(&self) -> String {
+        let shape = match self.shape {
+            CurveShape::Linear => "",
+            CurveShape::Cosine => ", shape = \"cosine\"",
+            CurveShape::Exponential => ", shape = \"exponential\"",
+        };
+        format!("{{ from = {}, to = {}, over = {}{shape} }}", self.from, self.to, self.over)
+    }
+}
+
 impl Value {
-    /// The value at `epoch` (a fraction counts steps within the epoch); words and flags have none.
+    /// The value at `epoch`; words and flags have none.
     pub fn at(&self, epoch: f64) -> Option<f64> {
         match self {
             Value::Number(x) => Some(*x),
-            Value::Curve(c) => {
-                let f = if c.over > 0.0 { (epoch / c.over).clamp(0.0, 1.0) } else { 1.0 };
-                Some(match c.shape {
-                    CurveShape::Linear => c.from + (c.to - c.from) * f,
-                    CurveShape::Cosine => c.from + (c.to - c.from) * 0.5 * (1.0 - (std::f64::consts::PI * f).cos()),
-                    CurveShape::Exponential if c.from > 0.0 && c.to > 0.0 => c.from * (c.to / c.from).powf(f),
-                    CurveShape::Exponential => c.from + (c.to - c.from) * f,
-                })
-            }
+            Value::Curve(curve) => Some(curve.at(epoch)),
             _ => None,
+        }
+    }
+}
+
+/// A whole number, or one that follows a curve and is rounded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    Fixed(u32),
+    Moving(Curve),
+}
+
+impl From<u32> for Amount {
+    fn from(n: u32) -> Amount {
+        Amount::Fixed(n)
+    }
+}
+
+impl Amount {
+    pub fn at(&self, epoch: f64) -> usize {
+        match self {
+            Amount::Fixed(n) => *n as usize,
+            Amount::Moving(curve) => curve.at(epoch).round() as usize,
+        }
+    }
+    pub fn most(&self) -> usize {
+        let [from, to] = self.ends();
+        from.max(to)
+    }
+    pub fn least(&self) -> usize {
+        let [from, to] = self.ends();
+        from.min(to)
+    }
+    /// As a settings file has it.
+    pub fn text(&self) -> String {
+        match self {
+            Amount::Fixed(n) => n.to_string(),
+            Amount::Moving(curve) => curve.text(),
+        }
+    }
+    fn ends(&self) -> [usize; 2] {
+        match self {
+            Amount::Fixed(n) => [*n as usize; 2],
+            Amount::Moving(curve) => [curve.from, curve.to].map(|x| x.round() as usize),
         }
     }
 }
@@ -206,8 +264,8 @@ pub struct Sampler {
     pub preset: String,
     /// `position`, `sequence` or `batch`: who shares a draw.
     pub scope: Option<String>,
-    /// Negatives kept per group.
-    pub negatives: Option<u32>,
+    /// Negatives kept per group; may follow a curve.
+    pub negatives: Option<Amount>,
     /// `none`, `target` or `history`.
     pub exclude: Option<String>,
     /// Mixture of proposals; each has a `share` besides its own parameters.

@@ -264,7 +264,7 @@ fn prepared(settings: &Settings, json: bool) -> Result<Arc<TrainingSet>> {
 }
 
 /// The most bytes held in each part of a run: in a step (the one with the largest batch, one beside it, and that one again), in an
-/// evaluation of the validation targets, and in the copy for a checkpoint. The split is held before and is added as the plan has it.
+/// evaluation of the held-out targets, and in the copy for a checkpoint. The split is held before and is added as the plan has it.
 fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<Vec<(&'static str, u64)>> {
     if let Device::Machine(runtime) = device {
         return measure_there(config, set, runtime, largest);
@@ -286,7 +286,7 @@ fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u6
     if config.train.eval_every > 0 && !split.valid.is_empty() {
         watch.restart();
         let mut ranker = Encoder::new(&mut trainer.model, device, &config.model.kind)?;
-        Ground::new(set, Part::Valid).evaluate(&mut ranker, &config.eval, &mut |_, _| {})?;
+        evaluate_all(set, config, &mut ranker)?;
         measured.push(("evaluation", before + watch.peak()));
     }
     Ok(measured)
@@ -310,10 +310,18 @@ fn measure_there(
     if config.train.eval_every > 0 && !set.split().valid.is_empty() {
         watched.restart();
         let mut ranker = Encoder::new(&mut trainer.model, &device, &config.model.kind)?;
-        Ground::new(set, Part::Valid).evaluate(&mut ranker, &config.eval, &mut |_, _| {})?;
+        evaluate_all(set, config, &mut ranker)?;
         measured.push(("evaluation", watched.most()));
     }
     Ok(measured)
+}
+
+/// The evaluation while training and the one after it, whose histories are longer.
+fn evaluate_all(set: &Arc<TrainingSet>, config: &Config, ranker: &mut Encoder) -> Result<()> {
+    for part in [Part::Valid, Part::Test] {
+        Ground::new(set, part).evaluate(ranker, &config.eval, &mut |_, _| {})?;
+    }
+    Ok(())
 }
 
 /// What the plan says of a measured part of a run.

@@ -48,7 +48,7 @@ pub fn reduce<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3]) {
         return;
     }
     let c = &mut c[..m * n];
-    let chunks = (k / 512).clamp(1, 16);
+    let chunks = chunks(k);
     if chunks == 1 {
         return gemm(c, n, a, b, shape, T::ONE, true);
     }
@@ -58,6 +58,15 @@ pub fn reduce<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3]) {
         gemm(p, n, a.from_column(from), b.from_row(from), [m, n, to - from], T::ONE, false);
     });
     add_in_order(c, &partial);
+}
+
+fn chunks(k: usize) -> usize {
+    (k / 512).clamp(1, 16)
+}
+
+/// Numbers that [`reduce`] takes for a moment.
+pub fn reduced(m: usize, n: usize, k: usize) -> usize {
+    if chunks(k) > 1 { chunks(k) * m * n } else { 0 }
 }
 
 /// `c += sum of the lanes`, lane 0 first; `lanes` holds any number of arrays as long as `c`.

@@ -81,8 +81,13 @@ pub struct Tiles {
 impl Tiles {
     /// For scores alone, rows owned and items streamed; `extra` bytes of shared memory are the kernel's own.
     pub fn scores(scoring: &Scoring, extra: usize) -> Result<Tiles> {
-        let paired = scoring.kind != ScoreKind::Dot && scoring.context.is_some();
-        Tiles::new(form(scoring)?, scoring.dim, extra, |own, stream, stride| {
+        Tiles::scores_of(scoring.kind, scoring.dim, scoring.context.is_some(), extra)
+    }
+
+    /// The same from what decides them.
+    pub fn scores_of(kind: ScoreKind, dim: usize, context: bool, extra: usize) -> Result<Tiles> {
+        let paired = kind != ScoreKind::Dot && context;
+        Tiles::new(form_of(kind, dim, context)?, dim, extra, |own, stream, stride| {
             Some((own * (1 + usize::from(paired)) + stream) * stride)
         })
     }

@@ -133,6 +133,23 @@ fn lists_by(
     Ok(ids)
 }
 
+/// Of a scan of the catalogue for k: the buffer of every block, the tiles, into how many parts the catalogue is cut.
+fn scan_of(kind: ScoreKind, dim: usize, context: bool, [rows, items, k]: [usize; 3]) -> Result<(usize, Tiles, usize)> {
+    /// Fewest tiles worth a share of the catalogue: a share hands over k items whatever its length.
+    const SHARE: usize = 8;
+    // The most a tile can bring is 64 items a row.
+    let sort = room(k, 64)?;
+    let tiles = Tiles::scores_of(kind, dim, context, 8 * sort)?;
+    let splits = tiles.splits(rows, items, SHARE);
+    Ok((sort, tiles, splits))
+}
+
+/// Bytes of a machine's memory that [`catalogue_on`] takes, its result included.
+pub(crate) fn catalogue_bytes_there(kind: ScoreKind, dim: usize, context: bool, shape: [usize; 3]) -> Result<u64> {
+    let ([rows, _, k], (sort, tiles, splits)) = (shape, scan_of(kind, dim, context, shape)?);
+    Ok(8 * (rows.div_ceil(tiles.own) * splits * tiles.own * sort + rows * splits * k + rows * k) as u64)
+}
+
 /// ids (R,k) and, if asked for, scores (R,k) of the best items the rows may see; left on the machine.
 pub(crate) fn catalogue_on(
     device: &Device,
@@ -142,14 +159,10 @@ pub(crate) fn catalogue_on(
     k: usize,
     with_scores: bool,
 ) -> Result<(Buffer, Buffer)> {
-    /// Fewest tiles worth a share of the catalogue: a share hands over k items whatever its length.
-    const SHARE: usize = 8;
     scoring.check()?;
     let (rows, items) = (scoring.rows(), scoring.items);
-    // The most a tile can bring is 64 items a row.
-    let sort = room(k, 64)?;
-    let tiles = Tiles::scores(scoring, 8 * sort)?;
-    let (blocks, splits) = (rows.div_ceil(tiles.own), tiles.splits(rows, items, SHARE));
+    let (sort, tiles, splits) = scan_of(scoring.kind, scoring.dim, scoring.context.is_some(), [rows, items, k])?;
+    let blocks = rows.div_ceil(tiles.own);
     let mut kept = Buffer::sized(device, 2 * blocks * splits * tiles.own * sort)?;
     let mut best = Buffer::sized(device, 2 * rows * splits * k)?;
     let mut args = vec![Arg::Out(&mut best), Arg::Out(&mut kept), Arg::In(scoring.query), scan::context(scoring)];

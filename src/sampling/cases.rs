@@ -116,7 +116,7 @@ impl Way {
         let weight = |kind: &str| Kind { kind: kind.into(), params: BTreeMap::new() };
         let config = config::Sampler {
             scope: Some(self.scope.into()),
-            negatives: Some(self.n as u32),
+            negatives: Some((self.n as u32).into()),
             exclude: Some(self.exclude.into()),
             propose: Some(self.laws.iter().map(law).collect()),
             weight: self.log_q.then(|| weight("log_q")),

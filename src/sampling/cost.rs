@@ -34,7 +34,7 @@ pub struct Draw {
 pub fn draw(config: &config::Sampler, of: &memory::Extent, products: u64) -> Result<Draw> {
     let plan = Plan::new(config)?;
     let select = (plan.select.0.build)(&plan.select.1);
-    let (rows, n, m) = (of.rows, plan.negatives, select.candidates(plan.negatives, 0.0));
+    let (rows, n, m) = (of.rows, plan.negatives.at(0.0), select.candidates(plan.negatives.at(0.0), 0.0));
     let catalogue = plan.propose.iter().any(|(entry, _)| entry.build.is_none());
     let mut draw = Draw { groups: groups(plan.scope, of), negatives: n, ..Draw::default() };
     draw.candidates = if catalogue { of.items } else { m };

@@ -7,7 +7,9 @@
 
 use crate::config;
 use crate::error::Result;
+use crate::ops::cost::distinct;
 use crate::ops::exclusion::Exclude;
+use crate::ops::matmul::reduced;
 use crate::ops::{score_topk, softmax_draw};
 use crate::sampling::registry::Params;
 use crate::sampling::{Plan, Scope, mix, select};
@@ -48,6 +50,8 @@ pub struct Needs {
     pub drawing_there: u64,
     /// What it hands to the loss.
     pub negatives: u64,
+    /// The same in a machine's memory.
+    pub negatives_there: u64,
     /// Negatives per row, N, and wrong contexts, W.
     pub per_row: usize,
     /// W
@@ -65,22 +69,25 @@ fn alias(n: usize) -> usize {
     8 * n + 8 * n.next_power_of_two().max(2)
 }
 
-/// Kinds that learn or rank with vectors of their own while they draw: how many depends on which items were drawn.
-const DRAW_MORE: [&str; 7] = ["pool", "gates", "generator", "generated", "buckets", "policy", "fair"];
+/// Kinds that take more while they draw than is counted, because it depends on attributes or a knowledge graph.
+const DRAW_MORE: [&str; 2] = ["policy", "fair"];
 
 /// Bytes of the tables of a kind and its parameters, if they are known here.
 fn tables(name: &str, params: &Params, of: &Extent) -> Option<usize> {
+    // While a table that follows a curve is built, the one before it is still there.
+    let moves = |names: &[&str]| names.iter().any(|name| params.follows(name));
     Some(match name {
         "uniform" | "in_batch" | "catalogue" => 0,
         "all" | "top_k" | "softmax_draw" | "rank_band" | "adaptive" | "posterior" | "metropolis" | "buckets" => 0,
         "item" | "interpolate" | "one" | "log_q" | "attention" | "divergence" => 0,
         // A weight of every item.
-        "category_balance" | "propensity" => 4 * of.items,
+        "category_balance" | "propensity" => 4 * of.items * if moves(&["b", "eta", "most"]) { 2 } else { 1 },
         "memory" => select::memory::bytes(params, of.users),
         "pool" => select::pool::bytes(params, of.users),
         "gates" => select::gates::bytes(of.dim),
         "generator" => select::learned::bytes(of.items, of.dim),
         "generated" => mix::generated::bytes(params, of.dim),
+        "popularity" if moves(&["alpha"]) => 4 * of.items + 2 * alias(of.items),
         "popularity" => alias(of.items),
         // Per cluster its items and an alias table of them; the pairs are spread evenly.
         "cluster" => {
@@ -102,13 +109,77 @@ pub(super) fn groups(scope: Scope, of: &Extent) -> usize {
     }
 }
 
+/// A choice from lists of `m` items, or from the catalogue, of which every row keeps `n`.
+struct Chosen<'a> {
+    of: &'a Extent,
+    groups: usize,
+    m: usize,
+    n: usize,
+    catalogue: bool,
+}
+
+impl Chosen<'_> {
+    /// Bytes that a selection which learns or ranks with vectors of its own holds at its largest beside the lists, its result
+    /// included; 0 for the others. The sums follow the functions `select` of the kinds, array by array.
+    fn learning(&self, name: &str, params: &Params) -> usize {
+        let Chosen { of, m, n, .. } = *self;
+        let (r, d, given, beside) = (of.rows, of.dim, of.rows * n, of.rows * (m + 1));
+        // Different items among targets and candidates: targets prefer some, so no more than these.
+        let k = distinct(r + self.groups * m, of.items);
+        match name {
+            // What each user may be renewed by, and the scores of all rows' candidates.
+            "pool" => (of.sequences * 16 * m.next_power_of_two() + 16 * r * m).max(9 * given),
+            "gates" => {
+                let (wide, gates) = (2 * d + 1, 2 * d * (2 * d + 1));
+                let seen = 8 * beside + 8 * k * d + 8 * r * d + 8 * r;
+                let view = 8 * (r * (wide + 2 * d + d + 1) + k * d + gates);
+                let gradient = given * (8 * d + 8 + 8 * wide) + 8 * (2 * r * d + r + gates + reduced(d, wide, given));
+                (8 * beside + 12 * k * d).max(seen + view + 20 * given + gradient)
+            }
+            "generator" => {
+                let rewards = 4 * r * (2 + d) + 4 * beside * usize::from(!self.catalogue) + 24 * given + 16 * (given + r);
+                // Laws and slopes of a block of rows; then its candidates by item.
+                let block = match self.catalogue {
+                    true => 20 * of.items * r.min(((1 << 22) / of.items.max(1)).max(1)),
+                    false => {
+                        let rows = r.min(((1 << 22) / m.max(1)).max(1));
+                        let c = rows * m;
+                        (72 * rows + 24 * c).max(20 * c + 8 * c.next_power_of_two())
+                    }
+                };
+                let met = if self.catalogue { of.items } else { k };
+                rewards + block + 4 * met * d + 4 * if self.catalogue { of.items } else { beside }
+            }
+            "buckets" => {
+                let of_rows = |name: &str| (params.most(name) * (r as f64).sqrt()).ceil().max(1.0) as usize;
+                let (count, width) = (of_rows("buckets"), of_rows("rows").min(r));
+                let visits = count * width;
+                let block = visits.min(((1 << 22) / n.max(1)).max(1));
+                let scored = block * (4 * d + 12) + 4 * (block * n).next_power_of_two() + 12 * block * n;
+                8 * r * d + 28 * r + 4 * (visits + count * n) + 16 * visits.next_power_of_two() + scored.max(4 * given)
+            }
+            _ => 0,
+        }
+    }
+    /// The same of vectors that are no items, `count` for each row, beside the negatives.
+    fn generating(&self, params: &Params) -> usize {
+        let Chosen { of, .. } = *self;
+        let (r, d) = (of.rows, of.dim);
+        let vectors = r * params.most("count").round() as usize;
+        let noise = params.count("noise", 0.0);
+        let pass = vectors * (2 + d + noise + 2 * d + d + d);
+        let gradient = vectors * (d + 2 * d) + reduced(d + noise, 2 * d, vectors).max(reduced(2 * d, d, vectors));
+        4 * (3 * r * d + pass + gradient) + mix::generated::bytes(params, d) / 3
+    }
+}
+
 /// What the sampler of `config` needs; errors as those of [`Plan::new`].
 pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let plan = Plan::new(config)?;
     let choose = (plan.select.0.build)(&plan.select.1);
-    let rows = of.rows;
+    let (rows, negatives) = (of.rows, plan.negatives.most());
     let groups = groups(plan.scope, of);
-    let mut needs = Needs { per_row: plan.negatives, ..Needs::default() };
+    let mut needs = Needs { per_row: negatives, ..Needs::default() };
     let stages =
         [(plan.select.0.declared, &plan.select.1), (plan.mix.0.declared, &plan.mix.1), (plan.weight.0.declared, &plan.weight.1)];
     for (declared, params) in plan.propose.iter().map(|(entry, params)| (entry.declared, params)).chain(stages) {
@@ -127,33 +198,41 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
         needs.tables += 4 * of.items as u64;
     }
     if plan.mix.0.declared.name == "wrong_context" {
-        needs.wrong = plan.mix.1.count("count", 0.0);
+        needs.wrong = plan.mix.1.most("count").round() as usize;
     }
     let catalogue = plan.propose.first().is_none_or(|(entry, _)| entry.build.is_none());
-    let m = choose.most_candidates(plan.negatives);
+    let m = choose.most_candidates(negatives);
     let chooses = plan.select.0.declared.name != "all";
     // Lists: ids, their log-probabilities, where a row shares them what it drops, and the first row of each group.
     let proposed_q = plan.wants_log_q() || choose.needs_proposal_log_q();
     let drops = plan.scope != Scope::Position && plan.exclude != Exclude::None;
     let lists = match catalogue {
         true => 0,
-        false => groups * m * if proposed_q { 8 } else { 4 } + if drops { rows * m } else { 0 } + 4 * (groups + 1),
+        false => groups * m * if proposed_q { 8 } else { 4 } + 4 * (groups + 1),
     };
+    // Training targets are part of a history, so a sequence that excludes it has nothing to drop: the host lets go of its marks.
+    let marks = if drops && !catalogue { rows * m } else { 0 };
+    let made = lists + marks;
+    let kept = if plan.scope == Scope::Sequence && plan.exclude == Exclude::History { lists } else { made };
     let bits = of.items.div_ceil(64) * 8 * of.threads;
-    let given = rows * plan.negatives;
+    let given = rows * negatives;
     // Beside the ids: shares of the way to the target, vectors that are no items, a weight of each negative.
     let mixed = match plan.mix.0.declared.name {
         "interpolate" => 4 * rows,
-        "generated" => 4 * rows * plan.mix.1.count("count", 0.0) * of.dim,
+        "generated" => 4 * rows * plan.mix.1.most("count").round() as usize * of.dim,
         _ => 0,
     };
     let weighed = if matches!(plan.weight.0.declared.name, "one" | "log_q") { 0 } else { 4 * given };
     let of_rows = mixed + weighed;
+    let chosen = Chosen { of, groups, m, n: negatives, catalogue };
+    let generating = if plan.mix.0.declared.name == "generated" { chosen.generating(&plan.mix.1) } else { 0 };
     if !chooses {
         needs.shared = plan.scope != Scope::Position;
-        needs.negatives = (lists + of_rows + 8 * rows * needs.wrong) as u64;
-        needs.drawing = needs.negatives + bits as u64;
-        needs.drawing_there = needs.negatives;
+        let beside = of_rows + 8 * rows * needs.wrong;
+        needs.negatives = (kept + beside) as u64;
+        needs.negatives_there = (made + beside) as u64;
+        needs.drawing = (made + beside + bits).max(kept + beside - of_rows + generating) as u64;
+        needs.drawing_there = needs.negatives_there;
         return Ok(needs);
     }
     let q = if plan.log_q() { 4 } else { 0 };
@@ -167,7 +246,10 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let beside = !matches!(plan.select.0.declared.name, "top_k" | "softmax_draw" | "generator" | "buckets" | "pool");
     let listed_on_host = if beside && !catalogue { 16 * rows * (m + 1) } else { 0 };
     let scratch = of.threads * (4 * (block + gathered) + weights) + listed_on_host;
-    needs.drawing = (lists + given * 8 + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong) as u64;
+    let ends = given * 8 + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong;
+    needs.negatives_there = needs.negatives;
+    let choosing = kept + ends.max(chosen.learning(plan.select.0.declared.name, &plan.select.1));
+    needs.drawing = (made.max(choosing) as u64).max(needs.negatives + generating as u64);
     let choosing = match plan.select.0.declared.name {
         _ if catalogue => 0,
         "top_k" => score_topk::bytes_there(rows, m, plan.scope != Scope::Position),
@@ -175,7 +257,7 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
         // Decided on the host by scores made there.
         _ => 8 * (rows * (m + 1)) as u64,
     };
-    needs.drawing_there = needs.negatives + lists as u64 + choosing;
+    needs.drawing_there = needs.negatives + made as u64 + choosing;
     Ok(needs)
 }
 

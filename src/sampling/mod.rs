@@ -22,6 +22,7 @@ pub mod diagnosis;
 mod knowledge;
 pub mod memory;
 mod mix;
+mod per_epoch;
 mod plan;
 mod preset;
 mod propose;
@@ -48,7 +49,7 @@ use crate::ops::propose::{Laws, Mixed};
 use crate::ops::score::Scoring;
 use knowledge::Catalogue;
 use mix::Mix;
-use propose::{Mixture, Propose, Rules};
+use propose::{Mixture, Proposal, Propose, Rules};
 use select::{Candidates, Choice, Select};
 use weight::Weigh;
 
@@ -69,9 +70,9 @@ pub struct Sampler {
     seed: u64,
     catalogue: Arc<Catalogue>,
     /// One per proposal of the plan; empty for the whole catalogue.
-    proposals: Vec<Box<dyn Propose>>,
-    /// The laws of the proposals in the memory of the machine that drew last.
-    laws: Mutex<Option<Arc<Laws>>>,
+    proposals: Vec<Proposal>,
+    /// The laws of the proposals in the memory of the machine that drew last, and their versions.
+    laws: Mutex<Option<(Vec<u64>, Arc<Laws>)>>,
     select: Box<dyn Select>,
     /// (V) see `Choice::priors`.
     priors: Vec<f32>,
@@ -108,11 +109,12 @@ impl Sampler {
         }
         let mut select = (plan.select.0.build)(&plan.select.1);
         select.learn_about(knowledge, &catalogue)?;
-        let most = select.most_candidates(plan.negatives);
-        if (plan.distinct && most > catalogue.len()) || (plan.propose[0].0.build.is_none() && plan.negatives > catalogue.len()) {
+        let negatives = plan.negatives.most();
+        let most = select.most_candidates(negatives);
+        if (plan.distinct && most > catalogue.len()) || (plan.propose[0].0.build.is_none() && negatives > catalogue.len()) {
             return Err(Error::new(
                 Code::C0205,
-                format!("{} different negatives cannot be drawn from {} items", most.max(plan.negatives), catalogue.len()),
+                format!("{} different negatives cannot be drawn from {} items", most.max(negatives), catalogue.len()),
             )
             .help(format!("use `sampler.negatives` below {}", catalogue.len())));
         }
@@ -138,15 +140,15 @@ impl Sampler {
     }
     /// Whether `Batch::target_clusters` must be filled.
     pub fn needs_clusters(&self) -> bool {
-        self.proposals.iter().any(|p| p.clusters() > 0)
+        self.plan.propose.iter().any(|(entry, _)| std::ptr::eq(entry.declared, &propose::cluster::DECLARED))
     }
-    /// Wrong-context negatives per row, which only a model that sees context can score.
-    pub fn wrong_contexts(&self) -> usize {
-        self.mix.as_ref().map_or(0, |mix| mix.wrong_contexts())
+    /// Wrong-context negatives per row at `epoch`, which only a model that sees context can score.
+    pub fn wrong_contexts(&self, epoch: f64) -> usize {
+        self.mix.as_ref().map_or(0, |mix| mix.wrong_contexts(epoch))
     }
-    /// Negatives a row is compared with: items, wrong contexts, and vectors that are no items.
-    pub fn per_row(&self) -> usize {
-        self.plan.negatives + self.wrong_contexts() + self.mix.as_ref().map_or(0, |mix| mix.generated())
+    /// Negatives a row is compared with at `epoch`: items, wrong contexts, and vectors that are no items.
+    pub fn per_row(&self, epoch: f64) -> usize {
+        self.negatives(epoch) + self.wrong_contexts(epoch) + self.mix.as_ref().map_or(0, |mix| mix.generated(epoch))
     }
     /// Whether only a model that scores by the dot product can use its negatives.
     pub fn needs_dot(&self) -> bool {
@@ -156,9 +158,9 @@ impl Sampler {
     pub fn gives_log_q(&self) -> bool {
         self.plan.log_q()
     }
-    /// Negatives per group, N.
-    pub fn negatives(&self) -> usize {
-        self.plan.negatives
+    /// Negatives per group at `epoch`, N.
+    pub fn negatives(&self, epoch: f64) -> usize {
+        self.plan.negatives.at(epoch)
     }
     pub fn scope(&self) -> Scope {
         self.plan.scope
@@ -211,7 +213,7 @@ impl Sampler {
             catalogue: &self.catalogue,
             priors: &self.priors,
             exclude: self.plan.exclude,
-            negatives: self.plan.negatives,
+            negatives: self.negatives(moment.epoch),
             log_q: self.plan.wants_log_q(),
             seed: self.seed,
             epoch: moment.epoch,
@@ -240,7 +242,7 @@ impl Sampler {
             exclude: self.plan.exclude,
             distinct: self.plan.distinct,
             log_q: self.plan.wants_log_q() || self.select.needs_proposal_log_q(),
-            n: self.select.candidates(self.plan.negatives, moment.epoch),
+            n: self.select.candidates(self.negatives(moment.epoch), moment.epoch),
             seed: self.seed,
             epoch_index: moment.epoch_index,
             batch_index: moment.batch_index,
@@ -249,7 +251,7 @@ impl Sampler {
 
     /// Does `work` with the law proposed from: the only one, or the mixture of all.
     fn of_law<R>(&self, moment: Moment, work: impl FnOnce(&dyn Propose, Option<Mixed>) -> Result<R>) -> Result<R> {
-        match &self.proposals[..] {
+        match &self.laws_of(moment)?[..] {
             [single] => work(single.as_ref(), None),
             several => {
                 let shares: Vec<f64> = self.plan.propose.iter().map(|(_, p)| p.number("share", moment.epoch)).collect();
@@ -262,10 +264,15 @@ impl Sampler {
         }
     }
 
+    /// The proposals' laws as they stand in an epoch.
+    fn laws_of(&self, moment: Moment) -> Result<Vec<Arc<dyn Propose>>> {
+        self.proposals.iter().map(|proposal| proposal.at(moment.epoch_index)).collect()
+    }
+
     /// The propose stage alone.
     fn propose(&self, device: &Device, batch: &Batch, moment: Moment) -> Result<Negatives> {
         let rules = self.rules(moment);
-        let there = if self.select.takes_resident() { self.laws_on(device)? } else { None };
+        let there = if self.select.takes_resident() { self.laws_on(device, moment)? } else { None };
         self.of_law(moment, |law, mixed| {
             let drawn = there.as_ref().map(|laws| propose::propose_there(device, laws, law, mixed, &rules, batch)).transpose()?;
             drawn.flatten().map_or_else(|| propose::propose(law, &rules, batch), Ok)
@@ -283,17 +290,20 @@ impl Sampler {
     }
 
     /// The proposals' laws in a machine's memory, copied there once; none for the plain path, or where a law is the host's alone.
-    fn laws_on(&self, device: &Device) -> Result<Option<Arc<Laws>>> {
+    fn laws_on(&self, device: &Device, moment: Moment) -> Result<Option<Arc<Laws>>> {
         let Device::Machine(runtime) = device else { return Ok(None) };
-        let Some(twins) = self.proposals.iter().map(|law| law.twin()).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let of_epoch = self.laws_of(moment)?;
+        let Some(twins) = of_epoch.iter().map(|law| law.twin()).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let versions: Vec<u64> = self.proposals.iter().map(|proposal| proposal.version(moment.epoch_index)).collect();
         let mut kept = self.laws.lock().map_err(|_| Error::internal("a thread that drew negatives failed"))?;
-        if let Some(laws) = kept.as_ref().filter(|laws| laws.are_on(runtime)) {
+        if let Some((_, laws)) = kept.as_ref().filter(|(of, laws)| *of == versions && laws.are_on(runtime)) {
             return Ok(Some(laws.clone()));
         }
+        *kept = None;
         let trained: Vec<u32> =
             if self.catalogue.len() < self.catalogue.items() { self.catalogue.iter().collect() } else { Vec::new() };
         let laws = Arc::new(Laws::new(runtime, &twins, &trained, self.catalogue.len())?);
-        *kept = Some(laws.clone());
+        *kept = Some((versions, laws.clone()));
         Ok(Some(laws))
     }
 }
@@ -304,7 +314,7 @@ fn describe(plan: &Plan) -> String {
     format!(
         "{}: {} negatives per {}, exclude {}, propose {}, select {}, mix {}, weight {}",
         if plan.preset.is_empty() { "own" } else { &plan.preset },
-        plan.negatives,
+        plan.negatives.text(),
         resolved.scope.unwrap_or_default(),
         resolved.exclude.unwrap_or_default(),
         proposals.join(" + "),

@@ -4,7 +4,7 @@
 //! kind starts from its defaults; a list of proposals replaces the preset's list. What does nothing or cannot hold together is
 //! refused, because whoever wrote it expected an effect.
 
-use crate::config::{self, Kind};
+use crate::config::{self, Amount, Kind};
 use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::exclusion::Exclude;
 use crate::rng::SLOT_BITS;
@@ -17,7 +17,7 @@ pub struct Plan {
     pub scope: Scope,
     pub exclude: Exclude,
     /// Negatives handed to the loss, per group.
-    pub negatives: usize,
+    pub negatives: Amount,
     /// Empty: the whole catalogue.
     pub propose: Vec<(&'static propose::Entry, Params)>,
     pub distinct: bool,
@@ -74,7 +74,7 @@ impl Plan {
         let scope = word(scope, "scope", &SCOPES, 0)?;
         let exclude = config.exclude.as_deref().or(preset.and_then(|p| p.exclude.as_deref()));
         let exclude = word(exclude, "exclude", &EXCLUDES, 2)?;
-        let negatives = config.negatives.or(preset.and_then(|p| p.negatives)).unwrap_or(1) as usize;
+        let negatives = config.negatives.clone().or(preset.and_then(|p| p.negatives.clone())).unwrap_or(Amount::Fixed(1));
 
         let uniform = [Kind { kind: "uniform".into(), params: Default::default() }];
         let written = config.propose.as_deref().or(preset.and_then(|p| p.propose.as_deref())).unwrap_or(&uniform);
@@ -123,9 +123,14 @@ impl Plan {
     /// Refuses what does nothing and what contradicts itself.
     fn agree(&mut self) -> Result<()> {
         let contradiction = |what: String| Err(Error::new(Code::C0205, what));
-        if self.negatives == 0 || self.negatives > 1 << SLOT_BITS {
-            return Err(Error::new(Code::C0202, format!("`sampler.negatives = {}` is out of range", self.negatives))
-                .help(format!("range: 1 .. {}", 1 << SLOT_BITS)));
+        let (fewest, negatives) = (self.negatives.least(), self.negatives.most());
+        let lasts = match &self.negatives {
+            Amount::Fixed(_) => true,
+            Amount::Moving(curve) => curve.over.is_finite() && curve.over >= 0.0,
+        };
+        if fewest == 0 || negatives > 1 << SLOT_BITS || !lasts {
+            return Err(Error::new(Code::C0202, format!("`sampler.negatives = {}` is out of range", self.negatives.text()))
+                .help(format!("range: whole, 1 .. {}, or a curve", 1 << SLOT_BITS)));
         }
         if self.propose.is_empty() {
             return contradiction("`sampler.propose` is an empty list: nothing proposes negatives".into());
@@ -198,19 +203,18 @@ impl Plan {
             }
         }
         let select = (self.select.0.build)(&self.select.1);
-        let most = select.most_candidates(self.negatives);
+        let most = select.most_candidates(negatives);
         if most > 1 << SLOT_BITS {
             return contradiction(format!("{most} candidates per group; at most {} can be numbered", 1 << SLOT_BITS));
         }
-        if select.most_draws(self.negatives) > 1 << SLOT_BITS {
-            let (draws, name) = (select.most_draws(self.negatives), self.select.0.declared.name);
+        if select.most_draws(negatives) > 1 << SLOT_BITS {
+            let (draws, name) = (select.most_draws(negatives), self.select.0.declared.name);
             return contradiction(format!("{draws} draws of `{name}` per row; at most {} can be numbered", 1 << SLOT_BITS));
         }
-        if !whole && select.fewest_candidates(self.negatives) < self.negatives {
+        if !whole && select.fewest_candidates(negatives) < negatives {
             return contradiction(format!(
-                "{} negatives cannot be kept of {} candidates",
-                self.negatives,
-                select.fewest_candidates(self.negatives)
+                "{negatives} negatives cannot be kept of {} candidates",
+                select.fewest_candidates(negatives)
             ));
         }
         if self.wants_log_q() && !select.gives_log_q() {
@@ -249,7 +253,7 @@ impl Plan {
         config::Sampler {
             preset: self.preset.clone(),
             scope: named(&SCOPES, self.scope),
-            negatives: Some(self.negatives as u32),
+            negatives: Some(self.negatives.clone()),
             exclude: named(&EXCLUDES, self.exclude),
             propose: Some(self.propose.iter().map(|(_, p)| p.spelled_out()).collect()),
             select: Some(self.select.1.spelled_out()),

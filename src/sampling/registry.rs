@@ -187,6 +187,10 @@ impl Params {
         let (from, to) = self.ends(name);
         from.min(to)
     }
+    /// Whether a parameter changes from one moment to another.
+    pub fn follows(&self, name: &str) -> bool {
+        matches!(self.values.get(name), Some(Value::Curve(c)) if c.from != c.to)
+    }
     fn ends(&self, name: &str) -> (f64, f64) {
         match self.values.get(name) {
             Some(Value::Curve(c)) => (c.from, c.to),
@@ -281,6 +285,6 @@ fn written(value: &Value) -> String {
         Value::Flag(b) => b.to_string(),
         Value::Number(x) => x.to_string(),
         Value::Word(w) => format!("{w:?}"),
-        Value::Curve(c) => format!("{{ from = {}, to = {}, over = {} }}", c.from, c.to, c.over),
+        Value::Curve(curve) => curve.text(),
     }
 }

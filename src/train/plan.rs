@@ -32,7 +32,7 @@ use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
-use crate::ops::{full_softmax, sampled_loss};
+use crate::ops::{full_softmax, rank, sampled_loss};
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
 use crate::sampling::{Need, Plan as Stages};
@@ -296,7 +296,7 @@ impl MemoryPlan {
         if let Some(n) = &drawn {
             plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
             plan.push("drawing negatives", if gpu { n.drawing_there } else { n.drawing }, &[Moment::Drawing], true);
-            plan.push("negatives", n.negatives, &[Moment::Loss, Moment::Backward], true);
+            plan.push("negatives", if gpu { n.negatives_there } else { n.negatives }, &[Moment::Loss, Moment::Backward], true);
             let mut scratch = match gpu {
                 true => sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, hyper.score != ScoreKind::Dot),
                 false => sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared),
@@ -330,7 +330,18 @@ impl MemoryPlan {
             let norms = if hyper.score != ScoreKind::Dot && hyper.context { 4 * tile * c.items } else { 0 };
             let moment = norms.max(12 * c.rows_of_requests * if hyper.context { c.numeric } else { 0 });
             let scores = 2 * 4 * tile * c.items + moment;
-            plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
+            if gpu {
+                let k = config.eval.at.iter().copied().max().unwrap_or(0) as usize;
+                let shape = [tile, c.items, k];
+                let there = match config.eval.candidates.as_str() {
+                    "full" => rank::bytes_there(hyper.score, d, hyper.context, shape, c.rows_of_requests)?,
+                    _ => 4 * (tile * c.items) as u64,
+                };
+                plan.push("ranking of an evaluation", longer + there, &[Moment::Evaluation], true);
+                plan.push("requests of an evaluation", requests + counted as u64, &[Moment::Evaluation], false);
+            } else {
+                plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
+            }
             if config.eval.baselines {
                 // A rule per pair of items that follow each other in some history, which only counting them tells.
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
@@ -384,11 +395,11 @@ pub fn changes(
     counts: &dyn Fn(&Config) -> Result<Counts>,
 ) -> Result<Vec<Change>> {
     type Put = fn(&mut Config, u32);
-    let negatives = Stages::new(&config.sampler).map_or(0, |stages| stages.negatives as u32);
+    let negatives = Stages::new(&config.sampler).map_or(0, |stages| stages.negatives.most() as u32);
     let sampled = loss::find(&config.loss.kind)?.sampled;
     let settings: [(&str, u32, Put); 5] = [
         ("train.batch_size", config.train.batch_size, |c, x| c.train.batch_size = x),
-        ("sampler.negatives", if sampled { negatives } else { 0 }, |c, x| c.sampler.negatives = Some(x)),
+        ("sampler.negatives", if sampled { negatives } else { 0 }, |c, x| c.sampler.negatives = Some(x.into())),
         ("model.max_len", config.model.max_len, |c, x| c.model.max_len = x),
         ("model.layers", config.model.layers, |c, x| c.model.layers = x),
         ("model.dim", config.model.dim, |c, x| c.model.dim = x),

@@ -431,7 +431,7 @@ mod tests {
             &|config| {
                 sampler(config, "cans", "sampled_softmax");
                 config.model.kind = "cans".into();
-                config.sampler.negatives = Some(5);
+                config.sampler.negatives = Some(5.into());
             },
             &|config| sampler(config, "genni-full", "bce"),
             &|config| sampler(config, "srns", "bce"),

@@ -193,7 +193,8 @@ pub fn log(items: u32, batch: u32, length: u32, seed: u64) -> Result<RawLog> {
 /// The configuration of a line: `base` with the sampler and, for wrong contexts, a model that sees context.
 pub fn with_sampler(base: &Config, preset: &str, negatives: Option<u32>, context: bool) -> Config {
     let mut config = base.clone();
-    config.sampler = config::Sampler { preset: preset.into(), negatives, ..config::Sampler::default() };
+    config.sampler =
+        config::Sampler { preset: preset.into(), negatives: negatives.map(Into::into), ..config::Sampler::default() };
     if context {
         config.model.context = "yes".into();
     }
@@ -217,7 +218,7 @@ pub fn measure(
             .help("use `--set loss=bce`, or another sampled loss"));
     };
     let on_host = matches!(device, Device::Host(_));
-    let (negatives, scope) = (sampler.negatives(), sampler.resolved().scope.unwrap_or_default());
+    let (negatives, scope) = (sampler.negatives(0.0), sampler.resolved().scope.unwrap_or_default());
     let (mut steps, mut costs, mut extras, mut stages, mut per_negative) = (vec![], vec![], vec![], vec![], vec![]);
     let (mut rows, mut drawn, mut clock) = (0, 0, 0.0);
     let (config, set) = (sampled.config().clone(), sampled.data().clone());
@@ -327,7 +328,7 @@ pub fn hold(config: &Config, set: &Arc<TrainingSet>, counts: &Counts, lengths: L
 /// Trainers of `config` and of the same with as many uniform negatives.
 pub fn pair(config: &Config, set: &Arc<TrainingSet>, device: &Device) -> Result<(Trainer, Trainer)> {
     let mut sampled = Trainer::new(config, set.clone(), device)?;
-    let negatives = sampled.sampler().map(|s| s.negatives() as u32);
+    let negatives = sampled.sampler().map(|s| s.negatives(0.0) as u32);
     let plain = with_sampler(config, "uniform", negatives, false);
     let mut uniform = Trainer::new(&plain, set.clone(), device)?;
     write_all(&mut sampled, device)?;

@@ -35,6 +35,8 @@ pub struct Trainer {
     pub model: Model,
     sampler: Option<Sampler>,
     loss: Loss,
+    /// The negatives of a row that the loss is built for.
+    per_row: usize,
     optimizer: Optimizer,
     schedule: Schedule,
     queries: Queries,
@@ -73,7 +75,7 @@ impl Trainer {
         };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;
-        if let Some(sampler) = sampler.as_ref().filter(|s| s.wrong_contexts() > 0 && !model.hyper.context) {
+        if let Some(sampler) = sampler.as_ref().filter(|s| s.wrong_contexts(0.0) > 0 && !model.hyper.context) {
             return Err(Error::new(
                 Code::D0303,
                 format!("{} pairs items with wrong contexts, and the model sees none", sampler.describe()),
@@ -84,8 +86,8 @@ impl Trainer {
             let what = format!("{} mixes the vectors of items, and a cosine is not linear in them", sampler.describe());
             return Err(Error::new(Code::C0205, what).help("use `--set model.score=dot`, or `--set sampler.mix.kind=item`"));
         }
-        let negatives = sampler.as_ref().map_or(0, Sampler::per_row);
-        let loss = loss::build(&config.loss, log.items(), negatives, model.scoring().kind)?;
+        let per_row = sampler.as_ref().map_or(0, |sampler| sampler.per_row(0.0));
+        let loss = loss::build(&config.loss, log.items(), per_row, model.scoring().kind)?;
         if matches!(loss, Loss::WholeData { .. }) && (model.scoring().kind != ScoreKind::Dot || model.hyper.context) {
             let what = "the loss `whole_data` is a product of small matrices only for dot products without context";
             return Err(
@@ -124,6 +126,7 @@ impl Trainer {
             device: device.clone(),
             sampler,
             loss,
+            per_row,
             optimizer,
             schedule,
             queries,
@@ -277,6 +280,11 @@ impl Trainer {
             lap.skips()?;
         }
 
+        let per_row = self.sampler.as_ref().map_or(0, |sampler| sampler.per_row(moment.epoch));
+        if self.per_row != per_row {
+            (self.loss, self.per_row) =
+                (loss::build(&self.config.loss, self.data.data().items(), per_row, scoring.kind)?, per_row);
+        }
         let loss = self.loss_and_gradients(&batch, asked, negatives.as_ref())?;
         lap.ends(|stages| &mut stages.loss)?;
 

@@ -93,7 +93,7 @@ fn the_graph_of_movielens_100k_is_walked_as_its_text_says() {
     let kind = |name: &str| config::Kind { kind: name.into(), params: Default::default() };
     let sampler = config::Sampler {
         scope: Some("position".into()),
-        negatives: Some(64),
+        negatives: Some(64.into()),
         exclude: Some("history".into()),
         propose: Some(vec![kind("graph_walk")]),
         weight: Some(kind("log_q")),

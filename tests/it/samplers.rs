@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hardneg::config::{self, Config};
+use hardneg::config::{Curve, CurveShape, Kind, Value};
 use hardneg::data::batch::Batch;
 use hardneg::data::clusters::{Method, TimeClusters};
 use hardneg::data::interactions::Interactions;
@@ -19,7 +20,7 @@ use hardneg::ops::negatives::Negatives;
 use hardneg::ops::sampled_loss::{self, Gradients};
 use hardneg::ops::score::{self, ScoreKind, Scoring};
 use hardneg::rng::{Draws, Stream, below, normal2};
-use hardneg::sampling::{Attributes, Clusters, Explicit, Knowledge, Moment, Sampler, presets};
+use hardneg::sampling::{self, Attributes, Clusters, Explicit, Form, Knowledge, Moment, OF_PROPOSALS, Sampler, State, presets};
 
 use crate::statistics::{assert_law, count};
 
@@ -68,11 +69,15 @@ impl World {
     }
     /// A model of eighths, whose products are exact in f32: every device has the same scores, and a row its own in any batch.
     fn scored<R>(&self, device: &Device, batch: &Batch, work: impl FnOnce(&Scoring) -> R) -> R {
+        self.scored_by(0, device, batch, work)
+    }
+    /// The same with the queries of another `model`.
+    fn scored_by<R>(&self, model: u8, device: &Device, batch: &Batch, work: impl FnOnce(&Scoring) -> R) -> R {
         let vector = |lane: u8, key: u64| -> Vec<f64> {
             let draws = Draws::new(3, Stream::Test, lane, key);
             (0..DIM as u64).map(|d| (below(draws.words64(d)[0], 33) as f64 - 16.0) / 8.0).collect()
         };
-        let query: Vec<f64> = batch.row_keys.iter().flat_map(|&key| vector(0, key)).collect();
+        let query: Vec<f64> = batch.row_keys.iter().flat_map(|&key| vector(2 * model, key)).collect();
         let table: Vec<f64> = (0..self.data.items() as u64).flat_map(|item| vector(1, item)).collect();
         let (query, table) = (device.reals(&query).unwrap(), device.reals(&table).unwrap());
         work(&Scoring { kind: ScoreKind::Dot, dim: DIM, items: self.data.items(), query: &query, context: None, table: &table })
@@ -124,7 +129,7 @@ fn no_preset_draws_what_it_must_not() {
         let sampler = world.sampler(&self::preset(&preset.name), 9);
         let negatives =
             world.scored(&Device::HOST, &batch, |s| sampler.draw(&Device::HOST, &batch, Some(s), moment(20))).unwrap();
-        assert_eq!(negatives.n, sampler.negatives(), "{}", preset.name);
+        assert_eq!(negatives.n, sampler.negatives(20.0), "{}", preset.name);
         assert_eq!(negatives.ids.len(), negatives.groups() * negatives.n, "{}: as many as were asked for", preset.name);
         assert_eq!(negatives.log_q.len(), if sampler.gives_log_q() { negatives.ids.len() } else { 0 });
         let sequences = batch.sequence_of_rows();
@@ -150,7 +155,7 @@ fn no_preset_draws_what_it_must_not() {
         assert!(rows * 2 > batch.rows(), "{}: {rows} rows count", preset.name);
         assert!(counted * 10 > rows * negatives.n * 8, "{}: {counted} negatives count", preset.name);
         // Wrong contexts are of training events, never of what is to be predicted later.
-        assert_eq!(negatives.wrong_context.len(), batch.rows() * sampler.wrong_contexts());
+        assert_eq!(negatives.wrong_context.len(), batch.rows() * sampler.wrong_contexts(20.0));
         for &event in &negatives.wrong_context {
             let user = world.data.offsets().partition_point(|&o| o <= event) - 1;
             assert!(event < world.split.train_end[user], "{}: event {event} is held out", preset.name);
@@ -422,4 +427,108 @@ fn a_catalogue_of_millions_is_drawn_from_evenly() {
         let slices: Vec<f64> = (0..1000).map(|s| ((s + 1) * n / 1000 - s * n / 1000) as f64 / n as f64).collect();
         assert_law(propose, &count(1000, ids.iter().map(|&i| (((i as usize + 1) * 1000 - 1) / n) as u32)), &slices);
     }
+}
+
+/// Everything a draw hands over, and what the sampler remembers after it.
+#[derive(PartialEq)]
+struct Whole {
+    ids: Vec<u32>,
+    reals: [Vec<f32>; 5],
+    wrong_context: Vec<u64>,
+    drop: Vec<bool>,
+    remembered: Vec<State>,
+}
+
+impl World {
+    /// What a fresh sampler hands over at each of `epochs`, in order, every one of which has its own model.
+    fn at(&self, config: &config::Sampler, batch: &Batch, epochs: &[u64]) -> Vec<Whole> {
+        let sampler = self.sampler(config, 9);
+        let draw = |&epoch: &u64| {
+            let draw = |s: &Scoring| sampler.draw(&Device::HOST, batch, Some(s), moment(epoch));
+            let drawn = self.scored_by(epoch as u8, &Device::HOST, batch, draw);
+            let Negatives { ids, log_q, weight, row_weight, toward_positive, generated, wrong_context, drop, .. } =
+                drawn.unwrap();
+            let reals = [log_q, weight, row_weight, toward_positive, generated];
+            Whole { ids, reals, wrong_context, drop, remembered: sampler.state() }
+        };
+        epochs.iter().map(draw).collect()
+    }
+}
+
+/// A line from `from` to `to` over four epochs: at the second it is half way.
+fn line(from: f64, to: f64) -> Value {
+    Value::Curve(Curve { from, to, over: 4.0, shape: CurveShape::Linear })
+}
+
+/// The parameter `name` of the stage or proposal at `place` of a sampler with everything written out.
+fn put(sampler: &config::Sampler, place: (&str, usize), name: &str, value: Value) -> config::Sampler {
+    let mut sampler = config::Sampler { preset: String::new(), ..sampler.clone() };
+    let kind: &mut Kind = match place {
+        ("propose", i) => &mut sampler.propose.as_mut().unwrap()[i],
+        ("select", _) => sampler.select.as_mut().unwrap(),
+        ("mix", _) => sampler.mix.as_mut().unwrap(),
+        _ => sampler.weight.as_mut().unwrap(),
+    };
+    kind.params.insert(name.into(), value);
+    sampler
+}
+
+/// Every number of every stage follows a curve: at an epoch a sampler draws what one with the number draws that the curve has
+/// reached. That a number does something at all is seen by its ends.
+#[test]
+fn any_number_follows_a_curve() {
+    let world = world();
+    let batch = world.batch(0..world.set.len() as u32);
+    let (mut met, mut still) = (Vec::new(), Vec::new());
+    for preset in presets().unwrap() {
+        let whole = world.sampler(&self::preset(&preset.name), 9).resolved();
+        let proposals = whole.propose.clone().unwrap().into_iter().enumerate().map(|(i, kind)| (("propose", i), kind));
+        let stages = [("select", &whole.select), ("mix", &whole.mix), ("weight", &whole.weight)];
+        let kinds = proposals.chain(stages.map(|(stage, kind)| ((stage, 0), kind.clone().unwrap())));
+        for (place, kind) in kinds.collect::<Vec<_>>() {
+            let declared = sampling::kinds().into_iter().find(|d| d.name == kind.kind && d.stage.name() == place.0).unwrap();
+            let shared = if place.0 == "propose" { OF_PROPOSALS } else { &[] };
+            for param in declared.params.iter().chain(shared).filter(|p| kind.params.contains_key(p.name)) {
+                let (low, high, curve, whole_number) = match param.form {
+                    Form::Number { low, high, curve, .. } => (low, high, curve, false),
+                    Form::Count { low, high, curve, .. } => (low, high, curve, true),
+                    _ => continue,
+                };
+                let name = format!("{}.{}", kind.kind, param.name);
+                if met.contains(&name) {
+                    continue;
+                }
+                met.push(name.clone());
+                if !curve {
+                    still.push(name);
+                    continue;
+                }
+                let from = kind.params[param.name].at(0.0).unwrap();
+                // A third of it, or thrice; the half way of whole numbers is whole.
+                let to = match from * 3.0 <= high {
+                    // The log fills no longer lists, and has no item as rare as that.
+                    _ if ["neighbours", "most"].contains(&param.name) => from / 50.0,
+                    true if from > 0.0 => 3.0 * from,
+                    true => high.min(1.0),
+                    false => (from / 3.0).max(low),
+                };
+                let half = (from + to) / 2.0;
+                let half = if whole_number { half.round() } else { half };
+                let of = |value: Value, epochs: &[u64]| world.at(&put(&whole, place, param.name, value), &batch, epochs);
+                assert!(of(line(from, to), &[2]) == of(Value::Number(half), &[2]), "{}: {name} = {half}", preset.name);
+                let [first, last] = [from, to].map(|end| of(Value::Number(end), &[0, 1, 2, 3, 4, 5, 6, 7]));
+                assert!(first != last, "{}: {name} does nothing", preset.name);
+            }
+        }
+    }
+    // The width of a network is what a checkpoint holds.
+    assert_eq!(still, ["generated.noise"]);
+    let declared: Vec<String> = sampling::kinds()
+        .iter()
+        .flat_map(|d| d.params.iter().map(move |p| (d, p)))
+        .filter(|(_, p)| matches!(p.form, Form::Number { .. } | Form::Count { .. }))
+        .map(|(d, p)| format!("{}.{}", d.name, p.name))
+        .collect();
+    let unmet: Vec<&String> = declared.iter().filter(|name| !met.contains(name)).collect();
+    assert!(unmet.is_empty(), "no preset has {unmet:?}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use hardneg::cli::settings::{Inputs, Settings, Source, resolve};
-use hardneg::config::{Config, Value};
+use hardneg::config::{self, Config, Value};
 use hardneg::error::{Code, Error};
 
 fn sets(sets: &[&str]) -> Result<Settings, Error> {
@@ -163,7 +163,7 @@ fn names_of_other_libraries_are_understood_and_noted() {
     let (_root, recbole) =
         file("loss_type = \"bce\"\nhidden_size = 48\n[train_neg_sample_args]\ndistribution = \"uniform\"\nsample_num = 3\n");
     let recbole = recbole.unwrap().config;
-    assert_eq!((recbole.model.dim, recbole.sampler.negatives, &recbole.loss.kind[..]), (48, Some(3), "bce"));
+    assert_eq!((recbole.model.dim, recbole.sampler.negatives, &recbole.loss.kind[..]), (48, Some(3.into()), "bce"));
 }
 
 #[test]
@@ -220,6 +220,22 @@ fn a_parameter_without_its_kind_belongs_to_the_presets_kind() {
 }
 
 #[test]
+fn negatives_may_follow_a_curve() {
+    let set = "sampler.negatives={from=2, to=8, over=3, shape=\"exponential\"}";
+    let settings = sets(&[set, "loss=bce", "data.path=log.csv"]).unwrap();
+    let curve = config::Curve { from: 2.0, to: 8.0, over: 3.0, shape: config::CurveShape::Exponential };
+    let negatives = config::Amount::Moving(curve);
+    assert_eq!((negatives.at(0.0), negatives.at(1.5), negatives.at(9.0)), (2, 4, 8));
+    assert_eq!((negatives.least(), negatives.most()), (2, 8));
+    assert_eq!(settings.config.sampler.negatives, Some(negatives));
+    let (_root, again) = file(&toml::to_string(&settings.config).unwrap());
+    assert_eq!(again.unwrap().config, settings.config);
+    for bad in ["{from=2, to=8}", "{from=2, to=8, over=3, more=1}", "\"many\"", "2.5", "-1"] {
+        assert!(sets(&[&format!("sampler.negatives={bad}"), "data.path=log.csv"]).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn naming_another_kind_drops_the_parameters_of_the_former() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("c.toml");
@@ -233,7 +249,7 @@ fn naming_another_kind_drops_the_parameters_of_the_former() {
     assert_eq!(with(&["loss.t=0.75"]).loss.params["t"], Value::Number(0.75));
     assert!(with(&["loss=bce"]).loss.params.is_empty());
     let other = with(&["sampler=genni"]);
-    assert_eq!((other.sampler.select, other.sampler.negatives), (None, Some(8)));
+    assert_eq!((other.sampler.select, other.sampler.negatives), (None, Some(8.into())));
 }
 
 #[test]

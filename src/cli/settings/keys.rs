@@ -111,6 +111,9 @@ const RANGES: &[(&str, f64, f64)] = &[
     ("eval.at", 1.0, 1e6),
 ];
 
+/// Keys outside the kinds whose number may follow a curve.
+const CURVES: &[&str] = &["sampler.negatives"];
+
 /// Every key with a value of its type: the default, or an example where the default is "not set".
 pub fn schema() -> Vec<(String, Value)> {
     let kind = || Kind { kind: "x".into(), params: Default::default() };
@@ -124,7 +127,7 @@ pub fn schema() -> Vec<(String, Value)> {
         sampler: Sampler {
             preset: String::new(),
             scope: Some("x".into()),
-            negatives: Some(1),
+            negatives: Some(1.into()),
             exclude: Some("x".into()),
             propose: Some(vec![kind()]),
             select: Some(kind()),
@@ -142,7 +145,7 @@ pub fn flatten(table: &Table) -> Vec<(String, Value)> {
         for (key, value) in table {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             match value {
-                Value::Table(inner) if !is_parameter(&path) => walk(&path, inner, into),
+                Value::Table(inner) if !is_parameter(&path) && !CURVES.contains(&path.as_str()) => walk(&path, inner, into),
                 value => into.push((path, value.clone())),
             }
         }
@@ -240,6 +243,7 @@ pub fn check(key: &str, value: Value, schema: &[(String, Value)]) -> Result<Valu
         (Value::Boolean(_), _) => refuse("`true` or `false`"),
         (Value::Integer(_), Value::Integer(i)) if in_range(i as f64) => Ok(Value::Integer(i)),
         (Value::Integer(_), Value::Float(x)) if x.fract() == 0.0 && x.abs() < 9e15 && in_range(x) => Ok(Value::Integer(x as i64)),
+        (Value::Integer(_), Value::Table(curve)) if CURVES.contains(&key) => Ok(Value::Table(curve)),
         (Value::Integer(_), _) => refuse(&format!("a whole number {range}")),
         (Value::Float(_), Value::Float(x)) if in_range(x) => Ok(Value::Float(x)),
         (Value::Float(_), Value::Integer(i)) if in_range(i as f64) => Ok(Value::Float(i as f64)),

@@ -47,7 +47,7 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "count",
-            form: Form::Count { default: 1.0, low: 1.0, high: 64.0, curve: false },
+            form: Form::Count { default: 1.0, low: 1.0, high: 64.0, curve: true },
             only_with: None,
             help: "vectors per row",
         },
@@ -69,18 +69,12 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(params: &Params, _: &Knowledge) -> Result<Option<Box<dyn Mix>>> {
-    let generated = Generated {
-        params: params.clone(),
-        count: params.count("count", 0.0),
-        noise: params.count("noise", 0.0),
-        network: Mutex::default(),
-    };
+    let generated = Generated { params: params.clone(), noise: params.count("noise", 0.0), network: Mutex::default() };
     Ok(Some(Box::new(generated)))
 }
 
 struct Generated {
     params: Params,
-    count: usize,
     noise: usize,
     network: Mutex<Network>,
 }
@@ -207,7 +201,7 @@ fn narrow(x: Vec<f64>) -> Vec<f32> {
 impl Mix for Generated {
     fn mix(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
         let (batch, scoring) = (choice.batch, choice.scoring()?);
-        let (dim, rows, noise) = (scoring.dim, batch.rows(), self.noise);
+        let (dim, rows, noise, count) = (scoring.dim, batch.rows(), self.noise, self.generated(choice.epoch));
         let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         network.fit(dim, noise, choice.seed)?;
 
@@ -215,14 +209,14 @@ impl Mix for Generated {
         let mut targets = Buffer::empty(choice.device);
         embedding::forward(choice.device, &mut targets, Into::Set, scoring.table, &batch.targets, dim, 1.0)?;
         let targets = narrow(targets.to_f64(choice.device)?);
-        let lengths: Vec<f32> = (0..rows * self.count)
-            .map(|n| &targets[n / self.count * dim..(n / self.count + 1) * dim])
+        let lengths: Vec<f32> = (0..rows * count)
+            .map(|n| &targets[n / count * dim..(n / count + 1) * dim])
             .map(|a| vector::dot(a, a).sqrt())
             .collect();
         let draws = Draws::new(choice.seed, Stream::Mix, NOISE, choice.epoch_index);
-        let mut input = vec![0.0; rows * self.count * (dim + noise)];
+        let mut input = vec![0.0; rows * count * (dim + noise)];
         input.par_chunks_mut(dim + noise).enumerate().for_each(|(n, input)| {
-            let (r, number) = (n / self.count, n % self.count);
+            let (r, number) = (n / count, n % count);
             input[..dim].copy_from_slice(&query[r * dim..(r + 1) * dim]);
             for (pair, z) in input[dim..].chunks_mut(2).enumerate() {
                 let index = slot_index(batch.row_keys[r], number * noise.div_ceil(2) + pair);
@@ -238,7 +232,7 @@ impl Mix for Generated {
         let share = 1.0 / lengths.len().max(1) as f32;
         let mut dv = vec![0.0; pass.vectors.len()];
         dv.par_chunks_mut(dim).zip(pass.vectors.par_chunks(dim)).enumerate().for_each(|(n, (d, v))| {
-            let h = &query[n / self.count * dim..(n / self.count + 1) * dim];
+            let h = &query[n / count * dim..(n / count + 1) * dim];
             vector::axpy(d, -share / (1.0 + vector::dot(h, v).exp()), h);
         });
         let grads = network.backward(&pass, dv, dim);
@@ -246,8 +240,8 @@ impl Mix for Generated {
         negatives.generated = pass.vectors;
         Ok(())
     }
-    fn generated(&self) -> usize {
-        self.count
+    fn generated(&self, epoch: f64) -> usize {
+        self.params.count("count", epoch)
     }
     fn needs_scores(&self) -> bool {
         true

@@ -18,12 +18,12 @@ use crate::sampling::select::Choice;
 /// What becomes of the negatives that were kept. Their lists may lie in a machine's memory: a mix adds to them and reads none.
 pub trait Mix: Send + Sync {
     fn mix(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()>;
-    /// Wrong contexts it adds to every row, W.
-    fn wrong_contexts(&self) -> usize {
+    /// Wrong contexts it adds to every row at `epoch`, W.
+    fn wrong_contexts(&self, _epoch: f64) -> usize {
         0
     }
-    /// Vectors that are no items it adds to every row.
-    fn generated(&self) -> usize {
+    /// Vectors that are no items it adds to every row at `epoch`.
+    fn generated(&self, _epoch: f64) -> usize {
         0
     }
     /// Whether the current model's scores are needed.

@@ -42,7 +42,7 @@ pub static DECLARED: Declared = Declared {
         },
         Param {
             name: "count",
-            form: Form::Count { default: 1.0, low: 1.0, high: 1024.0, curve: false },
+            form: Form::Count { default: 1.0, low: 1.0, high: 1024.0, curve: true },
             only_with: None,
             help: "wrong contexts per row",
         },
@@ -55,8 +55,7 @@ pub static DECLARED: Declared = Declared {
 const ATTEMPTS: u8 = 32;
 
 pub struct WrongContext {
-    /// W
-    count: usize,
+    params: Params,
     choice: Choice,
 }
 
@@ -81,17 +80,16 @@ pub fn build(params: &Params, knowledge: &Knowledge) -> Result<Option<Box<dyn Mi
 
 impl Mix for WrongContext {
     fn mix(&self, choice: &select::Choice, negatives: &mut Negatives) -> Result<()> {
-        negatives.wrong_context = self.draw(choice.batch, choice.seed, choice.epoch_index)?;
+        negatives.wrong_context = self.draw(choice.batch, self.wrong_contexts(choice.epoch), choice.seed, choice.epoch_index)?;
         Ok(())
     }
-    fn wrong_contexts(&self) -> usize {
-        self.count
+    fn wrong_contexts(&self, epoch: f64) -> usize {
+        self.params.count("count", epoch)
     }
 }
 
 impl WrongContext {
     fn new(params: &Params, knowledge: &Knowledge) -> Result<WrongContext> {
-        let count = params.count("count", 0.0);
         let choice = if params.word("choice") == "hard" {
             let clusters = knowledge.clusters.filter(|c| !c.events.events.is_empty()).ok_or_else(|| {
                 Error::new(Code::D0303, "`wrong_context` with `choice = \"hard\"` needs time clusters, and this log has none")
@@ -110,14 +108,14 @@ impl WrongContext {
             }
             Choice::Random { before, starts: knowledge.offsets[..knowledge.train_end.len()].to_vec(), items }
         };
-        Ok(WrongContext { count, choice })
+        Ok(WrongContext { params: params.clone(), choice })
     }
 
     /// (R,W) CSR positions of the events whose context is wrong.
-    fn draw(&self, batch: &Batch, seed: u64, epoch_index: u64) -> Result<Vec<u64>> {
-        let mut events = vec![0u64; batch.rows() * self.count];
+    fn draw(&self, batch: &Batch, count: usize, seed: u64, epoch_index: u64) -> Result<Vec<u64>> {
+        let mut events = vec![0u64; batch.rows() * count];
         let results: Vec<Result<()>> = events
-            .par_chunks_mut(self.count)
+            .par_chunks_mut(count)
             .enumerate()
             .with_min_len(256)
             .map_init(Vec::new, |reached, (r, events)| {

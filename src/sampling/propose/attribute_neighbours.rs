@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Propose;
+use super::Proposal;
 use super::neighbours::{Neighbours, highest};
 use super::uniform::Uniform;
 use crate::error::Result;
@@ -30,9 +30,9 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "neighbours",
-            form: Form::Count { default: 100.0, low: 1.0, high: 10_000.0, curve: false },
+            form: Form::Count { default: 100.0, low: 1.0, high: 10_000.0, curve: true },
             only_with: None,
-            help: "neighbours kept for each item",
+            help: "neighbours kept for each item; a curve moves from epoch to epoch",
         },
         Param {
             name: "weighting",
@@ -45,11 +45,16 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws and table reads; 20 bytes per neighbour",
 };
 
-pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let groups = Groups::by_attribute(knowledge, catalogue, "the proposal `attribute_neighbours`")?;
-    let lists = nearest(&groups, catalogue, params.count("neighbours", 0.0), params.word("weighting") == "idf");
-    let lists = lists.into_iter().map(|list| list.into_iter().map(|(_, item)| (0.0, item)).collect()).collect();
-    Ok(Box::new(Neighbours::new(Uniform::new(catalogue), lists, |_| 1.0, None)))
+    let most = params.most("neighbours").round() as usize;
+    let nearest = nearest(&groups, catalogue, most, params.word("weighting") == "idf");
+    let (moves, params, catalogue) = (params.follows("neighbours"), params.clone(), catalogue.clone());
+    Proposal::new(moves, move |epoch| {
+        let kept = params.count("neighbours", epoch as f64);
+        let lists = nearest.iter().map(|list| list.iter().take(kept).map(|&(_, item)| (0.0, item)).collect()).collect();
+        Ok(Arc::new(Neighbours::new(Uniform::new(&catalogue), lists, |_| 1.0, None)))
+    })
 }
 
 /// Per item its nearest as (cosine, item), best first.

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::{Code, Error, Result};
 use crate::ops::propose::Law;
 use crate::rng::below;
@@ -32,7 +32,7 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws and table reads; 20 bytes per (cluster, item) pair that occurs",
 };
 
-pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let clusters = knowledge.clusters.filter(|c| !c.is_empty()).ok_or_else(|| {
         Error::new(Code::D0303, "the proposal `cluster` needs time clusters, and this log has none")
             .note("it draws items popular in the time of the event to be predicted")
@@ -44,7 +44,7 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
         let alias = Alias::new(std::iter::once(catalogue.len() as f64).chain(surplus).collect())?;
         Ok(Table { items: items.to_vec(), alias })
     });
-    Ok(Box::new(Cluster { catalogue: catalogue.clone(), tables: tables.collect::<Result<_>>()? }))
+    Ok(Proposal::fixed(Arc::new(Cluster { catalogue: catalogue.clone(), tables: tables.collect::<Result<_>>()? })))
 }
 
 struct Cluster {

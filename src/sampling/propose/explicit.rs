@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::uniform::Uniform;
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::{Code, Error, Result};
 use crate::rng::below;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
@@ -32,7 +32,7 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws; 4 bytes per explicit negative and per event; log-Q reads the row's list",
 };
 
-pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let missing = || {
         Error::new(Code::D0303, "the proposal `explicit` needs explicit negatives of users, and this log has none").help(
             "rows below `data.min_weight` are taken for them: such as `--set data.min_weight=4` for ratings, or 1 where what was \
@@ -62,7 +62,7 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
     if items.is_empty() {
         return Err(missing());
     }
-    Ok(Box::new(Explicit { uniform: Uniform::new(catalogue), offsets, items, known }))
+    Ok(Proposal::fixed(Arc::new(Explicit { uniform: Uniform::new(catalogue), offsets, items, known })))
 }
 
 struct Explicit {

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use super::Propose;
+use super::Proposal;
 use super::one_of_group::OneOfGroup;
 use crate::error::Result;
 use crate::sampling::knowledge::{Catalogue, Groups, Knowledge};
@@ -31,7 +31,7 @@ pub static DECLARED: Declared = Declared {
     cost: "per row a search in the items of each entity of the target, then RN integer draws; 16 bytes per (item, entity)",
 };
 
-pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let groups = Groups::by_entity(knowledge, catalogue, "the proposal `graph_walk`")?;
-    Ok(Box::new(OneOfGroup::new(catalogue, groups, |_| 1)))
+    Ok(Proposal::fixed(Arc::new(OneOfGroup::new(catalogue, groups, |_| 1))))
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::propose::Law;
@@ -24,8 +24,8 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws, one sort of the batch's targets",
 };
 
-pub fn build(_: &Params, _: &Knowledge, _: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    Ok(Box::new(InBatch))
+pub fn build(_: &Params, _: &Knowledge, _: &Arc<Catalogue>) -> Result<Proposal> {
+    Ok(Proposal::fixed(Arc::new(InBatch)))
 }
 
 /// How often each target occurs in a batch.

@@ -5,7 +5,7 @@
 //! was drawn. A new kind is one file and one line in [`KINDS`].
 
 mod attribute_neighbours;
-mod cluster;
+pub(super) mod cluster;
 mod draw;
 mod explicit;
 mod graph_walk;
@@ -30,6 +30,7 @@ pub use resident::propose_there;
 use crate::error::Result;
 use crate::ops::propose::Law;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
+use crate::sampling::per_epoch::PerEpoch;
 use crate::sampling::registry::{Declared, Need, Params, Stage};
 
 /// Where a draw happens: what a law may depend on besides the item.
@@ -108,8 +109,11 @@ pub trait Propose: Send + Sync {
     }
 }
 
+/// The law of an epoch.
+pub type Proposal = PerEpoch<dyn Propose>;
+
 /// Builds a proposal from checked parameters.
-pub type Build = fn(&Params, &Knowledge, &Arc<Catalogue>) -> Result<Box<dyn Propose>>;
+pub type Build = fn(&Params, &Knowledge, &Arc<Catalogue>) -> Result<Proposal>;
 
 /// A kind: how it is built, or `None` for the whole catalogue, which a select stage scans without any draw.
 pub struct Entry {

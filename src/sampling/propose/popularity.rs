@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::Result;
 use crate::ops::propose::Law;
 use crate::sampling::alias::Alias;
@@ -31,28 +31,36 @@ pub static DECLARED: Declared = Declared {
         },
         Param {
             name: "alpha",
-            form: Form::Number { default: 0.75, low: 0.0, high: 4.0, curve: false },
+            form: Form::Number { default: 0.75, low: 0.0, high: 4.0, curve: true },
             only_with: Some(("form", "power")),
-            help: "exponent of the power form: 0 is uniform, 1 follows the log",
+            help: "exponent of the power form: 0 is uniform, 1 follows the log; a curve moves from epoch to epoch",
         },
     ],
     needs: &[],
     cost: "RN integer draws and table reads; 16 V bytes",
 };
 
-pub fn build(params: &Params, knowledge: &Knowledge, _: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    let form = params.word("form").to_string();
-    let alpha = params.number("alpha", 0.0);
+pub fn build(params: &Params, knowledge: &Knowledge, _: &Arc<Catalogue>) -> Result<Proposal> {
+    if !params.follows("alpha") {
+        return Ok(Proposal::fixed(of(params, knowledge.train_counts, 0)?));
+    }
+    let (params, counts) = (params.clone(), knowledge.train_counts.to_vec());
+    Proposal::new(true, move |epoch| of(&params, &counts, epoch))
+}
+
+/// The law of an epoch over items with `counts` training events.
+fn of(params: &Params, counts: &[u32], epoch: u64) -> Result<Arc<dyn Propose>> {
+    let (form, alpha) = (params.word("form"), params.number("alpha", epoch as f64));
     let weight = |f: u32| {
         let f = f64::from(f);
-        match form.as_str() {
+        match form {
             _ if f == 0.0 => 0.0,
             "log" => f.ln_1p(),
             "log1p" => 1.0 + f.ln_1p(),
             _ => f.powf(alpha),
         }
     };
-    Ok(Box::new(Popularity { alias: Alias::new(knowledge.train_counts.iter().map(|&f| weight(f)).collect())? }))
+    Ok(Arc::new(Popularity { alias: Alias::new(counts.iter().map(|&f| weight(f)).collect())? }))
 }
 
 struct Popularity {

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::Propose;
+use super::Proposal;
 use super::one_of_group::OneOfGroup;
 use crate::error::Result;
 use crate::sampling::knowledge::{Catalogue, Groups, Knowledge};
@@ -33,9 +33,9 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws and binary searches in the attribute's items; 12 bytes per (item, attribute)",
 };
 
-pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let groups = Groups::by_attribute(knowledge, catalogue, "the proposal `same_attribute`")?;
     let popular = params.word("items") == "popularity";
     let weight = |item: u32| if popular { u64::from(knowledge.train_counts[item as usize]) } else { 1 };
-    Ok(Box::new(OneOfGroup::new(catalogue, groups, weight)))
+    Ok(Proposal::fixed(Arc::new(OneOfGroup::new(catalogue, groups, weight))))
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Propose;
+use super::Proposal;
 use super::neighbours::{Neighbours, highest};
 use super::uniform::Uniform;
 use crate::error::Result;
@@ -32,9 +32,9 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "neighbours",
-            form: Form::Count { default: 100.0, low: 1.0, high: 10_000.0, curve: false },
+            form: Form::Count { default: 100.0, low: 1.0, high: 10_000.0, curve: true },
             only_with: None,
-            help: "neighbours kept for each item, by how often and how near they stand",
+            help: "neighbours kept for each item, by how often and how near they stand; a curve moves from epoch to epoch",
         },
         Param {
             name: "hardness",
@@ -50,13 +50,23 @@ pub static DECLARED: Declared = Declared {
 /// Weights of the gaps 1, 2 and 3, times six.
 const SIXTHS: [u64; 3] = [6, 3, 2];
 
-pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    let sets = strongest(knowledge, catalogue.items(), params.count("neighbours", 0.0));
-    let lists = sets.par_iter().map(|set| set.iter().map(|&j| (jaccard(set, &sets[j as usize]), j)).collect()).collect();
-    Ok(Box::new(Neighbours::new(Uniform::new(catalogue), lists, f64::exp, Some((params.clone(), "hardness")))))
+pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
+    let strongest = strongest(knowledge, catalogue.items(), params.most("neighbours").round() as usize);
+    let (moves, params, catalogue) = (params.follows("neighbours"), params.clone(), catalogue.clone());
+    Proposal::new(moves, move |epoch| {
+        let kept = params.count("neighbours", epoch as f64);
+        let ascending = |list: &Vec<u32>| {
+            let mut set: Vec<u32> = list.iter().copied().take(kept).collect();
+            set.sort_unstable();
+            set
+        };
+        let sets: Vec<Vec<u32>> = strongest.par_iter().map(ascending).collect();
+        let lists = sets.par_iter().map(|set| set.iter().map(|&j| (jaccard(set, &sets[j as usize]), j)).collect()).collect();
+        Ok(Arc::new(Neighbours::new(Uniform::new(&catalogue), lists, f64::exp, Some((params.clone(), "hardness")))))
+    })
 }
 
-/// N(i) of every item, ascending.
+/// N(i) of every item, the strongest first.
 fn strongest(knowledge: &Knowledge, items: usize, most: usize) -> Vec<Vec<u32>> {
     // Where each item stands: (user, place in the user's history).
     let mut stands: Vec<Vec<(u32, u32)>> = vec![Vec::new(); items];
@@ -84,9 +94,7 @@ fn strongest(knowledge: &Knowledge, items: usize, most: usize) -> Vec<Vec<u32>> 
                     }
                 }
                 let scored = met.into_iter().map(|j| (std::mem::take(&mut weights[j as usize]) as f64, j)).collect();
-                let mut set: Vec<u32> = highest(scored, most).into_iter().map(|(_, j)| j).collect();
-                set.sort_unstable();
-                set
+                highest(scored, most).into_iter().map(|(_, j)| j).collect()
             },
         )
         .collect()

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::Result;
 use crate::ops::propose::Law;
 use crate::rng::below;
@@ -22,8 +22,8 @@ pub static DECLARED: Declared = Declared {
     cost: "RN integer draws",
 };
 
-pub fn build(_: &Params, _: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
-    Ok(Box::new(Uniform::new(catalogue)))
+pub fn build(_: &Params, _: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
+    Ok(Proposal::fixed(Arc::new(Uniform::new(catalogue))))
 }
 
 pub struct Uniform {

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::uniform::Uniform;
-use super::{Place, Propose};
+use super::{Place, Proposal, Propose};
 use crate::error::Result;
 use crate::rng::{below, below_and_rest};
 use crate::sampling::knowledge::{Catalogue, Knowledge};
@@ -36,7 +36,7 @@ pub static DECLARED: Declared = Declared {
     cost: "RN walks of three dependent reads, 8 bytes per training event; log-Q visits all events of all items of the user",
 };
 
-pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Box<dyn Propose>> {
+pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
     let mut users = Lists { offsets: vec![0], ids: Vec::new() };
     let mut counts = vec![0usize; catalogue.items()];
     for user in 0..knowledge.users() as u32 {
@@ -58,7 +58,7 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
             next[item as usize] += 1;
         }
     }
-    Ok(Box::new(UserWalk { uniform: Uniform::new(catalogue), users, items }))
+    Ok(Proposal::fixed(Arc::new(UserWalk { uniform: Uniform::new(catalogue), users, items })))
 }
 
 /// Lists one after the other.

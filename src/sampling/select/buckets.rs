@@ -49,13 +49,13 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "buckets",
-            form: Form::Number { default: 2.0, low: 0.01, high: 16.0, curve: false },
+            form: Form::Number { default: 2.0, low: 0.01, high: 16.0, curve: true },
             only_with: None,
             help: "buckets of a batch (B), in units of the square root of its rows; rounded up",
         },
         Param {
             name: "rows",
-            form: Form::Number { default: 2.0, low: 0.01, high: 1e5, curve: false },
+            form: Form::Number { default: 2.0, low: 0.01, high: 1e5, curve: true },
             only_with: None,
             help: "rows of a bucket (X), in units of the square root of the batch's rows; rounded up, all rows at most",
         },
@@ -89,15 +89,15 @@ struct Filled {
 }
 
 impl Buckets {
-    /// What the parameter `name` makes of `rows`.
-    fn of_rows(&self, name: &str, rows: usize) -> usize {
-        (self.params.number(name, 0.0) * (rows as f64).sqrt()).ceil().max(1.0) as usize
+    /// What the parameter `name` makes of the rows.
+    fn of_rows(&self, name: &str, choice: &Choice) -> usize {
+        (self.params.number(name, choice.epoch) * (choice.batch.rows() as f64).sqrt()).ceil().max(1.0) as usize
     }
 
     /// The buckets of a batch with the queries `x (R,D)`.
     fn fill(&self, choice: &Choice, x: &[f64]) -> Result<Filled> {
         let (scoring, rows) = (choice.scoring()?, choice.batch.rows());
-        let (count, width) = (self.of_rows("buckets", rows), self.of_rows("rows", rows).min(rows));
+        let (count, width) = (self.of_rows("buckets", choice), self.of_rows("rows", choice).min(rows));
         let mixed = self.params.word("directions") == "mixed";
         let directions = choice.device.reals(&directions(choice, mixed.then_some(x), count, scoring.dim))?;
         // A direction is a row that hides nothing of its own.

@@ -56,13 +56,13 @@ pub static DECLARED: Declared = Declared {
         },
         Param {
             name: "momentum",
-            form: Form::Number { default: 0.9, low: 0.0, high: 1.0, curve: false },
+            form: Form::Number { default: 0.9, low: 0.0, high: 1.0, curve: true },
             only_with: None,
             help: "how much of the last epoch's direction a group keeps",
         },
         Param {
             name: "rate",
-            form: Form::Number { default: 0.2, low: 0.0, high: 10.0, curve: false },
+            form: Form::Number { default: 0.2, low: 0.0, high: 10.0, curve: true },
             only_with: None,
             help: "how far a group's probability moves per epoch and unit of loss",
         },
@@ -239,7 +239,8 @@ impl Select for Fair {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = choice.epoch_index as f32;
         if learned.epoch != epoch {
-            learned.turn(self.params.number("momentum", 0.0), self.params.number("rate", 0.0));
+            let of = |name| self.params.number(name, choice.epoch_index as f64);
+            learned.turn(of("momentum"), of("rate"));
             learned.epoch = epoch;
         }
 

@@ -133,14 +133,18 @@ impl<'a> View<'a> {
     fn new(weights: &'a [f64], query: &'a [f64], vectors: &'a [f64], targets: &[usize], dim: usize) -> View<'a> {
         let (rows, wide) = (targets.len(), 2 * dim + 1);
         let vector = |place: usize| &vectors[place * dim..(place + 1) * dim];
-        let of_row = |(r, &target): (usize, &usize)| [vector(target), &query[r * dim..(r + 1) * dim], &[1.0]].concat();
-        let of_positive: Vec<f64> = targets.iter().enumerate().flat_map(of_row).collect();
+        let mut of_positive = Vec::with_capacity(rows * wide);
+        for (&target, h) in targets.iter().zip(query.chunks_exact(dim)) {
+            [vector(target), h, &[1.0]].into_iter().for_each(|part| of_positive.extend_from_slice(part));
+        }
         let (positive, negative) = weights.split_at(dim * wide);
         let mut gate = vec![0.0; rows * dim];
         matmul::rows(&mut gate, Mat::new(&of_positive, wide), Mat::new(positive, wide).t(), [rows, dim, wide], false);
         gate.par_iter_mut().for_each(|g| *g = sigmoid(*g));
-        let kept = |(g, e): (&[f64], &[f64])| g.iter().zip(e).map(|(g, e)| g * e).chain([1.0]).collect::<Vec<f64>>();
-        let relevant: Vec<f64> = gate.chunks_exact(dim).zip(of_positive.chunks_exact(wide)).flat_map(kept).collect();
+        let mut relevant = Vec::with_capacity(rows * (dim + 1));
+        for (g, e) in gate.chunks_exact(dim).zip(of_positive.chunks_exact(wide)) {
+            relevant.extend(g.iter().zip(e).map(|(g, e)| g * e).chain([1.0]));
+        }
         let (mut base, mut mapped) = (vec![0.0; rows * dim], vec![0.0; vectors.len()]);
         let of_relevant = Mat::new(negative, wide).from_column(dim).t();
         matmul::rows(&mut base, Mat::new(&relevant, dim + 1), of_relevant, [rows, dim, dim + 1], false);
@@ -171,28 +175,31 @@ impl<'a> View<'a> {
         let (dim, wide, rows) = (self.dim, 2 * self.dim + 1, self.gate.len() / self.dim);
         let share = 0.25 / pairs.len() as f64;
         // What moves the negatives' gates before the sigmoid (pairs,D) and the positives' relevant scores.
-        let slopes = |&(row, place): &(usize, usize)| {
+        let slopes = |(moved, &(row, place)): (&mut [f64], &(usize, usize))| {
             let ((n, all), (p, rest_p)) = (self.relevance(row, place), self.of_target(row));
             let rest_n = all - n;
             let crossed = sigmoid(n - p) + sigmoid(rest_p - rest_n);
             let of_n = share * (2.0 * sigmoid(n - rest_n) + crossed);
             let (h, e) = (self.of(self.query, row), self.of(self.vectors, place));
-            let moved = self.gate_of(row, place).zip(h.iter().zip(e)).map(|(g, (h, e))| of_n * h * e * g * (1.0 - g));
-            (moved.collect::<Vec<f64>>(), -share * (2.0 * sigmoid(rest_p - p) + crossed))
+            let parts = self.gate_of(row, place).zip(h.iter().zip(e));
+            moved.iter_mut().zip(parts).for_each(|(moved, (g, (h, e)))| *moved = of_n * h * e * g * (1.0 - g));
+            -share * (2.0 * sigmoid(rest_p - p) + crossed)
         };
-        let (moved, of_p): (Vec<Vec<f64>>, Vec<f64>) = pairs.par_iter().map(slopes).unzip();
+        let mut moved = vec![0.0; pairs.len() * dim];
+        let of_p: Vec<f64> = moved.par_chunks_exact_mut(dim).zip(pairs).map(slopes).collect();
         let (mut of_rows, mut of_targets) = (vec![0.0; rows * dim], vec![0.0; rows]);
-        for ((&(row, _), moved), of_p) in pairs.iter().zip(&moved).zip(of_p) {
+        for ((&(row, _), moved), of_p) in pairs.iter().zip(moved.chunks_exact(dim)).zip(of_p) {
             of_rows[row * dim..(row + 1) * dim].iter_mut().zip(moved).for_each(|(sum, x)| *sum += x);
             of_targets[row] += of_p;
         }
         let mut gradient = vec![0.0; size(dim)];
         let (positive, negative) = gradient.split_at_mut(dim * wide);
-        let of_pair = |&(row, place): &(usize, usize)| {
-            [self.of(self.vectors, place), &self.relevant[row * (dim + 1)..(row + 1) * (dim + 1)]].concat()
-        };
-        let seen: Vec<f64> = pairs.iter().flat_map(of_pair).collect();
-        matmul::reduce(negative, Mat::new(&moved.concat(), dim).t(), Mat::new(&seen, wide), [dim, wide, pairs.len()]);
+        let mut seen = Vec::with_capacity(pairs.len() * wide);
+        for &(row, place) in pairs {
+            seen.extend_from_slice(self.of(self.vectors, place));
+            seen.extend_from_slice(&self.relevant[row * (dim + 1)..(row + 1) * (dim + 1)]);
+        }
+        matmul::reduce(negative, Mat::new(&moved, dim).t(), Mat::new(&seen, wide), [dim, wide, pairs.len()]);
         // The relevant part is what the negatives' gates look at.
         let mut back = vec![0.0; rows * dim];
         let of_relevant = Mat::new(&self.weights[dim * wide..], wide).from_column(dim);
@@ -243,8 +250,8 @@ impl Select for Gates {
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             taken.iter_mut().zip(ranked).for_each(|(slot, (_, item))| *slot = item);
         });
-        let pairs = taken.iter().enumerate().filter(|(_, item)| **item != NONE);
-        let pairs: Vec<(usize, usize)> = pairs.map(|(at, &item)| (at / n, place(item))).collect();
+        let mut pairs = Vec::with_capacity(taken.len());
+        pairs.extend(taken.iter().enumerate().filter(|(_, item)| **item != NONE).map(|(at, &item)| (at / n, place(item))));
         if !pairs.is_empty() {
             learned.step(&view.gradient(&pairs), self.params.number("rate", choice.epoch));
         }

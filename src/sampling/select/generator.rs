@@ -136,7 +136,8 @@ impl View<'_> {
         if let Some((ids, width)) = &self.listed {
             let law = |r: usize| {
                 let query = self.query(r..r + 1);
-                let mut own: Vec<u32> = ids[r * width + 1..(r + 1) * width].iter().copied().filter(|&i| i != NONE).collect();
+                let mut own = Vec::with_capacity(width - 1);
+                own.extend(ids[r * width + 1..(r + 1) * width].iter().copied().filter(|&i| i != NONE));
                 own.sort_unstable();
                 own.dedup();
                 let logit = |&i: &u32| f64::from(vector::dot(&table[i as usize * dim..(i as usize + 1) * dim], query));
@@ -204,7 +205,8 @@ impl Generator {
         let (dim, n) = (view.dim, view.choice.negatives);
         let items: Vec<u32> = match &view.listed {
             Some((ids, width)) => {
-                let mut items: Vec<u32> = ids.chunks_exact(*width).flat_map(|ids| &ids[1..]).copied().collect();
+                let mut items = Vec::with_capacity(ids.len());
+                ids.chunks_exact(*width).for_each(|ids| items.extend_from_slice(&ids[1..]));
                 items.sort_unstable();
                 items.dedup();
                 items.retain(|&i| i != NONE);
@@ -226,20 +228,26 @@ impl Generator {
                     slope(&law.p, &places, &advantages, entropy)
                 })
                 .collect();
-            let slopes: Vec<f32> = slopes.iter().flatten().map(|slope| (slope * view.scale) as f32).collect();
+            let count = slopes.iter().map(Vec::len).sum();
+            let mut narrow = Vec::with_capacity(count);
+            slopes.into_iter().for_each(|of_row| narrow.extend(of_row.into_iter().map(|slope| (slope * view.scale) as f32)));
+            let slopes: Vec<f32> = narrow;
             let query = view.query(rows.clone());
             if view.listed.is_none() {
                 let shape = [view.items, dim, rows.len()];
                 matmul::rows(&mut gradient, Mat::new(&slopes, view.items).t(), Mat::new(query, dim), shape, true);
                 continue;
             }
-            let ids: Vec<u32> = laws.iter().flat_map(|law| law.candidates.iter().flatten()).copied().collect();
-            let of_row: Vec<usize> = laws.iter().enumerate().flat_map(|(r, law)| std::iter::repeat_n(r, law.p.len())).collect();
+            let (mut ids, mut of_row) = (Vec::with_capacity(count), Vec::with_capacity(count));
+            for (r, law) in (0u32..).zip(laws) {
+                of_row.extend(std::iter::repeat_n(r, law.p.len()));
+                ids.extend(law.candidates.into_iter().flatten());
+            }
             let segments = Segments::of(&ids);
             gradient.par_chunks_mut(dim).zip(&items).for_each(|(gradient, item)| {
                 let Ok(s) = segments.rows.binary_search(item) else { return };
                 for &at in &segments.positions[segments.offsets[s] as usize..segments.offsets[s + 1] as usize] {
-                    let r = of_row[at as usize];
+                    let r = of_row[at as usize] as usize;
                     vector::axpy(gradient, slopes[at as usize], &query[r * dim..(r + 1) * dim]);
                 }
             });

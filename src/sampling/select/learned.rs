@@ -17,7 +17,7 @@ const EPSILON: f64 = 1e-6;
 
 pub(super) const WINDOW: Param = Param {
     name: "window",
-    form: Form::Count { default: 20.0, low: 1.0, high: 1e6, curve: false },
+    form: Form::Count { default: 20.0, low: 1.0, high: 1e6, curve: true },
     only_with: None,
     help: "steps over which the baseline of the reward looks back",
 };

@@ -41,7 +41,7 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "size",
-            form: Form::Count { default: 8.0, low: 1.0, high: 4096.0, curve: false },
+            form: Form::Count { default: 8.0, low: 1.0, high: 4096.0, curve: true },
             only_with: None,
             help: "items remembered per user (S)",
         },
@@ -59,7 +59,7 @@ pub static DECLARED: Declared = Declared {
         },
         Param {
             name: "window",
-            form: Form::Count { default: 5.0, low: 1.0, high: 1e6, curve: false },
+            form: Form::Count { default: 5.0, low: 1.0, high: 1e6, curve: true },
             only_with: None,
             help: "visits over which the deviation looks back",
         },
@@ -117,6 +117,8 @@ fn largest(keys: &[(f64, u32)], n: usize) -> Vec<usize> {
 /// What a sequence brings: its rows, memory, and scores (rows, 1 + S + M) of positive, memory and candidates.
 struct Visit<'a> {
     user: u32,
+    /// S, the longest memory of the batch
+    slots: usize,
     targets: &'a [u32],
     memory: &'a [Entry],
     candidates: &'a [u32],
@@ -129,14 +131,15 @@ impl Memory {
         let size = self.params.count("size", choice.epoch);
         let (alpha, window) = (self.params.number("alpha", choice.epoch), self.params.number("window", choice.epoch));
         let temperature = self.params.number("temperature", choice.epoch);
-        let (rows, width) = (visit.targets.len(), 1 + size + visit.candidates.len());
+        let (rows, slots) = (visit.targets.len(), visit.slots);
+        let width = 1 + slots + visit.candidates.len();
         let mean = |of: &dyn Fn(&[f64]) -> f64| visit.scores.chunks_exact(width).map(of).sum::<f64>() / rows.max(1) as f64;
 
         // Everything that may be remembered, with its column of scores: what is remembered, then new candidates.
         let mut pool: Vec<(Entry, usize)> = visit.memory.iter().enumerate().map(|(k, e)| (*e, 1 + k)).collect();
         for (j, &item) in visit.candidates.iter().enumerate() {
             if item != NONE && pool.iter().all(|(e, _)| e.item != item) {
-                pool.push((Entry { item, ..Entry::default() }, 1 + size + j));
+                pool.push((Entry { item, ..Entry::default() }, 1 + slots + j));
             }
         }
         let draws = Draws::new(choice.seed, Stream::Select, RENEW, choice.epoch_index);
@@ -186,9 +189,10 @@ impl Select for Memory {
             return Err(Error::internal("a memory is renewed from proposed items only"));
         };
         let (batch, scoring) = (choice.batch, choice.scoring()?);
-        let (size, m) = (self.params.count("size", choice.epoch), lists.n);
-        let width = 1 + size + m;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = batch.users.iter().filter_map(|user| users.get(user)).map(Vec::len).max();
+        let (slots, m) = (longest.unwrap_or(0), lists.n);
+        let width = 1 + slots + m;
         let empty = Vec::new();
 
         // A sequence's candidates are those of its first row.
@@ -210,7 +214,7 @@ impl Select for Memory {
                 let row = &mut ids[r * width..(r + 1) * width];
                 row[0] = batch.targets[r];
                 row[1..].iter_mut().zip(memory).for_each(|(slot, entry)| *slot = entry.item);
-                row[1 + size..].copy_from_slice(offered);
+                row[1 + slots..].copy_from_slice(offered);
             }
         }
         let mut scores = Buffer::empty(choice.device);
@@ -222,6 +226,7 @@ impl Select for Memory {
                 let range = batch.range(b);
                 let visit = Visit {
                     user: batch.users[b],
+                    slots,
                     targets: &batch.targets[range.clone()],
                     memory: users.get(&batch.users[b]).unwrap_or(&empty),
                     candidates: &offered[b * m..(b + 1) * m],

@@ -47,7 +47,7 @@ pub static DECLARED: Declared = Declared {
     params: &[
         Param {
             name: "size",
-            form: Form::Count { default: 50.0, low: 1.0, high: 4096.0, curve: false },
+            form: Form::Count { default: 50.0, low: 1.0, high: 4096.0, curve: true },
             only_with: None,
             help: "slots of a user's pool (S)",
         },
@@ -91,8 +91,9 @@ struct Visit {
 }
 
 impl Pools {
-    fn size(&self) -> usize {
-        self.params.count("size", 0.0)
+    /// Slots of a pool that is renewed in this epoch.
+    fn size(&self, choice: &Choice) -> usize {
+        self.params.count("size", choice.epoch_index as f64)
     }
 
     /// The visits that renew a pool, with minus ln q in place of the scores.
@@ -141,12 +142,12 @@ impl Pools {
         let index = |slot| slot_index(u64::from(visit.user), slot);
         let law = softmax(visit.candidates.iter().map(|c| c.1).collect());
         let draw = |slot| Some(visit.candidates[place(&law, open01(of_fresh.words64(index(slot))[0]))?].0);
-        let fresh: Vec<u32> = (0..self.size()).map_while(draw).collect();
+        let fresh: Vec<u32> = (0..self.size(choice)).map_while(draw).collect();
         if old.is_empty() || fresh.is_empty() {
             return if fresh.is_empty() { old.to_vec() } else { fresh };
         }
         let both = [old, &fresh].concat();
-        (0..self.size()).map(|slot| both[below(of_renewal.words64(index(slot))[0], both.len() as u64) as usize]).collect()
+        (0..self.size(choice)).map(|slot| both[below(of_renewal.words64(index(slot))[0], both.len() as u64) as usize]).collect()
     }
 }
 
@@ -215,29 +216,35 @@ impl Select for Pools {
         }
         let of_users = users.keys().flat_map(|&user| halves(user)).collect();
         let epochs = users.values().map(|pool| pool.epoch).collect();
-        let slots = users.values().flat_map(|pool| &pool.slots).flat_map(|&item| halves(item)).collect();
+        let sizes = users.values().map(|pool| pool.slots.len() as f32).collect();
+        let slots: Vec<f32> = users.values().flat_map(|pool| &pool.slots).flat_map(|&item| halves(item)).collect();
         vec![
             State { name: "pool.users".into(), shape: vec![n, 2], values: of_users },
             State { name: "pool.epochs".into(), shape: vec![n], values: epochs },
-            State { name: "pool.slots".into(), shape: vec![n, self.size(), 2], values: slots },
+            State { name: "pool.sizes".into(), shape: vec![n], values: sizes },
+            State { name: "pool.slots".into(), shape: vec![slots.len() / 2, 2], values: slots },
         ]
     }
 
     fn restore<'t>(&self, find: &dyn Fn(&str) -> Option<&'t [f32]>) -> Result<()> {
-        let [of_users, epochs, slots] = ["users", "epochs", "slots"].map(|name| find(&format!("pool.{name}")).unwrap_or(&[]));
+        let [of_users, epochs, sizes, slots] =
+            ["users", "epochs", "sizes", "slots"].map(|name| find(&format!("pool.{name}")).unwrap_or(&[]));
         let half = |x: &f32| (0.0..65536.0).contains(x) && x.fract() == 0.0;
         let id = |halves: &[f32]| (halves[0] as u32) << 16 | halves[1] as u32;
         let fits = of_users.len() == 2 * epochs.len()
-            && slots.len() == 2 * epochs.len() * self.size()
+            && sizes.len() == epochs.len()
+            && sizes.iter().all(half)
+            && slots.len() == 2 * sizes.iter().map(|&size| size as usize).sum::<usize>()
             && of_users.iter().chain(slots).all(half)
             && epochs.iter().all(|epoch| *epoch >= 0.0 && epoch.fract() == 0.0)
             && slots.chunks_exact(2).all(|slot| (id(slot) as usize) < self.items);
         if !fits {
             return Err(Error::new(Code::M0402, "the sampler's pools in the checkpoint are not of this catalogue and size"));
         }
-        let pools = of_users.chunks_exact(2).zip(epochs).zip(slots.chunks_exact(2 * self.size()));
-        let pool = |((user, &epoch), slots): ((&[f32], &f32), &[f32])| {
-            (id(user), Pool { epoch, slots: slots.chunks_exact(2).map(id).collect() })
+        let mut items = slots.chunks_exact(2).map(id);
+        let pools = of_users.chunks_exact(2).zip(epochs).zip(sizes);
+        let pool = |((user, &epoch), &size): ((&[f32], &f32), &f32)| {
+            (id(user), Pool { epoch, slots: items.by_ref().take(size as usize).collect() })
         };
         *self.users.lock().unwrap_or_else(PoisonError::into_inner) = pools.map(pool).collect();
         Ok(())

@@ -21,7 +21,7 @@ fn hard_wrong_contexts_prefer_clusters_where_the_target_is_rare() {
     let batch = batch(2, 4000, 0, 0, &[]);
     let hard = Sampler::new(&setting("hard"), &world.knowledge(), 4).unwrap();
     let negatives = drawn(&hard, &batch);
-    assert_eq!((negatives.wrong_contexts(), hard.wrong_contexts()), (2, 2));
+    assert_eq!((negatives.wrong_contexts(), hard.wrong_contexts(0.0)), (2, 2));
     let inverse: Vec<f64> = [0.0, 1.0, 20.0, 300.0].iter().map(|n: &f64| 1.0 / (1.0 + n.ln_1p())).collect();
     let of: BTreeMap<u64, u32> =
         (0..4u32).flat_map(|k| world.cluster_events.of(k).iter().map(move |&e| (u64::from(e), k)).collect::<Vec<_>>()).collect();

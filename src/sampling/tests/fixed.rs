@@ -41,13 +41,14 @@ fn what_a_law_says_is_its_f64_law_to_a_millionth() {
     let place = |cluster| Place { cluster, batch: Some(&frequencies), target: 1, user: 0, event: 0, epoch: 0, visited: None };
     for (kind, cluster, weights) in &laws {
         let sampler = Sampler::new(&config("position", 1, "target", vec![kind.clone()], true), &world.knowledge(), 1).unwrap();
-        implies(&format!("{kind:?}"), sampler.proposals[0].as_ref(), &place(*cluster), &law(weights, &[]));
+        implies(&format!("{kind:?}"), sampler.proposals[0].at(0).unwrap().as_ref(), &place(*cluster), &law(weights, &[]));
     }
     // All of them at once, with shares that are no fractions of two, one of them nothing.
     let shares = [0.3, 1.0, 0.0, 0.7, 2.0, 0.1, 0.1, 0.9];
     let kinds: Vec<Kind> = laws.iter().map(|law| law.0.clone()).collect();
     let sampler = Sampler::new(&config("position", 1, "target", kinds, true), &world.knowledge(), 1).unwrap();
-    let mixture = Mixture::new(sampler.proposals.iter().map(AsRef::as_ref).collect(), &shares);
+    let parts: Vec<_> = sampler.proposals.iter().map(|proposal| proposal.at(0).unwrap()).collect();
+    let mixture = Mixture::new(parts.iter().map(AsRef::as_ref).collect(), &shares);
     for cluster in 0..3 {
         let mut mixed = vec![0.0; 61];
         for ((kind, _, weights), share) in laws.iter().zip(shares) {

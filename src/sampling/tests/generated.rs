@@ -37,7 +37,7 @@ fn vectors_are_as_long_as_the_target_and_learn_to_be_taken_for_it() {
     let batch = batch(20, 5, 1, 0, &[]);
     let (query, table) = (noise(0, batch.rows() * DIM), noise(1, ITEMS * DIM));
     let sampler = sampler(&world, &[("count", number(3.0)), ("rate", number(0.01))]);
-    assert_eq!(sampler.per_row(), 5);
+    assert_eq!(sampler.per_row(0.0), 5);
     let length = table[DIM..2 * DIM].iter().map(|x| x * x).sum::<f64>().sqrt();
     let mean_score = |negatives: &Negatives| {
         let scores = negatives.generated.chunks_exact(DIM).enumerate().map(|(n, v)| -> f64 {

@@ -19,7 +19,7 @@ fn as_many_words_draw_every_item_of_any_catalogue() {
     for n in SIZES {
         let counts = vec![1; n];
         let sampler = of_counts(&counts, kind("uniform", &[]), 1);
-        let law = sampler.proposals[0].as_ref();
+        let law = sampler.proposals[0].at(0).unwrap();
         let first = |i: usize| ((i as u128) << 64).div_ceil(n as u128) as u64;
         (0..n).into_par_iter().for_each(|i| {
             // The first word after the last item is 2^64, which is 0.
@@ -45,9 +45,10 @@ fn popular_and_rare_items_of_large_catalogues_have_their_f64_probability() {
         let counts: Vec<u32> = (0..*n).map(|i| (1_000_000 / (1 + i * 7919 % n)) as u32 + 1).collect();
         for (kind, weight) in laws.iter().take(if *n > 1_000_000 { 1 } else { 3 }) {
             let sampler = of_counts(&counts, kind.clone(), 1);
+            let law = sampler.proposals[0].at(0).unwrap();
             let total: f64 = counts.iter().map(|&f| weight(f64::from(f))).sum();
             (0..*n).into_par_iter().for_each(|i| {
-                let (got, want) = (sampler.proposals[0].prob(&PLACE, i as u32), weight(f64::from(counts[i])) / total);
+                let (got, want) = (law.prob(&PLACE, i as u32), weight(f64::from(counts[i])) / total);
                 assert!((got / want - 1.0).abs() < 1e-6, "item {i} of {n}: {got} for {want}");
             });
         }

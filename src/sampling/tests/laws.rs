@@ -182,7 +182,7 @@ fn laws_are_their_definitions_and_sum_to_one() {
     assert!(trained(&world).len() < ITEMS && trained(&world).len() > 25);
     for (kind, definition) in defined(&world) {
         let sampler = sampler(&world, "none", vec![kind.clone()]);
-        let law = &sampler.proposals[0];
+        let law = sampler.proposals[0].at(0).unwrap();
         let mut fallbacks = 0;
         for (target, user) in (0..ITEMS as u32).map(|t| (t, t as usize % USERS)) {
             for epoch in [0, 3, 10, 30] {
@@ -328,7 +328,7 @@ fn held_out_events_change_nothing() {
             let place =
                 Place { cluster: 0, batch: None, target, user: target % USERS as u32, event: 0, epoch: 10, visited: None };
             for item in 0..ITEMS as u32 {
-                let [a, b] = [0, 1].map(|w| both[w].proposals[0].prob(&place, item));
+                let [a, b] = [0, 1].map(|w| both[w].proposals[0].at(0).unwrap().prob(&place, item));
                 assert_eq!(a, b, "{kind:?}");
                 assert!(world.counts[item as usize] > 0 || a == 0.0, "{kind:?}: item {item} has no training event");
             }

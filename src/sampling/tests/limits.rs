@@ -21,7 +21,7 @@ fn cans_with_one_cluster_is_log_popularity_item_by_item() {
     let (cans, log) = (of(kind("cluster", &[])), of(kind("popularity", &[("form", word("log1p"))])));
     let place = Place { cluster: 0, batch: None, target: 1, user: 0, event: 0, epoch: 0, visited: None };
     for item in 0..50 {
-        let [a, b] = [&cans, &log].map(|sampler| sampler.proposals[0].prob(&place, item));
+        let [a, b] = [&cans, &log].map(|sampler| sampler.proposals[0].at(0).unwrap().prob(&place, item));
         assert!((a - b).abs() <= 1e-12 * b, "item {item}: {a} and {b}");
     }
 }

@@ -156,7 +156,7 @@ fn config(scope: &str, n: u32, exclude: &str, propose: Vec<Kind>, log_q: bool) -
     config::Sampler {
         preset: String::new(),
         scope: Some(scope.into()),
-        negatives: Some(n),
+        negatives: Some(n.into()),
         exclude: Some(exclude.into()),
         propose: Some(propose),
         weight: log_q.then(|| kind("log_q", &[])),

@@ -138,7 +138,8 @@ fn half_of_a_pool_is_renewed_once_an_epoch() {
     let mut counts = vec![0; ITEMS];
     let users: Vec<f32> = (0..25_000).flat_map(|u| [0.0, u as f32]).collect();
     let slots: Vec<f32> = (0..25_000).flat_map(|_| old.iter().flat_map(|&i| [0.0, i as f32])).collect();
-    let parts = [("pool.users", users), ("pool.epochs", vec![0.0; 25_000]), ("pool.slots", slots)];
+    let sizes = vec![SIZE as f32; 25_000];
+    let parts = [("pool.users", users), ("pool.epochs", vec![0.0; 25_000]), ("pool.sizes", sizes), ("pool.slots", slots)];
     let find = |name: &str| parts.iter().find(|p| p.0 == name).map(|p| &p.1[..]);
     for epoch in 1..=40 {
         sampler.restore(&find).unwrap();
@@ -196,23 +197,24 @@ fn what_is_restored_goes_on_for_any_number_of_threads() {
 #[test]
 fn pools_that_do_not_fit_are_refused() {
     let sampler = whole(2, "history", 23);
-    let code = |users: &[f32], epochs: &[f32], slots: &[f32]| {
-        let parts = [("pool.users", users), ("pool.epochs", epochs), ("pool.slots", slots)];
+    let code = |users: &[f32], epochs: &[f32], sizes: &[f32], slots: &[f32]| {
+        let parts = [("pool.users", users), ("pool.epochs", epochs), ("pool.sizes", sizes), ("pool.slots", slots)];
         let find = |name: &str| parts.iter().find(|p| p.0 == name).map(|p| p.1);
         sampler.restore(&find).err().map(|e| e.code())
     };
     let refused = Some(Code::M0402);
-    assert_eq!(code(&[0.0, 3.0], &[1.0], &[0.0, 5.0, 0.0, 6.0]), None);
+    assert_eq!(code(&[0.0, 3.0], &[1.0], &[2.0], &[0.0, 5.0, 0.0, 6.0]), None);
     assert_eq!(pools(&sampler, 2), [[5, 6]]);
-    assert_eq!(code(&[0.0, 3.0], &[1.0], &[0.0, 5.0]), refused, "another size");
-    assert_eq!(code(&[0.0, 3.0], &[1.0], &[0.0, 5.0, 0.0, 30.0]), refused, "an item the catalogue does not have");
-    assert_eq!(code(&[0.0, 3.5], &[1.0], &[0.0, 5.0, 0.0, 6.0]), refused, "half a user");
-    assert_eq!(code(&[0.0, 3.0], &[], &[0.0, 5.0, 0.0, 6.0]), refused, "no epoch");
+    assert_eq!(code(&[0.0, 3.0], &[1.0], &[2.0], &[0.0, 5.0]), refused, "fewer than its size");
+    assert_eq!(code(&[0.0, 3.0], &[1.0], &[2.0], &[0.0, 5.0, 0.0, 30.0]), refused, "an item the catalogue does not have");
+    assert_eq!(code(&[0.0, 3.5], &[1.0], &[2.0], &[0.0, 5.0, 0.0, 6.0]), refused, "half a user");
+    assert_eq!(code(&[0.0, 3.0], &[], &[2.0], &[0.0, 5.0, 0.0, 6.0]), refused, "no epoch");
     for bad in [f32::NAN, f32::INFINITY, -1.0, 0.5] {
-        assert_eq!(code(&[0.0, 3.0], &[bad], &[0.0, 5.0, 0.0, 6.0]), refused, "epoch {bad}");
-        assert_eq!(code(&[0.0, 3.0], &[1.0], &[0.0, 5.0, bad, 6.0]), refused, "slot {bad}");
+        assert_eq!(code(&[0.0, 3.0], &[bad], &[2.0], &[0.0, 5.0, 0.0, 6.0]), refused, "epoch {bad}");
+        assert_eq!(code(&[0.0, 3.0], &[1.0], &[2.0], &[0.0, 5.0, bad, 6.0]), refused, "slot {bad}");
+        assert_eq!(code(&[0.0, 3.0], &[1.0], &[bad], &[0.0, 5.0, 0.0, 6.0]), refused, "size {bad}");
     }
-    assert_eq!(code(&[], &[], &[]), None);
+    assert_eq!(code(&[], &[], &[], &[]), None);
     assert!(sampler.state().is_empty());
 }
 

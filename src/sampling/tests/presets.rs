@@ -27,12 +27,12 @@ fn presets_resolve_to_what_resolves_to_itself() {
 fn the_users_keys_override_the_presets() {
     let own = config::Sampler {
         preset: "cans".into(),
-        negatives: Some(5),
+        negatives: Some(5.into()),
         mix: Some(kind("wrong_context", &[("count", number(3.0))])),
         ..Default::default()
     };
     let resolved = Plan::new(&own).unwrap().spelled_out();
-    assert_eq!(resolved.negatives, Some(5));
+    assert_eq!(resolved.negatives, Some(5.into()));
     assert_eq!(resolved.mix, Some(kind("wrong_context", &[("choice", word("hard")), ("count", number(3.0))])));
     assert_eq!(resolved.propose.unwrap()[0].kind, "cluster");
 }

@@ -138,6 +138,14 @@ fn numbers_that_are_none_are_refused_everywhere() {
         }
     }
     assert!(tried > 200, "{tried}");
+    let line = |from: f64, to: f64, over: f64| config::Curve { from, to, over, shape: config::CurveShape::Linear };
+    for bad in
+        [line(0.0, 4.0, 1.0), line(4.0, f64::NAN, 1.0), line(1.0, 4.0, -1.0), line(1.0, 1e9, 1.0), line(1.0, 4.0, f64::INFINITY)]
+    {
+        let config = config::Sampler { negatives: Some(config::Amount::Moving(bad)), ..Default::default() };
+        let error = Plan::new(&config).err().unwrap();
+        assert!(error.code() == Code::C0202 && error.to_string().contains("sampler.negatives = {"), "{error}");
+    }
 }
 
 /// No preset loops, panics or gives a user what it has seen where nothing else is left.
@@ -148,7 +156,7 @@ fn presets_have_nothing_for_a_user_who_has_seen_everything() {
     let batch = Batch { row_keys: vec![0, 1, 2, 3], ..batch(1, 4, 1, 0, &[0, 1, 2]) };
     let (mut refused, mut left_empty) = (0, 0);
     for preset in presets().unwrap() {
-        let own = config::Sampler { preset: preset.name.clone(), negatives: Some(1), ..Default::default() };
+        let own = config::Sampler { preset: preset.name.clone(), negatives: Some(1.into()), ..Default::default() };
         let sampler = Sampler::new(&own, &world.knowledge(), 1).unwrap_or_else(|error| panic!("{}: {error}", preset.name));
         if sampler.resolved().exclude.as_deref() != Some("history") {
             continue;

@@ -14,12 +14,15 @@ mod category_balance;
 mod divergence;
 mod propensity;
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
+use crate::sampling::per_epoch::PerEpoch;
 use crate::sampling::registry::{Declared, Need, Params, Stage};
 use crate::sampling::select::{Choice, scored_beside_targets};
 
@@ -103,25 +106,28 @@ fn weigh_by_score(choice: &Choice, negatives: &mut Negatives, log_weights: impl 
     Ok(())
 }
 
-/// Divides a weight of each item by its mean over the training events.
-fn mean_one(weights: &[f64], knowledge: &Knowledge) -> Vec<f32> {
+/// Divides a weight of each item by its mean over the training events, of which every item has `counts`.
+fn mean_one(weights: &[f64], counts: &[u32]) -> Arc<[f32]> {
     let events = |(&w, &f): (&f64, &u32)| w * f64::from(f);
-    let total: f64 = weights.iter().zip(knowledge.train_counts).map(events).sum();
-    let mean = total / knowledge.train_counts.iter().map(|&f| f64::from(f)).sum::<f64>().max(1.0);
+    let total: f64 = weights.iter().zip(counts).map(events).sum();
+    let mean = total / counts.iter().map(|&f| f64::from(f)).sum::<f64>().max(1.0);
     weights.iter().map(|&w| (w / mean) as f32).collect()
 }
 
+/// (V) a weight of every item.
+type OfItems = PerEpoch<[f32]>;
+
 /// Rows count by their target.
 struct ByTarget {
-    /// (V)
-    weights: Vec<f32>,
+    weights: OfItems,
 }
 
 impl Weigh for ByTarget {
     fn weigh(&self, choice: &Choice, negatives: &mut Negatives) -> Result<()> {
+        let of_items = self.weights.at(choice.epoch_index)?;
         // On top of what the selection made of the row.
         let so_far = |row: usize| negatives.row_weight.get(row).copied().unwrap_or(1.0);
-        let weights = choice.batch.targets.iter().enumerate().map(|(row, &target)| so_far(row) * self.weights[target as usize]);
+        let weights = choice.batch.targets.iter().enumerate().map(|(row, &target)| so_far(row) * of_items[target as usize]);
         negatives.row_weight = weights.collect();
         Ok(())
     }

@@ -67,7 +67,7 @@ fn counted_flops_are_those_of_the_products_a_step_makes() {
     config.loss.kind = "sampled_softmax".into();
     config.sampler = config::Sampler {
         scope: Some("batch".into()),
-        negatives: Some(5),
+        negatives: Some(5.into()),
         exclude: Some("none".into()),
         ..config::Sampler::default()
     };
@@ -75,7 +75,7 @@ fn counted_flops_are_those_of_the_products_a_step_makes() {
     assert_eq!(flops(&cost), made + 6 * 4 * 8, "shared negatives");
     config.loss.kind = "bce".into();
     config.sampler = config::Sampler {
-        negatives: Some(5),
+        negatives: Some(5.into()),
         propose: Some(vec![kind("catalogue")]),
         select: Some(kind("top_k")),
         ..config::Sampler::default()
@@ -105,7 +105,7 @@ fn a_step_worked_by_hand() {
     let mut config = small();
     config.model = config::Model { dim: 4, heads: 1, layers: 1, ffn_mult: 2, ..config.model };
     config.loss.kind = "bce".into();
-    config.sampler.negatives = Some(2);
+    config.sampler.negatives = Some(2.into());
     let counts = Counts { items: 6, sequences: 1, ..Counts::default() };
     let cost = StepCost::new(&config, &counts, Lengths::of([3])).unwrap();
     let [forward, propose, select, loss, backward, update] = cost.parts;

@@ -57,12 +57,18 @@ fn variants() -> Vec<(&'static str, Config)> {
     cans.model.causal = false;
     cans.train.targets = "last".into();
     cans.train.random_prefix = true;
-    cans.sampler.negatives = Some(9);
+    cans.sampler.negatives = Some(9.into());
     let mut separate = sampled("gbce", "gsasrec");
     separate.model.tied = false;
-    separate.sampler.negatives = Some(5);
+    separate.sampler.negatives = Some(5.into());
+    let line = |from: f64, to: f64| config::Curve { from, to, over: 1.0, shape: config::CurveShape::Linear };
+    let mut moving = sampled("bpr", "adasir");
+    moving.sampler.negatives = Some(config::Amount::Moving(line(2.0, 7.0)));
+    let size = [("size".to_string(), config::Value::Curve(line(30.0, 9.0)))].into();
+    moving.sampler.select = Some(config::Kind { kind: "pool".into(), params: size });
     vec![
         ("softmax", base.clone()),
+        ("adasir along curves", moving),
         ("whole data", Config { loss: kind("whole_data"), ..base.clone() }),
         ("lazy bce", lazy),
         ("adagrad bce", adagrad),
@@ -108,6 +114,27 @@ fn a_restored_trainer_continues_bit_for_bit() {
 }
 
 #[test]
+fn a_loss_counts_the_negatives_of_its_epoch() {
+    let with = |negatives: config::Amount| {
+        let mut config = small();
+        config.loss = kind("gbce");
+        config.sampler.negatives = Some(negatives);
+        config
+    };
+    let curve = config::Curve { from: 2.0, to: 6.0, over: 1.0, shape: config::CurveShape::Linear };
+    let [moving, six] = [config::Amount::Moving(curve), 6.into()].map(with);
+    let data = data(&six);
+    let [mut moving, mut six] = [moving, six].map(|config| Trainer::new(&config, data.clone(), &Device::HOST).unwrap());
+    let epoch = moving.steps_per_epoch();
+    assert_ne!(moving.step_on(0, None).unwrap().0.loss, six.step_on(0, None).unwrap().0.loss);
+    (1..epoch).for_each(|step| drop(moving.step_on(step, None).unwrap()));
+    six.restore(epoch, &moving.tensors().unwrap()).unwrap();
+    let [(a, drawn), (b, _)] = [&mut moving, &mut six].map(|trainer| trainer.step_on(epoch, None).unwrap());
+    assert_eq!((a.loss.to_bits(), drawn.unwrap().n), (b.loss.to_bits(), 6));
+    assert!(moving.tensors().unwrap() == six.tensors().unwrap());
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     for (name, config) in variants() {
         let data = data(&config);
@@ -149,7 +176,7 @@ fn contradictions_are_found_before_training() {
     assert_eq!(code(&whole_data_of_cosines), Some(Code::C0205));
     let cans_without_context = |c: &mut Config| {
         c.sampler.preset = "cans".into();
-        c.sampler.negatives = Some(9);
+        c.sampler.negatives = Some(9.into());
         c.loss = kind("sampled_softmax");
     };
     assert_eq!(code(&cans_without_context), Some(Code::D0303));
