@@ -84,10 +84,13 @@ impl World {
     }
     /// What `sampler` draws for batches of `sequences`, row by row.
     fn drawn<'s>(&self, device: &Device, sampler: &Sampler, batches: impl Iterator<Item = &'s [u32]>) -> Drawn {
+        self.drawn_at(2, device, sampler, batches)
+    }
+    fn drawn_at<'s>(&self, epoch: u64, device: &Device, sampler: &Sampler, batches: impl Iterator<Item = &'s [u32]>) -> Drawn {
         let mut rows = Drawn::new();
         for (batch_index, sequences) in batches.enumerate() {
             let batch = self.batch(sequences.iter().copied());
-            let moment = Moment { batch_index: batch_index as u64, ..moment(2) };
+            let moment = Moment { batch_index: batch_index as u64, ..moment(epoch) };
             let mut negatives = self.scored(device, &batch, |s| sampler.draw(device, &batch, Some(s), moment)).unwrap();
             negatives.fetch(device).unwrap();
             let (n, w) = (negatives.n, negatives.wrong_contexts());
@@ -214,21 +217,30 @@ fn every_preset_draws_on_a_machine_what_it_draws_on_the_plain_path() {
     };
     let world = world();
     let sequences: Vec<u32> = (0..24).collect();
-    for preset in presets().unwrap() {
+    let agree = |name: &str, config: &config::Sampler, epochs: &[u64]| {
         let of = |device: &Device| {
-            let sampler = world.sampler(&self::preset(&preset.name), 3);
-            [(); 2].map(|()| world.drawn(device, &sampler, sequences.chunks(12)))
+            let sampler = world.sampler(config, 3);
+            epochs.iter().map(|&epoch| world.drawn_at(epoch, device, &sampler, sequences.chunks(12))).collect::<Vec<_>>()
         };
         let (plain, there) = (of(&Device::HOST), of(&machine));
         for (plain, there) in plain.iter().zip(&there) {
             assert!(plain.keys().eq(there.keys()));
             for ((key, plain), there) in plain.iter().zip(there.values()) {
-                assert_eq!((&plain.0, &plain.2), (&there.0, &there.2), "{}, row {key}", preset.name);
+                assert_eq!((&plain.0, &plain.2), (&there.0, &there.2), "{name}, row {key}");
                 let strays = plain.1.iter().zip(&there.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(plain.1.len() == there.1.len() && strays < 1e-4, "{}, row {key}: log q strays {strays}", preset.name);
+                assert!(plain.1.len() == there.1.len() && strays < 1e-4, "{name}, row {key}: log q strays {strays}");
             }
         }
+    };
+    for preset in presets().unwrap() {
+        agree(&preset.name, &self::preset(&preset.name), &[2, 2]);
     }
+    // Its table there is made anew, and again when an earlier epoch comes back.
+    let mut moving = world.sampler(&preset("mns"), 3).resolved();
+    moving.preset.clear();
+    let params = [("alpha".to_string(), line(0.0, 2.0))].into();
+    moving.propose.as_mut().unwrap().push(Kind { kind: "popularity".into(), params });
+    agree("a moving popularity", &moving, &[0, 3, 3, 0]);
 }
 
 /// With `n ~ softmax(s)` the loss `s_n - s+` has the full softmax's gradient on average: GenNi at beta 1, nothing excluded, against

@@ -240,6 +240,24 @@ fn as_many_draws_are_rejected_as_the_excluded_are_likely() {
 }
 
 #[test]
+fn a_law_that_moves_is_that_of_every_epoch() {
+    let world = steep();
+    let curve = Value::Curve(config::Curve { from: 0.0, to: 2.0, over: 4.0, shape: config::CurveShape::Linear });
+    let moving = vec![kind("popularity", &[("alpha", curve)])];
+    let sampler = Sampler::new(&config("position", 8, "none", moving, true), &world.knowledge(), 3).unwrap();
+    let place = Place { cluster: 0, batch: None, target: 1, user: 0, event: 0, epoch: 0, visited: None };
+    // Forward, on, and back.
+    for epoch in [0, 1, 2, 3, 9, 2] {
+        let alpha = 0.5 * (epoch as f64).min(4.0);
+        let law = law(&popularity_weights(&world, |f| f.powf(alpha)), &[]);
+        implies(&format!("epoch {epoch}"), sampler.proposals[0].at(epoch).unwrap().as_ref(), &place, &law);
+        let moment = Moment { epoch: epoch as f64 + 0.5, epoch_index: epoch, ..START };
+        let negatives = sampler.draw(&Device::HOST, &batch(2, 600, 1, 0, &[]), None, moment).unwrap();
+        faults(&negatives, &law).unwrap_or_else(|fault| panic!("epoch {epoch}: {fault}"));
+    }
+}
+
+#[test]
 fn shares_follow_their_curves_and_must_not_all_be_zero() {
     let world = steep();
     let curve =
