@@ -231,13 +231,13 @@ pub struct Model {
     /// Width of the feed-forward layer as a multiple of `dim`.
     pub ffn_mult: u32,
     pub dropout: f64,
-    /// `pre` or `post`.
+    /// `pre`, `post`, or `query`: as the program of SASRec has it, before queries alone.
     pub norm: String,
     /// `relu` or `gelu`.
     pub activation: String,
     /// Attend to earlier events only. Without it only the last position trains (`targets = "last"`).
     pub causal: bool,
-    /// `auto`, `learned` or `none`.
+    /// `auto`, `learned` (counted back from the last event), `start` (from the first) or `none`.
     pub positions: String,
     /// Output table equal to the input table.
     pub tied: bool,

@@ -1,19 +1,23 @@
 //! One transformer block: attention and a feed-forward layer, each with a residual connection and a layer norm.
 //!
 //! ```text
-//! pre:   m = x + drop(attend(norm(x)) Wo),   y = m + drop(act(norm(m) W1) W2)
-//! post:  m = norm(x + drop(attend(x) Wo)),   y = norm(m + drop(act(m W1) W2))
+//! pre:   n = norm(x),  m = x + drop(attend(n, n) Wo),   k = norm(m),  y = m + drop(act(k W1) W2)
+//! query: n = norm(x),  m = n + drop(attend(n, x) Wo),   k = norm(m),  y = k + drop(act(k W1) W2)
+//! post:  m = norm(x + drop(attend(x, x) Wo)),           y = norm(m + drop(act(m W1) W2))
 //! ```
 //!
-//! Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et al. (2017).
+//! `attend(q, x)`: queries of q, keys and values of x. Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et
+//! al. (2017). `query` is what the program of SASRec does (Kang and McAuley, ICDM 2018), unlike the paper's text: only what asks is
+//! normalised before attention, and the residual connections carry the normalised vectors.
 
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::model::cost::Lengths;
 use crate::model::params::ParamList;
-use crate::model::{Hyper, Masks};
+use crate::model::{Hyper, Masks, Norm};
 use crate::ops::cost::Pass;
-use crate::ops::{activation, attention, dropout, layer_norm, linear, rows};
+use crate::ops::linear::{self, Columns};
+use crate::ops::{activation, attention, column_sum, dropout, layer_norm, rows};
 
 /// Positions of the block's parameters in the model's list.
 pub struct Block {
@@ -28,7 +32,7 @@ pub struct Block {
 
 /// What the backward pass needs, all (R,D) unless noted.
 pub struct Saved {
-    /// Output of the first norm (pre) or its input (post).
+    /// Output of the first norm, or its input (post).
     n1: Buffer,
     stats1: Buffer,
     /// (R,3D)
@@ -37,7 +41,7 @@ pub struct Saved {
     lse: Buffer,
     attended: Buffer,
     m: Buffer,
-    /// Output of the second norm (pre) or its input (post).
+    /// Output of the second norm, or its input (post).
     n2: Buffer,
     stats2: Buffer,
     /// (R,F) before and after the activation.
@@ -96,6 +100,11 @@ fn shape(hyper: &Hyper) -> attention::Shape {
     attention::Shape { dim: hyper.dim, heads: hyper.heads, causal: hyper.causal }
 }
 
+/// The columns of the query's weights, and those of the key's and value's.
+fn parts(dim: usize) -> [Columns; 2] {
+    [Columns { first: 0, count: dim, of: 3 * dim }, Columns { first: dim, count: 2 * dim, of: 3 * dim }]
+}
+
 impl Block {
     pub fn new(number: usize, hyper: &Hyper, list: &mut ParamList) -> Result<Block> {
         let (d, f) = (hyper.dim, hyper.ffn);
@@ -142,11 +151,20 @@ impl Block {
         let r = x.len() / d;
         let s = saved;
         let [site_p, site_a, site_f] = masks.block(self.number);
-        if hyper.pre_norm {
+        let before = hyper.norm != Norm::Post;
+        if before {
             layer_norm::forward(device, &mut s.n1, &mut s.stats1, x, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
         }
-        let input = if hyper.pre_norm { &s.n1 } else { x };
-        linear::forward(device, &mut s.qkv, input, list.value(self.qkv[0]), Some(list.value(self.qkv[1])), r, d, 3 * d)?;
+        let [w, b] = self.qkv.map(|at| list.value(at));
+        if hyper.norm == Norm::Query {
+            let [of_query, others] = parts(d);
+            s.qkv.resize(device, r * 3 * d)?;
+            linear::multiply(device, &mut s.qkv, &s.n1, w, of_query, r, d)?;
+            linear::multiply(device, &mut s.qkv, x, w, others, r, d)?;
+            linear::add_bias(device, &mut s.qkv, b)?;
+        } else {
+            linear::forward(device, &mut s.qkv, if before { &s.n1 } else { x }, w, Some(b), r, d, 3 * d)?;
+        }
         attention::forward(device, &mut s.attended, &mut s.lse, &s.qkv, offsets, shape(hyper), site_p.as_ref())?;
         linear::forward(
             device,
@@ -158,14 +176,15 @@ impl Block {
             d,
             d,
         )?;
-        if hyper.pre_norm {
-            dropout::residual(device, &mut s.m, x, &scratch.a, site_a.as_ref())?;
+        if before {
+            let past = if hyper.norm == Norm::Query { &s.n1 } else { x };
+            dropout::residual(device, &mut s.m, past, &scratch.a, site_a.as_ref())?;
             layer_norm::forward(device, &mut s.n2, &mut s.stats2, &s.m, list.value(self.norm2[0]), list.value(self.norm2[1]))?;
         } else {
             dropout::residual(device, &mut s.n1, x, &scratch.a, site_a.as_ref())?;
             layer_norm::forward(device, &mut s.m, &mut s.stats1, &s.n1, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
         }
-        let input = if hyper.pre_norm { &s.n2 } else { &s.m };
+        let input = if before { &s.n2 } else { &s.m };
         linear::forward(device, &mut s.wide, input, list.value(self.expand[0]), Some(list.value(self.expand[1])), r, d, f)?;
         activation::forward(device, &mut s.active, &s.wide, hyper.activation)?;
         linear::forward(
@@ -178,11 +197,13 @@ impl Block {
             f,
             d,
         )?;
-        if hyper.pre_norm {
-            dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref())
-        } else {
-            dropout::residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref())?;
-            layer_norm::forward(device, &mut s.y, &mut s.stats2, &s.n2, list.value(self.norm2[0]), list.value(self.norm2[1]))
+        match hyper.norm {
+            Norm::Pre => dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref()),
+            Norm::Query => dropout::residual(device, &mut s.y, &s.n2, &scratch.a, site_f.as_ref()),
+            Norm::Post => {
+                dropout::residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref())?;
+                layer_norm::forward(device, &mut s.y, &mut s.stats2, &s.n2, list.value(self.norm2[0]), list.value(self.norm2[1]))
+            }
         }
     }
 
@@ -206,43 +227,66 @@ impl Block {
         let [site_p, site_a, site_f] = masks.block(self.number);
         let Scratch { a, b, wide } = scratch;
 
-        if !hyper.pre_norm {
+        if hyper.norm == Norm::Post {
             let (gain, dgain, dbias) = list.norm_parts(self.norm2);
             layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.n2, gain)?;
             std::mem::swap(a, dy);
         }
-        // dy is now the gradient of m + drop(feed-forward).
+        // dy is now the gradient of what the feed-forward layer is added to, m or k.
         dropout::forward(device, a, dy, site_f.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.contract);
         linear::backward(device, Some(wide), dw, Some(db), a, &s.active, w, r, f, d)?;
         activation::backward(device, wide, &s.wide, hyper.activation)?;
-        let input = if hyper.pre_norm { &s.n2 } else { &s.m };
+        let input = if hyper.norm == Norm::Post { &s.m } else { &s.n2 };
         let (w, dw, db) = list.linear_parts(self.expand);
         linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, f)?;
-        if hyper.pre_norm {
-            let (gain, dgain, dbias) = list.norm_parts(self.norm2);
-            layer_norm::backward(device, b, dgain, dbias, a, &s.stats2, &s.m, gain)?;
-            rows::add(device, dy, b, 1.0)?;
-        } else {
-            rows::add(device, dy, a, 1.0)?;
-            let (gain, dgain, dbias) = list.norm_parts(self.norm1);
-            layer_norm::backward(device, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
-            std::mem::swap(a, dy);
+        match hyper.norm {
+            Norm::Pre => {
+                let (gain, dgain, dbias) = list.norm_parts(self.norm2);
+                layer_norm::backward(device, b, dgain, dbias, a, &s.stats2, &s.m, gain)?;
+                rows::add(device, dy, b, 1.0)?;
+            }
+            Norm::Query => {
+                rows::add(device, dy, a, 1.0)?;
+                let (gain, dgain, dbias) = list.norm_parts(self.norm2);
+                layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.m, gain)?;
+                std::mem::swap(a, dy);
+            }
+            Norm::Post => {
+                rows::add(device, dy, a, 1.0)?;
+                let (gain, dgain, dbias) = list.norm_parts(self.norm1);
+                layer_norm::backward(device, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
+                std::mem::swap(a, dy);
+            }
         }
-        // dy is now the gradient of x + drop(attention).
+        // dy is now the gradient of what attention is added to, x or n.
         dropout::forward(device, a, dy, site_a.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.project);
         linear::backward(device, Some(b), dw, Some(db), a, &s.attended, w, r, d, d)?;
         attention::backward(device, wide, b, &s.attended, &s.lse, &s.qkv, offsets, shape(hyper), site_p.as_ref())?;
-        let input = if hyper.pre_norm { &s.n1 } else { x };
         let (w, dw, db) = list.linear_parts(self.qkv);
-        linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, 3 * d)?;
-        if hyper.pre_norm {
-            let (gain, dgain, dbias) = list.norm_parts(self.norm1);
-            layer_norm::backward(device, b, dgain, dbias, a, &s.stats1, x, gain)?;
-            rows::add(device, dy, b, 1.0)
-        } else {
-            rows::add(device, dy, a, 1.0)
+        match hyper.norm {
+            Norm::Pre => {
+                linear::backward(device, Some(a), dw, Some(db), wide, &s.n1, w, r, d, 3 * d)?;
+                let (gain, dgain, dbias) = list.norm_parts(self.norm1);
+                layer_norm::backward(device, b, dgain, dbias, a, &s.stats1, x, gain)?;
+                rows::add(device, dy, b, 1.0)
+            }
+            Norm::Query => {
+                let [of_query, others] = parts(d);
+                linear::multiply_backward(device, Some(a), dw, wide, &s.n1, w, of_query, r, d)?;
+                rows::add(device, dy, a, 1.0)?;
+                linear::multiply_backward(device, Some(a), dw, wide, x, w, others, r, d)?;
+                column_sum::add(device, db, wide, 3 * d)?;
+                let (gain, dgain, dbias) = list.norm_parts(self.norm1);
+                layer_norm::backward(device, b, dgain, dbias, dy, &s.stats1, x, gain)?;
+                std::mem::swap(b, dy);
+                rows::add(device, dy, a, 1.0)
+            }
+            Norm::Post => {
+                linear::backward(device, Some(a), dw, Some(db), wide, x, w, r, d, 3 * d)?;
+                rows::add(device, dy, a, 1.0)
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What an encoder does in a pass, from its shapes alone (`ops/cost.rs` says what is counted).
 
 use super::block::Block;
-use super::{Hyper, Queries, Sizes};
+use super::{Hyper, Norm, Queries, Sizes};
 use crate::ops::cost::{Cost, Pass};
 use crate::ops::embedding::{self, Into};
 use crate::ops::{dropout, layer_norm, linear, rows};
@@ -49,7 +49,7 @@ pub fn encoder(hyper: &Hyper, sizes: &Sizes, batch: Lengths, asked: Queries) -> 
     parts.push(Block::cost(hyper, batch) * hyper.layers);
     let select = rows::select_cost(queries, r, d);
     parts.push(if asked == Queries::All { Pass { backward: Cost::default(), ..select } } else { select });
-    if hyper.pre_norm {
+    if hyper.norm != Norm::Post {
         parts.push(layer_norm::cost(queries, d));
     }
     parts.into_iter().sum()

@@ -105,6 +105,12 @@ fn sasrec_pre_norm_all_positions() {
 }
 
 #[test]
+fn sasrec_as_its_program_has_it() {
+    prove(&config::Model { norm: "query".into(), positions: "start".into(), ..small("sasrec") }, false, Queries::All);
+    prove(&config::Model { norm: "query".into(), activation: "gelu".into(), heads: 1, ..small("sasrec") }, true, Queries::Last);
+}
+
+#[test]
 fn sasrec_post_norm_separate_table_gelu() {
     let config = config::Model { norm: "post".into(), tied: false, activation: "gelu".into(), ..small("sasrec") };
     prove(&config, false, Queries::All);

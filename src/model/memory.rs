@@ -1,7 +1,7 @@
 //! What a model takes, from its shapes alone: so that a plan can ask before anything is allocated.
 
 use super::block::Saved;
-use super::{Hyper, Queries, Sizes};
+use super::{Hyper, Norm, Queries, Sizes};
 
 /// Bytes of a number in the working precision of training.
 const REAL: usize = 4;
@@ -63,7 +63,7 @@ pub fn parameters(hyper: &Hyper, sizes: &Sizes) -> Vec<Extent> {
         pair(format!("block{b}.feed_forward.expand"), linear, vec![d, f], f);
         pair(format!("block{b}.feed_forward.contract"), linear, vec![f, d], d);
     }
-    if hyper.pre_norm {
+    if hyper.norm != Norm::Post {
         pair("norm".into(), ["gain", "bias"], vec![d], d);
     }
     all
@@ -75,7 +75,7 @@ pub fn forward(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize) -> u64
     // x and work; selected and query.
     let mut reals = 2 * rows * d + 2 * queries * d;
     reals += hyper.layers * Saved::elements(hyper, rows) + rows * d * hyper.layers.min(1);
-    if hyper.pre_norm {
+    if hyper.norm != Norm::Post {
         reals += 2 * queries;
     }
     if hyper.context {

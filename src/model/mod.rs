@@ -10,7 +10,8 @@
 //! 2025): item-in-context encoder, no positions (order only through the context), cosine over a temperature. Every key
 //! of the section can be set by itself, so either can borrow from the other.
 //!
-//! Positions count back from the most recent event (0 = last), so that a history cut to `max_len` keeps its meaning.
+//! Positions count back from the most recent event (0 = last), so that a history cut to `max_len` keeps its meaning; `positions =
+//! "start"` counts from the first event that is kept.
 
 mod block;
 mod context;
@@ -36,6 +37,14 @@ use crate::ops::{layer_norm, rows};
 use block::{Block, Saved, Scratch};
 use context::Projection;
 
+/// Where a block normalises; the formulas are in `block.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    Pre,
+    Query,
+    Post,
+}
+
 /// The encoder's fixed shape, resolved from the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hyper {
@@ -45,10 +54,12 @@ pub struct Hyper {
     pub max_len: usize,
     pub ffn: usize,
     pub dropout: f64,
-    pub pre_norm: bool,
+    pub norm: Norm,
     pub activation: Activation,
     pub causal: bool,
     pub positions: bool,
+    /// Whether positions count from the first event of a sequence instead of back from its last.
+    pub from_start: bool,
     pub tied: bool,
     pub score: ScoreKind,
     pub context: bool,
@@ -94,11 +105,16 @@ impl Hyper {
             max_len: config.max_len as usize,
             ffn: dim * config.ffn_mult as usize,
             dropout: config.dropout,
-            pre_norm: choose("norm", &config.norm, &[("pre", true), ("post", false)])?,
+            norm: choose("norm", &config.norm, &[("pre", Norm::Pre), ("query", Norm::Query), ("post", Norm::Post)])?,
             activation: choose("activation", &config.activation, &[("relu", Activation::Relu), ("gelu", Activation::Gelu)])?,
             causal: config.causal,
             // Without context `cans` would see no order at all.
-            positions: auto("positions", &config.positions, "learned", "none", !(cans && context))?,
+            positions: choose(
+                "positions",
+                &config.positions,
+                &[("auto", !(cans && context)), ("learned", true), ("start", true), ("none", false)],
+            )?,
+            from_start: config.positions == "start",
             tied: config.tied,
             score: if auto("score", &config.score, "cosine", "dot", cans)? {
                 ScoreKind::Cosine { temperature: config.temperature }
@@ -204,7 +220,7 @@ impl Model {
         let positions = hyper.positions.then(|| list.table("positions", hyper.max_len, d)).transpose()?;
         let projection = hyper.context.then(|| Projection::new(&mut list, sizes.numeric, &sizes.categories, d)).transpose()?;
         let blocks = (0..hyper.layers).map(|b| Block::new(b, &hyper, &mut list)).collect::<Result<Vec<_>>>()?;
-        let final_norm = (hyper.pre_norm).then(|| list.norm("norm", d)).transpose()?;
+        let final_norm = (hyper.norm != Norm::Post).then(|| list.norm("norm", d)).transpose()?;
         let b = || Buffer::empty(device);
         Ok(Model {
             saved: (0..hyper.layers).map(|_| Saved::new(device)).collect(),
@@ -300,7 +316,8 @@ impl Model {
             self.input_rows = Some(context);
         }
         if let Some(positions) = self.positions {
-            embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), &ages(batch), d, 1.0)?;
+            let places = places(batch, self.hyper.from_start);
+            embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), &places, d, 1.0)?;
         }
         dropout::forward(&device, &mut x, &work, masks.input().as_ref())?;
         self.x = x;
@@ -434,7 +451,8 @@ impl Model {
         dropout::forward(&device, &mut work, dy, masks.input().as_ref())?;
         embedding::backward(&device, self.list.grad_mut(self.items), &work, &batch.items, d, self.hyper.scale)?;
         if let Some(positions) = self.positions {
-            embedding::backward(&device, self.list.grad_mut(positions), &work, &ages(batch), d, 1.0)?;
+            let places = places(batch, self.hyper.from_start);
+            embedding::backward(&device, self.list.grad_mut(positions), &work, &places, d, 1.0)?;
         }
         if let (Some(projection), Some(context)) = (&self.projection, &self.input_rows) {
             dy.clear(&device)?;
@@ -452,11 +470,12 @@ impl Model {
     }
 }
 
-/// (R) position of each row counted back from its sequence's last row.
-fn ages(batch: &Batch) -> Vec<u32> {
-    let mut ages = Vec::with_capacity(batch.rows());
+/// (R) position of each row, counted back from its sequence's last row or on from its first.
+fn places(batch: &Batch, from_start: bool) -> Vec<u32> {
+    let mut places = Vec::with_capacity(batch.rows());
     for b in 0..batch.sequences() {
-        ages.extend((0..batch.range(b).len() as u32).rev());
+        let all = 0..batch.range(b).len() as u32;
+        if from_start { places.extend(all) } else { places.extend(all.rev()) }
     }
-    ages
+    places
 }

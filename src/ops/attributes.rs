@@ -8,16 +8,17 @@
 //! Attributes enter linearly, so the context-conditioned score keeps its closed form (see `score`). Source: the
 //! multi-hot attribute input of CaNS (Seol and Choi 2025), whose affine first layer this is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real};
+use crate::device::{Buffer, Device, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::{Cost, Pass};
 use crate::ops::segments::{self, Segments};
+use crate::ops::vector;
 
 const TASK: usize = 512;
 
@@ -32,6 +33,14 @@ pub struct AttributeLists {
     /// (T+1) and the items that carry each attribute, ascending.
     items_offsets: Arc<Vec<u64>>,
     items: Arc<Vec<u32>>,
+    /// Both directions in the memory of the machine that used them last, by item and by attribute.
+    there: Arc<[Mutex<Option<There>>; 2]>,
+}
+
+/// A direction of the lists in a machine's memory.
+struct There {
+    machine: Arc<dyn Runtime>,
+    segments: segments::There,
 }
 
 impl AttributeLists {
@@ -57,6 +66,7 @@ impl AttributeLists {
             count,
             items_offsets: Arc::new(starts),
             items: Arc::new(items),
+            there: Arc::default(),
         }
     }
     /// The lists of a direction as segments, and the weight 1 / |A_i| of each of their places.
@@ -71,6 +81,27 @@ impl AttributeLists {
         let offsets = offsets.iter().map(|&o| o as u32).collect();
         (Segments { rows, offsets, positions: positions.to_vec() }, weights)
     }
+    /// Does `work` with a direction of the lists in `machine`'s memory, copied there at the first use.
+    fn with<R>(
+        &self,
+        machine: &Arc<dyn Runtime>,
+        by_attribute: bool,
+        work: impl FnOnce(&segments::There) -> Result<R>,
+    ) -> Result<R> {
+        let mut kept = self.there[usize::from(by_attribute)].lock().unwrap_or_else(PoisonError::into_inner);
+        let there = match kept.take().filter(|there| Arc::ptr_eq(&there.machine, machine)) {
+            Some(there) => there,
+            None => {
+                let (segments, weights) = self.segments(by_attribute);
+                There { machine: machine.clone(), segments: segments::There::new(&**machine, &segments, Some(&weights))? }
+            }
+        };
+        work(&kept.insert(there).segments)
+    }
+    /// Bytes of that in a machine's memory, of V items and T attributes in so many pairs.
+    pub fn bytes_there(items: usize, attributes: usize, pairs: usize) -> usize {
+        16 * pairs + 8 * (items + attributes + 1)
+    }
     fn of(&self, i: usize) -> &[u32] {
         &self.codes[self.offsets[i] as usize..self.offsets[i + 1] as usize]
     }
@@ -82,19 +113,16 @@ pub fn forward(device: &Device, a: &mut Buffer, e: &Buffer, u: &Buffer, lists: &
     dispatch!(device, T => {
         let (a, e, u) = (T::of_mut(a)?, T::of(e)?, T::of(u)?);
         a.copy_from_slice(e);
-        a.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, a)| {
+        a.par_chunks_mut(TASK * dim).enumerate().for_each(|(task, a)| vector::fast(#[inline(always)] || {
             for (i, a) in a.chunks_exact_mut(dim).enumerate() {
                 let codes = lists.of(task * TASK + i);
                 let share = T::from_f64(1.0 / codes.len().max(1) as f64);
-                for &t in codes {
-                    a.iter_mut().zip(&u[t as usize * dim..][..dim]).for_each(|(a, &u)| *a += u * share);
-                }
+                codes.iter().for_each(|&t| vector::axpy(a, share, &u[t as usize * dim..][..dim]));
             }
-        });
+        }));
         Ok(())
     }, runtime => {
-        let (segments, weights) = lists.segments(false);
-        segments::sum(&**runtime, a, Some(e), u, Some(&weights), &segments, dim, 1.0)
+        lists.with(runtime, false, |there| there.sum(&**runtime, a, Some(e), u, dim, 1.0))
     })
 }
 
@@ -102,16 +130,15 @@ pub fn forward(device: &Device, a: &mut Buffer, e: &Buffer, u: &Buffer, lists: &
 pub fn backward(device: &Device, du: &mut Buffer, da: &Buffer, lists: &AttributeLists, dim: usize) -> Result<()> {
     dispatch!(device, T => {
         let (du, da) = (T::of_mut(du)?, T::of(da)?);
-        du.par_chunks_mut(dim).enumerate().for_each(|(t, du)| {
+        du.par_chunks_mut(dim).enumerate().for_each(|(t, du)| vector::fast(#[inline(always)] || {
             for &i in &lists.items[lists.items_offsets[t] as usize..lists.items_offsets[t + 1] as usize] {
                 let share = T::from_f64(1.0 / lists.of(i as usize).len() as f64);
-                du.iter_mut().zip(&da[i as usize * dim..][..dim]).for_each(|(du, &da)| *du += da * share);
+                vector::axpy(du, share, &da[i as usize * dim..][..dim]);
             }
-        });
+        }));
         Ok(())
     }, runtime => {
-        let (segments, weights) = lists.segments(true);
-        segments::sum(&**runtime, du, None, da, Some(&weights), &segments, dim, 1.0)
+        lists.with(runtime, true, |there| there.sum(&**runtime, du, None, da, dim, 1.0))
     })
 }
 

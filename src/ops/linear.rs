@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Real, Runtime};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Real};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -15,6 +15,20 @@ use crate::ops::column_sum;
 use crate::ops::cost::{Cost, Operation, Pass, product};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
+
+/// Some columns of y, w and dy, all of which are `of` wide: two inputs can then share a layer's weights and its output.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    pub first: usize,
+    pub count: usize,
+    pub of: usize,
+}
+
+impl Columns {
+    pub fn all(n: usize) -> Columns {
+        Columns { first: 0, count: n, of: n }
+    }
+}
 
 /// Rows per parallel task of the bias.
 const TASK: usize = 512;
@@ -32,19 +46,48 @@ pub fn forward(
     n: usize,
 ) -> Result<()> {
     y.resize(device, rows * n)?;
+    multiply(device, y, x, w, Columns::all(n), rows, k)?;
+    b.map_or(Ok(()), |b| add_bias(device, y, b))
+}
+
+/// The product alone, into some columns of `y`, which has its size already.
+pub fn multiply(device: &Device, y: &mut Buffer, x: &Buffer, w: &Buffer, of: Columns, rows: usize, k: usize) -> Result<()> {
     dispatch!(device, T => {
-        let y = T::of_mut(y)?;
-        matmul::rows(y, Mat::new(T::of(x)?, k), Mat::new(T::of(w)?, n), [rows, n, k], false);
-        if let Some(b) = b {
-            let b = T::of(b)?;
-            y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(#[inline(always)] || {
-                for y in y.chunks_exact_mut(n) {
-                    y.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
-                }
-            }));
-        }
+        let (x, w) = (Mat::new(T::of(x)?, k), Mat::new(T::of(w)?, of.of).from_column(of.first));
+        matmul::rows_of(T::of_mut(y)?, [of.first, of.of], x, w, [rows, of.count, k], false);
         Ok(())
-    }, runtime => launch(&**runtime, y, x, w, b, rows, k, n))
+    }, runtime => match (rows * of.count, k) {
+        (0, _) => Ok(()),
+        // A context of categories alone has no numeric columns.
+        (_, 0) => runtime.fill(y.memory_mut()?, 0),
+        _ => {
+            let w = MatIn { first: of.first, ..MatIn::new(w, of.of) };
+            let y = MatOut { first: of.first, ..MatOut::new(y, of.of) };
+            runtime.matmul(y, MatIn::new(x, k), w, [rows, of.count, k], 1.0, false)
+        }
+    })
+}
+
+/// `y += b`, for every row of y.
+pub fn add_bias(device: &Device, y: &mut Buffer, b: &Buffer) -> Result<()> {
+    let n = b.len();
+    if y.is_empty() || n == 0 {
+        return Ok(());
+    }
+    dispatch!(device, T => {
+        let (y, b) = (T::of_mut(y)?, T::of(b)?);
+        y.par_chunks_mut(TASK * n).for_each(|y| vector::fast(#[inline(always)] || {
+            for y in y.chunks_exact_mut(n) {
+                y.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
+            }
+        }));
+        Ok(())
+    }, runtime => {
+        let total = y.len();
+        let kernel = Kernel::new("linear", "linear_bias", &[("WIDTH", n as i64)]);
+        let args = &mut [Arg::Out(y), Arg::In(b), Arg::U64(total as u64)];
+        runtime.launch(&kernel, Grid::row(total.div_ceil(1024), 256), args)
+    })
 }
 
 /// Gradients of [`forward`]; `dx` overwritten (skipped when `None`), `dw` and `db` accumulated.
@@ -61,28 +104,48 @@ pub fn backward(
     k: usize,
     n: usize,
 ) -> Result<()> {
-    dispatch!(device, T => {
-        let dy = T::of(dy)?;
-        if let Some(dx) = dx {
-            dx.resize(device, rows * k)?;
-            matmul::rows(T::of_mut(dx)?, Mat::new(dy, n), Mat::new(T::of(w)?, n).t(), [rows, k, n], false);
-        }
-        matmul::reduce(T::of_mut(dw)?, Mat::new(T::of(x)?, k).t(), Mat::new(dy, n), [k, n, rows]);
-    }, runtime => {
-        if let Some(dx) = dx {
-            dx.resize(device, rows * k)?;
-            if !dx.is_empty() {
-                runtime.matmul(MatOut::new(dx, k), MatIn::new(dy, n), MatIn::new(w, n).t(), [rows, k, n], 1.0, false)?;
-            }
-        }
-        if rows * k > 0 {
-            runtime.matmul(MatOut::new(dw, n), MatIn::new(x, k).t(), MatIn::new(dy, n), [k, n, rows], 1.0, true)?;
-        }
-    });
+    multiply_backward(device, dx, dw, dy, x, w, Columns::all(n), rows, k)?;
     match db {
         Some(db) => column_sum::add(device, db, dy, n),
         None => Ok(()),
     }
+}
+
+/// Gradients of [`multiply`] from some columns of `dy`.
+#[allow(clippy::too_many_arguments)]
+pub fn multiply_backward(
+    device: &Device,
+    dx: Option<&mut Buffer>,
+    dw: &mut Buffer,
+    dy: &Buffer,
+    x: &Buffer,
+    w: &Buffer,
+    of: Columns,
+    rows: usize,
+    k: usize,
+) -> Result<()> {
+    dispatch!(device, T => {
+        let dy = Mat::new(T::of(dy)?, of.of).from_column(of.first);
+        if let Some(dx) = dx {
+            dx.resize(device, rows * k)?;
+            let w = Mat::new(T::of(w)?, of.of).from_column(of.first).t();
+            matmul::rows(T::of_mut(dx)?, dy, w, [rows, k, of.count], false);
+        }
+        matmul::reduce_of(T::of_mut(dw)?, [of.first, of.of], Mat::new(T::of(x)?, k).t(), dy, [k, of.count, rows]);
+    }, runtime => {
+        let part = |data| MatIn { first: of.first, ..MatIn::new(data, of.of) };
+        if let Some(dx) = dx {
+            dx.resize(device, rows * k)?;
+            if !dx.is_empty() {
+                runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, false)?;
+            }
+        }
+        if rows * k > 0 {
+            let dw = MatOut { first: of.first, ..MatOut::new(dw, of.of) };
+            runtime.matmul(dw, MatIn::new(x, k).t(), part(dy), [k, of.count, rows], 1.0, true)?;
+        }
+    });
+    Ok(())
 }
 
 /// Of R `rows`; `dx`: whether the gradient of x is wanted.
@@ -92,30 +155,6 @@ pub fn cost(rows: usize, k: usize, n: usize, dx: bool) -> Pass {
     let (times, more) = if dx { (2, w + x) } else { (1, 0) };
     let backward = Cost::new(times * flops, y + x + more + 2 * (w + n)).of(Operation::Layer, times * flops);
     Pass { forward: Cost::new(flops, x + w + n + y).of(Operation::Layer, flops), backward }
-}
-
-fn launch(
-    runtime: &dyn Runtime,
-    y: &mut Buffer,
-    x: &Buffer,
-    w: &Buffer,
-    b: Option<&Buffer>,
-    rows: usize,
-    k: usize,
-    n: usize,
-) -> Result<()> {
-    if rows * n == 0 {
-        return Ok(());
-    }
-    match k {
-        // A context of categories alone has no numeric columns.
-        0 => runtime.fill(y.memory_mut()?, 0)?,
-        _ => runtime.matmul(MatOut::new(y, n), MatIn::new(x, k), MatIn::new(w, n), [rows, n, k], 1.0, false)?,
-    }
-    let Some(b) = b else { return Ok(()) };
-    let kernel = Kernel::new("linear", "linear_bias", &[("WIDTH", n as i64)]);
-    let args = &mut [Arg::Out(y), Arg::In(b), Arg::U64((rows * n) as u64)];
-    runtime.launch(&kernel, Grid::row((rows * n).div_ceil(1024), 256), args)
 }
 
 pub fn cases() -> Vec<Case> {

@@ -31,33 +31,51 @@ pub fn serial<T: Real>(c: &mut [T], stride: usize, a: Mat<T>, b: Mat<T>, shape: 
 
 /// `C = A B` or `C += A B`, blocks of rows in parallel; C (m,n) without gaps. `shape` is `[m, n, k]`.
 pub fn rows<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool) {
-    let [m, n, k] = shape;
+    rows_of(c, [0, shape[1]], a, b, shape, accumulate);
+}
+
+/// The same where C is the columns from `first` on of a matrix whose rows are `stride` long; `of` is `[first, stride]`.
+pub fn rows_of<T: Real>(c: &mut [T], of: [usize; 2], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool) {
+    let ([first, stride], [m, n, k]) = (of, shape);
     if m == 0 || n == 0 {
         return;
     }
     let block = block_rows(n, k);
-    c[..m * n].par_chunks_mut(block * n).enumerate().for_each(|(i, c)| {
-        gemm(c, n, a.from_row(i * block), b, [c.len() / n, n, k], T::ONE, accumulate);
+    c[..m * stride].par_chunks_mut(block * stride).enumerate().for_each(|(i, c)| {
+        let rows = c.len() / stride;
+        gemm(&mut c[first..], stride, a.from_row(i * block), b, [rows, n, k], T::ONE, accumulate);
     });
 }
 
 /// `C += A B` where k is long: up to 16 chunks of k in parallel, their products added in order. `shape` is `[m, n, k]`.
 pub fn reduce<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3]) {
-    let [m, n, k] = shape;
+    reduce_of(c, [0, shape[1]], a, b, shape);
+}
+
+/// The same for the columns from `first` on of a matrix whose rows are `stride` long; `of` is `[first, stride]`.
+pub fn reduce_of<T: Real>(c: &mut [T], of: [usize; 2], a: Mat<T>, b: Mat<T>, shape: [usize; 3]) {
+    let ([first, stride], [m, n, k]) = (of, shape);
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    let c = &mut c[..m * n];
+    let c = &mut c[..m * stride];
     let chunks = chunks(k);
     if chunks == 1 {
-        return gemm(c, n, a, b, shape, T::ONE, true);
+        return gemm(&mut c[first..], stride, a, b, shape, T::ONE, true);
     }
     let mut partial = vec![T::ZERO; chunks * m * n];
     partial.par_chunks_mut(m * n).enumerate().for_each(|(i, p)| {
         let (from, to) = (i * k / chunks, (i + 1) * k / chunks);
         gemm(p, n, a.from_column(from), b.from_row(from), [m, n, to - from], T::ONE, false);
     });
-    add_in_order(c, &partial);
+    if stride == n {
+        return add_in_order(c, &partial);
+    }
+    let mut sum = vec![T::ZERO; m * n];
+    add_in_order(&mut sum, &partial);
+    for (c, sum) in c.chunks_exact_mut(stride).zip(sum.chunks_exact(n)) {
+        c[first..first + n].iter_mut().zip(sum).for_each(|(c, &x)| *c += x);
+    }
 }
 
 fn chunks(k: usize) -> usize {

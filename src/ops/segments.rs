@@ -67,22 +67,55 @@ pub fn sum(
     if segments.is_empty() || dim == 0 {
         return Ok(());
     }
-    let [rows, offsets, positions] = [&segments.rows, &segments.offsets, &segments.positions].map(|list| upload(runtime, list));
-    let (rows, offsets, positions) = (rows?, offsets?, positions?);
-    let weights = weights.map(|w| upload(runtime, w)).transpose()?;
-    let kernel = Kernel::new("segments", "segments_sum", &[("D", dim as i64)]);
-    let args = &mut [
-        Arg::Out(out),
-        base.map_or(Arg::None, Arg::In),
-        Arg::In(x),
-        weights.as_ref().map_or(Arg::None, Arg::In),
-        Arg::In(&rows),
-        Arg::In(&offsets),
-        Arg::In(&positions),
-        Arg::U32(segments.len() as u32),
-        Arg::F32(scale as f32),
-    ];
-    runtime.launch(&kernel, Grid::row(segments.len().div_ceil(8), 256), args)
+    There::new(runtime, segments, weights)?.sum(runtime, out, base, x, dim, scale)
+}
+
+/// Segments in a machine's memory, with a weight of each position or none.
+pub struct There {
+    count: usize,
+    rows: Buffer,
+    offsets: Buffer,
+    positions: Buffer,
+    weights: Option<Buffer>,
+}
+
+impl There {
+    pub fn new(runtime: &dyn Runtime, segments: &Segments, weights: Option<&[f32]>) -> Result<There> {
+        Ok(There {
+            count: segments.len(),
+            rows: upload(runtime, &segments.rows)?,
+            offsets: upload(runtime, &segments.offsets)?,
+            positions: upload(runtime, &segments.positions)?,
+            weights: weights.map(|w| upload(runtime, w)).transpose()?,
+        })
+    }
+    /// [`sum`]
+    pub fn sum(
+        &self,
+        runtime: &dyn Runtime,
+        out: &mut Buffer,
+        base: Option<&Buffer>,
+        x: &Buffer,
+        dim: usize,
+        scale: f64,
+    ) -> Result<()> {
+        if self.count == 0 || dim == 0 {
+            return Ok(());
+        }
+        let kernel = Kernel::new("segments", "segments_sum", &[("D", dim as i64)]);
+        let args = &mut [
+            Arg::Out(out),
+            base.map_or(Arg::None, Arg::In),
+            Arg::In(x),
+            self.weights.as_ref().map_or(Arg::None, Arg::In),
+            Arg::In(&self.rows),
+            Arg::In(&self.offsets),
+            Arg::In(&self.positions),
+            Arg::U32(self.count as u32),
+            Arg::F32(scale as f32),
+        ];
+        runtime.launch(&kernel, Grid::row(self.count.div_ceil(8), 256), args)
+    }
 }
 
 /// Stable sort by the first of each pair: a counting sort per digit, lowest digit first, up to the largest id's top bit.

@@ -257,7 +257,10 @@ impl MemoryPlan {
             let item_parts = c.items * d * if hyper.tied { 1 } else { 2 };
             plan.push("item parts with attributes", 4 * item_parts as u64, &Moment::ALL, true);
             // Both ways, and the offsets of both.
-            let lists = 8 * c.attribute_pairs + 8 * (c.items + c.attributes + 2);
+            let lists = match gpu {
+                true => AttributeLists::bytes_there(c.items, c.attributes, c.attribute_pairs),
+                false => 8 * c.attribute_pairs + 8 * (c.items + c.attributes + 2),
+            };
             plan.push("lists of attributes", lists as u64, &Moment::ALL, true);
         }
 
