@@ -231,7 +231,7 @@ pub struct Model {
     /// Width of the feed-forward layer as a multiple of `dim`.
     pub ffn_mult: u32,
     pub dropout: f64,
-    /// `pre`, `post`, or `query`: as the program of SASRec has it, before queries alone.
+    /// `pre`, `post`, or `sasrec`: the block of that model's program, which normalises queries alone.
     pub norm: String,
     /// `relu` or `gelu`.
     pub activation: String,
@@ -252,7 +252,7 @@ pub struct Model {
     /// Standard deviation of initial embeddings, and of initial weights that are `normal`.
     pub init_std: f64,
     /// Initial weights of linear layers: `normal`, small beside the embeddings so that a block starts as almost the identity
-    /// (BERT, S3Rec); or `glorot`.
+    /// (BERT, S3Rec); `glorot`; or `attention`: normal but for Glorot's into attention, as PyTorch's attention layer begins.
     pub init_weights: String,
 }
 

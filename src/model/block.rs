@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! pre:   n = norm(x),  m = x + drop(attend(n, n) Wo),   k = norm(m),  y = m + drop(act(k W1) W2)
-//! query: n = norm(x),  m = n + drop(attend(n, x) Wo),   k = norm(m),  y = k + drop(act(k W1) W2)
+//! sasrec n = norm(x),  m = n + drop(attend(n, x) Wo),   k = norm(m),  y = k + drop(drop(act(k W1)) W2)
 //! post:  m = norm(x + drop(attend(x, x) Wo)),           y = norm(m + drop(act(m W1) W2))
 //! ```
 //!
 //! `attend(q, x)`: queries of q, keys and values of x. Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et
-//! al. (2017). `query` is what the program of SASRec does (Kang and McAuley, ICDM 2018), unlike the paper's text: only what asks is
+//! al. (2017). `sasrec` is what that model's program does (Kang and McAuley, ICDM 2018), unlike the paper's text: only what asks is
 //! normalised before attention, and the residual connections carry the normalised vectors.
 
 use crate::device::{Buffer, Device};
@@ -15,9 +15,10 @@ use crate::error::Result;
 use crate::model::cost::Lengths;
 use crate::model::params::ParamList;
 use crate::model::{Hyper, Masks, Norm};
-use crate::ops::cost::Pass;
+use crate::ops::cost::{Cost, Pass};
+use crate::ops::dropout::{self, Dropout};
 use crate::ops::linear::{self, Columns};
-use crate::ops::{activation, attention, column_sum, dropout, layer_norm, rows};
+use crate::ops::{activation, attention, column_sum, layer_norm, rows};
 
 /// Positions of the block's parameters in the model's list.
 pub struct Block {
@@ -120,6 +121,11 @@ impl Block {
         })
     }
 
+    /// The dropout behind the activation, where the block has one.
+    fn inner(&self, hyper: &Hyper, masks: &Masks) -> Option<Dropout> {
+        masks.inner(self.number).filter(|_| hyper.norm == Norm::Sasrec)
+    }
+
     /// A pass over the sequences of a batch.
     pub fn cost(hyper: &Hyper, batch: Lengths) -> Pass {
         let (d, f, r) = (hyper.dim, hyper.ffn, batch.rows);
@@ -128,7 +134,9 @@ impl Block {
         let joined = Pass { backward: rows::add_cost(r * d), ..Pass::default() };
         let half = layer_norm::cost(r, d) + dropout::residual_cost(r * d) + joined;
         let products = [(d, 3 * d), (d, d), (d, f), (f, d)].map(|(k, n)| linear::cost(r, k, n, true));
+        let inner = if hyper.norm == Norm::Sasrec { dropout::cost(r * f) } else { Cost::default() };
         half * 2
+            + Pass { forward: inner, backward: inner }
             + attention::cost(r, shape.pairs(r, batch.squares), shape)
             + activation::cost(r * f)
             + products.into_iter().sum::<Pass>()
@@ -156,7 +164,7 @@ impl Block {
             layer_norm::forward(device, &mut s.n1, &mut s.stats1, x, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
         }
         let [w, b] = self.qkv.map(|at| list.value(at));
-        if hyper.norm == Norm::Query {
+        if hyper.norm == Norm::Sasrec {
             let [of_query, others] = parts(d);
             s.qkv.resize(device, r * 3 * d)?;
             linear::multiply(device, &mut s.qkv, &s.n1, w, of_query, r, d)?;
@@ -177,7 +185,7 @@ impl Block {
             d,
         )?;
         if before {
-            let past = if hyper.norm == Norm::Query { &s.n1 } else { x };
+            let past = if hyper.norm == Norm::Sasrec { &s.n1 } else { x };
             dropout::residual(device, &mut s.m, past, &scratch.a, site_a.as_ref())?;
             layer_norm::forward(device, &mut s.n2, &mut s.stats2, &s.m, list.value(self.norm2[0]), list.value(self.norm2[1]))?;
         } else {
@@ -186,7 +194,13 @@ impl Block {
         }
         let input = if before { &s.n2 } else { &s.m };
         linear::forward(device, &mut s.wide, input, list.value(self.expand[0]), Some(list.value(self.expand[1])), r, d, f)?;
-        activation::forward(device, &mut s.active, &s.wide, hyper.activation)?;
+        match self.inner(hyper, masks) {
+            None => activation::forward(device, &mut s.active, &s.wide, hyper.activation)?,
+            inner => {
+                activation::forward(device, &mut scratch.wide, &s.wide, hyper.activation)?;
+                dropout::forward(device, &mut s.active, &scratch.wide, inner.as_ref())?;
+            }
+        }
         linear::forward(
             device,
             &mut scratch.a,
@@ -199,7 +213,7 @@ impl Block {
         )?;
         match hyper.norm {
             Norm::Pre => dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref()),
-            Norm::Query => dropout::residual(device, &mut s.y, &s.n2, &scratch.a, site_f.as_ref()),
+            Norm::Sasrec => dropout::residual(device, &mut s.y, &s.n2, &scratch.a, site_f.as_ref()),
             Norm::Post => {
                 dropout::residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref())?;
                 layer_norm::forward(device, &mut s.y, &mut s.stats2, &s.n2, list.value(self.norm2[0]), list.value(self.norm2[1]))
@@ -239,14 +253,20 @@ impl Block {
         activation::backward(device, wide, &s.wide, hyper.activation)?;
         let input = if hyper.norm == Norm::Post { &s.m } else { &s.n2 };
         let (w, dw, db) = list.linear_parts(self.expand);
-        linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, f)?;
+        match self.inner(hyper, masks) {
+            None => linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, f)?,
+            inner => {
+                dropout::forward(device, b, wide, inner.as_ref())?;
+                linear::backward(device, Some(a), dw, Some(db), b, input, w, r, d, f)?;
+            }
+        }
         match hyper.norm {
             Norm::Pre => {
                 let (gain, dgain, dbias) = list.norm_parts(self.norm2);
                 layer_norm::backward(device, b, dgain, dbias, a, &s.stats2, &s.m, gain)?;
                 rows::add(device, dy, b, 1.0)?;
             }
-            Norm::Query => {
+            Norm::Sasrec => {
                 rows::add(device, dy, a, 1.0)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm2);
                 layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.m, gain)?;
@@ -272,7 +292,7 @@ impl Block {
                 layer_norm::backward(device, b, dgain, dbias, a, &s.stats1, x, gain)?;
                 rows::add(device, dy, b, 1.0)
             }
-            Norm::Query => {
+            Norm::Sasrec => {
                 let [of_query, others] = parts(d);
                 linear::multiply_backward(device, Some(a), dw, wide, &s.n1, w, of_query, r, d)?;
                 rows::add(device, dy, a, 1.0)?;

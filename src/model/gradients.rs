@@ -106,8 +106,8 @@ fn sasrec_pre_norm_all_positions() {
 
 #[test]
 fn sasrec_as_its_program_has_it() {
-    prove(&config::Model { norm: "query".into(), positions: "start".into(), ..small("sasrec") }, false, Queries::All);
-    prove(&config::Model { norm: "query".into(), activation: "gelu".into(), heads: 1, ..small("sasrec") }, true, Queries::Last);
+    prove(&config::Model { norm: "sasrec".into(), positions: "start".into(), ..small("sasrec") }, false, Queries::All);
+    prove(&config::Model { norm: "sasrec".into(), activation: "gelu".into(), heads: 1, ..small("sasrec") }, true, Queries::Last);
 }
 
 #[test]
@@ -145,6 +145,20 @@ fn handed_on(config: config::Model) -> f64 {
 }
 
 /// Where random blocks drown the items, one negative per row is too weak a signal to find them again.
+#[test]
+fn weights_into_attention_may_begin_larger() {
+    let config = config::Model { init_weights: "attention".into(), ..config::Model::default() };
+    let sizes = Sizes { items: ITEMS, ..Sizes::default() };
+    let model = Model::new(&config, sizes, &Device::ORACLE, 5).unwrap();
+    for param in model.params().iter().filter(|p| p.name.ends_with(".weight")) {
+        let values = f64::of(&param.value).unwrap();
+        let spread = (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt();
+        let d = f64::from(config.dim);
+        let wanted = if param.name.ends_with("qkv.weight") { (2.0 / (4.0 * d)).sqrt() } else { config.init_std };
+        assert!((spread / wanted - 1.0).abs() < 0.05, "{}: {spread} for {wanted}", param.name);
+    }
+}
+
 #[test]
 fn a_fresh_model_still_knows_the_last_item() {
     let of = |init: &str| handed_on(config::Model { init_weights: init.into(), ..config::Model::default() });

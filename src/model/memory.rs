@@ -95,7 +95,8 @@ pub fn backward(hyper: &Hyper, rows: usize, queries: usize, wrong: usize, asked:
     }
     if hyper.layers > 0 {
         // The second buffer of the scratch, and the wide one; the first is in use since the forward pass.
-        reals += rows * d + rows * hyper.ffn.max(3 * d);
+        let second = if hyper.norm == Norm::Sasrec && hyper.dropout > 0.0 { d.max(hyper.ffn) } else { d };
+        reals += rows * second + rows * hyper.ffn.max(3 * d);
     }
     (REAL * reals) as u64
 }

@@ -21,7 +21,7 @@ mod gradients;
 pub mod memory;
 mod params;
 
-pub use params::ParamList;
+pub use params::{Glorot, ParamList};
 
 use crate::config;
 use crate::data::batch::{Batch, ContextRows};
@@ -41,7 +41,7 @@ use context::Projection;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
     Pre,
-    Query,
+    Sasrec,
     Post,
 }
 
@@ -65,7 +65,7 @@ pub struct Hyper {
     pub context: bool,
     pub scale: f64,
     pub init_std: f64,
-    pub glorot: bool,
+    pub glorot: Glorot,
 }
 
 fn choose<T>(key: &str, value: &str, options: &[(&str, T)]) -> Result<T>
@@ -105,7 +105,7 @@ impl Hyper {
             max_len: config.max_len as usize,
             ffn: dim * config.ffn_mult as usize,
             dropout: config.dropout,
-            norm: choose("norm", &config.norm, &[("pre", Norm::Pre), ("query", Norm::Query), ("post", Norm::Post)])?,
+            norm: choose("norm", &config.norm, &[("pre", Norm::Pre), ("sasrec", Norm::Sasrec), ("post", Norm::Post)])?,
             activation: choose("activation", &config.activation, &[("relu", Activation::Relu), ("gelu", Activation::Gelu)])?,
             causal: config.causal,
             // Without context `cans` would see no order at all.
@@ -124,7 +124,11 @@ impl Hyper {
             context,
             scale: if config.scale_embeddings && !cans { (dim as f64).sqrt() } else { 1.0 },
             init_std: config.init_std,
-            glorot: choose("init_weights", &config.init_weights, &[("normal", false), ("glorot", true)])?,
+            glorot: choose(
+                "init_weights",
+                &config.init_weights,
+                &[("normal", Glorot::Nowhere), ("attention", Glorot::IntoAttention), ("glorot", Glorot::Everywhere)],
+            )?,
         })
     }
 }
@@ -160,6 +164,10 @@ impl Masks {
     }
     fn input(&self) -> Option<Dropout> {
         self.site(0)
+    }
+    /// Behind the activation of block `b`, whose branch has the same number: another half of the steps tells them apart.
+    fn inner(&self, b: usize) -> Option<Dropout> {
+        self.seeded.map(|(p, seed, step)| Dropout::new(p, seed, (3 * b + 3) as u8, step | 1 << 63))
     }
     /// Attention weights, attention branch, feed-forward branch of block `b`.
     fn block(&self, b: usize) -> [Option<Dropout>; 3] {

@@ -7,17 +7,26 @@ use crate::error::Result;
 use crate::ops::param::{Param, Role};
 use crate::rng::{Draws, Stream, normal2};
 
+/// Which linear weights begin with the normal form of Glorot and Bengio 2010 instead of the deviation of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Glorot {
+    Nowhere,
+    /// Those of queries, keys and values.
+    IntoAttention,
+    Everywhere,
+}
+
 pub struct ParamList {
     device: Device,
     seed: u64,
     std: f64,
-    glorot: bool,
+    glorot: Glorot,
     pub params: Vec<Param>,
 }
 
 impl ParamList {
-    /// `std`: deviation of tables, and of linear weights unless those are `glorot`.
-    pub fn new(device: &Device, seed: u64, std: f64, glorot: bool) -> ParamList {
+    /// `std`: deviation of tables, and of linear weights that are not `glorot`.
+    pub fn new(device: &Device, seed: u64, std: f64, glorot: Glorot) -> ParamList {
         ParamList { device: device.clone(), seed, std, glorot, params: Vec::new() }
     }
     fn push(&mut self, name: String, shape: Vec<usize>, role: Role, values: &[f64]) -> Result<usize> {
@@ -41,9 +50,14 @@ impl ParamList {
         let values = self.normals(rows * dim, self.std);
         self.push(name.into(), vec![rows, dim], Role::Table, &values)
     }
-    /// `[weight (k,n), bias (n)]`, N(0, std); or the normal form of Glorot and Bengio 2010.
+    /// `[weight (k,n), bias (n)]`, the bias zero.
     pub fn linear(&mut self, name: &str, k: usize, n: usize) -> Result<[usize; 2]> {
-        let std = if self.glorot { (2.0 / (k + n) as f64).sqrt() } else { self.std };
+        let wide = match self.glorot {
+            Glorot::Nowhere => false,
+            Glorot::IntoAttention => name.ends_with(".qkv"),
+            Glorot::Everywhere => true,
+        };
+        let std = if wide { (2.0 / (k + n) as f64).sqrt() } else { self.std };
         let values = self.normals(k * n, std);
         let weight = self.push(format!("{name}.weight"), vec![k, n], Role::Matrix, &values)?;
         let bias = self.push(format!("{name}.bias"), vec![n], Role::Vector, &vec![0.0; n])?;

@@ -43,7 +43,7 @@ const KINDS: &[&[&str]] = &[
     &["loss.kind=whole_data", "loss.unseen=0.02"],
     &["loss.kind=bce", "sampler.preset=uniform"],
     &["loss.kind=bpr", "sampler.preset=dns", "model.norm=post", "activation=gelu", "heads=2"],
-    &["loss.kind=bce", "model.norm=query", "model.positions=start", "dropout=0.1"],
+    &["loss.kind=bce", "model.norm=sasrec", "model.positions=start", "dropout=0.1"],
     &["loss.kind=bpr", "sampler.preset=srns"],
     &["loss.kind=bpr", "sampler.preset=kg-walk"],
     &["sampler.preset=kgpolicy", "sampler.negatives=2"],
