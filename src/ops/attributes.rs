@@ -117,7 +117,9 @@ pub fn forward(device: &Device, a: &mut Buffer, e: &Buffer, u: &Buffer, lists: &
             for (i, a) in a.chunks_exact_mut(dim).enumerate() {
                 let codes = lists.of(task * TASK + i);
                 let share = T::from_f64(1.0 / codes.len().max(1) as f64);
-                codes.iter().for_each(|&t| vector::axpy(a, share, &u[t as usize * dim..][..dim]));
+                for &t in codes {
+                    vector::axpy(a, share, &u[t as usize * dim..][..dim]);
+                }
             }
         }));
         Ok(())
