@@ -1,9 +1,9 @@
 //! One transformer block: attention and a feed-forward layer, each with a residual connection and a layer norm.
 //!
 //! ```text
-//! pre:   n = norm(x),  m = x + drop(attend(n, n) Wo),   k = norm(m),  y = m + drop(act(k W1) W2)
-//! sasrec n = norm(x),  m = n + drop(attend(n, x) Wo),   k = norm(m),  y = k + drop(drop(act(k W1)) W2)
-//! post:  m = norm(x + drop(attend(x, x) Wo)),           y = norm(m + drop(act(m W1) W2))
+//! pre:    n = norm(x),  m = x + drop(attend(n, n) Wo),   k = norm(m),  y = m + drop(act(k W1) W2)
+//! sasrec: n = norm(x),  m = n + drop(attend(n, x) Wo),   k = norm(m),  y = k + drop(drop(act(k W1)) W2)
+//! post:   m = norm(x + drop(attend(x, x) Wo)),           y = norm(m + drop(act(m W1) W2))
 //! ```
 //!
 //! `attend(q, x)`: queries of q, keys and values of x. Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et

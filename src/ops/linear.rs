@@ -16,7 +16,8 @@ use crate::ops::cost::{Cost, Operation, Pass, product};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::vector;
 
-/// Some columns of y, w and dy, all of which are `of` wide: two inputs can then share a layer's weights and its output.
+/// The `count` columns from `first` on of y, w and dy, all of which are `of` wide: two inputs can then share a layer's weights and its
+/// output.
 #[derive(Clone, Copy)]
 pub struct Columns {
     pub first: usize,

@@ -74,14 +74,14 @@ const DRAW_MORE: [&str; 2] = ["policy", "fair"];
 
 /// Bytes of the tables of a kind and its parameters, if they are known here.
 fn tables(name: &str, params: &Params, of: &Extent) -> Option<usize> {
-    // While a table that follows a curve is built, the one before it is still there.
+    // While a table that follows a curve is built, the one before it is still there, and the counts it is built from.
     let moves = |names: &[&str]| names.iter().any(|name| params.follows(name));
     Some(match name {
         "uniform" | "in_batch" | "catalogue" => 0,
         "all" | "top_k" | "softmax_draw" | "rank_band" | "adaptive" | "posterior" | "metropolis" | "buckets" => 0,
         "item" | "interpolate" | "one" | "log_q" | "attention" | "divergence" => 0,
         // A weight of every item.
-        "category_balance" | "propensity" => 4 * of.items * if moves(&["b", "eta", "most"]) { 2 } else { 1 },
+        "category_balance" | "propensity" => 4 * of.items * if moves(&["b", "eta", "most"]) { 3 } else { 1 },
         "memory" => select::memory::bytes(params, of.users),
         "pool" => select::pool::bytes(params, of.users),
         "gates" => select::gates::bytes(of.dim),
@@ -140,9 +140,9 @@ impl Chosen<'_> {
                 let rewards = 4 * r * (2 + d) + 4 * beside * usize::from(!self.catalogue) + 24 * given + 16 * (given + r);
                 // Laws and slopes of a block of rows; then its candidates by item.
                 let block = match self.catalogue {
-                    true => 20 * of.items * r.min(((1 << 22) / of.items.max(1)).max(1)),
+                    true => 20 * of.items * r.min((select::generator::BLOCK / of.items.max(1)).max(1)),
                     false => {
-                        let rows = r.min(((1 << 22) / m.max(1)).max(1));
+                        let rows = r.min((select::generator::BLOCK / m.max(1)).max(1));
                         let c = rows * m;
                         (72 * rows + 24 * c).max(20 * c + 8 * c.next_power_of_two())
                     }
@@ -154,7 +154,7 @@ impl Chosen<'_> {
                 let of_rows = |name: &str| (params.most(name) * (r as f64).sqrt()).ceil().max(1.0) as usize;
                 let (count, width) = (of_rows("buckets"), of_rows("rows").min(r));
                 let visits = count * width;
-                let block = visits.min(((1 << 22) / n.max(1)).max(1));
+                let block = visits.min((select::buckets::BLOCK / n.max(1)).max(1));
                 let scored = block * (4 * d + 12) + 4 * (block * n).next_power_of_two() + 12 * block * n;
                 8 * r * d + 28 * r + 4 * (visits + count * n) + 16 * visits.next_power_of_two() + scored.max(4 * given)
             }

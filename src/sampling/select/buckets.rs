@@ -39,7 +39,7 @@ use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 /// Lane of the words that make the directions.
 const DIRECTION: u8 = 250;
 /// Scores that are held at once.
-const BLOCK: usize = 1 << 22;
+pub(in crate::sampling) const BLOCK: usize = 1 << 22;
 
 pub static DECLARED: Declared = Declared {
     stage: Stage::Select,

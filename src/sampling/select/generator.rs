@@ -40,7 +40,7 @@ const DRAW: u8 = 210;
 /// Before the names of what it keeps in a checkpoint.
 const OWNER: &str = "generator";
 /// Candidates whose part of the gradient is held at once.
-const BLOCK: usize = 1 << 22;
+pub(in crate::sampling) const BLOCK: usize = 1 << 22;
 
 pub static DECLARED: Declared = Declared {
     stage: Stage::Select,

@@ -5,10 +5,10 @@
 
 mod adaptive;
 mod all;
-mod buckets;
+pub(super) mod buckets;
 mod fair;
 pub(super) mod gates;
-mod generator;
+pub(super) mod generator;
 pub(super) mod learned;
 pub(super) mod memory;
 mod metropolis;
