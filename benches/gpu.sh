@@ -56,19 +56,21 @@ else
   echo '{"part": "compute-sanitizer", "status": "missing"}' >>"$results"
 fi
 
-# One training on both: the same ids are drawn, the losses follow each other.
+# One training on both, and with steps as graphs: the same ids are drawn, the losses follow each other.
 small=(--steps 100 --progress none --set eval.baselines=false)
 part train-cuda 60 "$hardneg" train --out "$work/cuda" --device cuda "${small[@]}" || correct=no
+part train-graph 60 "$hardneg" train --out "$work/graph" --device cuda --set train.graph=true "${small[@]}" || correct=no
 part train-host 60 "$hardneg" train --out "$work/host" --device host "${small[@]}" || correct=no
 part curves 20 "$python" - "$work" <<'EOF' || correct=no
 import json, sys
 def losses(device):
     with open(f"{sys.argv[1]}/{device}/metrics.jsonl") as lines:
         return [r["loss"] for r in map(json.loads, lines) if "loss" in r]
-gpu, host = losses("cuda"), losses("host")
-worst = max(abs(a - b) / abs(b) for a, b in zip(gpu, host))
-print(json.dumps({"intervals": len(gpu), "worst_relative_difference": worst}))
-sys.exit(0 if len(gpu) == len(host) and worst < 1e-3 else 1)
+gpu, graph, host = losses("cuda"), losses("graph"), losses("host")
+worst = [max(abs(a - b) / abs(b) for a, b in zip(of, host)) for of in (gpu, graph)]
+steps = json.load(open(f"{sys.argv[1]}/graph/manifest.json"))["graph"]
+print(json.dumps({"intervals": len(gpu), "worst_relative_difference": worst[0], "of_graphs": worst[1], "steps": steps}))
+sys.exit(0 if len(gpu) == len(graph) == len(host) and max(worst) < 1e-3 and steps["replayed"] > 0 else 1)
 EOF
 
 log_file=$data/ml-1m/ml-1m_sas.txt.gz
@@ -77,7 +79,7 @@ if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_availa
   variants=${VARIANTS:-$eager;--layout padded --precision bf16 --compile}
   for loss in softmax sampled; do
     part "compare-$loss" 170 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
-      --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
+      --graph --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
   done
 else
   echo '{"part": "compare", "status": "missing", "said": "needs DATA and torch with CUDA"}' >>"$results"

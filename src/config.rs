@@ -312,6 +312,8 @@ pub struct Train {
     pub targets: String,
     /// How a GPU rounds the operands of matrix products and attention: `f32`, `tf32` or `bf16`; sums and weights stay f32.
     pub rounding: String,
+    /// Whether a GPU is given a step like an earlier one as one recorded graph (CUDA graphs) instead of call by call.
+    pub graph: bool,
     /// Cut each sequence at a random prefix (CaNS), last-position training only.
     pub random_prefix: bool,
     /// Epochs between evaluations on the validation targets; 0: never.
@@ -471,6 +473,7 @@ impl Default for Train {
             seed: 42,
             targets: "all".into(),
             rounding: "f32".into(),
+            graph: false,
             random_prefix: false,
             eval_every: 1,
             metric: "ndcg@10".into(),

@@ -43,8 +43,11 @@
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
 //! - **Work on a machine is enqueued call by call, and the host runs ahead of it**: the rows of a batch are copied through pinned
 //!   memory, loss and gradient norm stay there ([`device::Scalar`]) until a line, a record or a checkpoint needs them, and a
-//!   gradient that is not finite halts the updates there. Samplers that decide on the host wait for their scores. Recording the
-//!   whole step as one graph needs the batch made on the machine and is not done yet; the seam (`capture`, `replay`) is.
+//!   gradient that is not finite halts the updates there. Samplers that decide on the host wait for their scores.
+//! - **A step becomes a graph below the operations** (`train.graph`, [`device::recorded`]): the machine notes a step's calls, and
+//!   replays the recording of an equal one after setting anew what differs. No kernel reads its sizes or the number of the step from
+//!   memory, and no batch is padded, as a graph that never changes would need: the price is a change of some hundred nodes a step by
+//!   the host, and products of round numbers of rows. Off by default until it has been measured on a GPU.
 //! - **Negatives stay where they are made.** On a machine the laws that need only a table ([`ops::propose`]) draw there, `top_k`
 //!   and `softmax_draw` choose there, the loss reads them there: millions of ids a step that no host draws and no bus carries.
 //!   They come to the host ([`ops::negatives`]) for stages that decide there, and for diagnosis; which rows of a large table they

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::settings::Inputs;
+use crate::config::Train;
 use crate::device::places::{Places, Rounding};
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
@@ -63,19 +64,26 @@ pub struct Machine {
 impl Machine {
     /// Opens the device and sets the threads; the text says why `auto` did not find a GPU.
     pub fn open(&self) -> Result<(Device, Option<String>)> {
-        self.open_rounding(Rounding::F32)
+        self.open_for(&Train::default())
     }
-    /// As [`Machine::open`], with products rounded as a configuration says.
-    pub fn open_rounding(&self, rounding: Rounding) -> Result<(Device, Option<String>)> {
+    /// As [`Machine::open`], with products rounded and steps recorded as a configuration says.
+    pub fn open_for(&self, train: &Train) -> Result<(Device, Option<String>)> {
+        let rounding: Rounding = train.rounding.parse()?;
         self.set_threads()?;
         let (device, why) = device::open(self.device.parse::<Request>()?, &Places { rounding, ..places() })?;
-        match device {
-            Device::Host(_) if rounding != Rounding::F32 => {
-                let what = "`train.rounding` has no effect on the plain path, which computes in full f32";
+        if let Device::Machine(_) = &device {
+            return Ok((if train.graph { device.recording() } else { device }, why));
+        }
+        let idle = [
+            (rounding != Rounding::F32, "`train.rounding` has no effect on the plain path, which computes in full f32"),
+            (train.graph, "`train.graph` has no effect on the plain path, which records nothing"),
+        ];
+        match idle.into_iter().find(|(asked, _)| *asked) {
+            Some((_, what)) => {
                 let error = why.iter().fold(Error::new(Code::C0203, what), |e, why| e.note(why.clone()));
                 Err(error.help("train with `--device cuda`, or leave the setting away"))
             }
-            device => Ok((device, why)),
+            None => Ok((device, why)),
         }
     }
     pub fn set_threads(&self) -> Result<()> {

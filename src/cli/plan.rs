@@ -71,7 +71,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         Ok((items, users, args.events.as_deref().map(|text| count("--events", text, 1)).transpose()?))
     });
     let given = given.transpose()?;
-    let (device, _) = args.machine.open_rounding(config.train.rounding.parse()?)?;
+    let (device, _) = args.machine.open_for(&config.train)?;
     let gpu = matches!(device, Device::Machine(_));
     let threads = rayon::current_num_threads();
     let set = if given.is_some() { None } else { Some(prepared(&settings, json)?) };

@@ -79,7 +79,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         let needs = |need: Need| kinds.iter().any(|kind| kind.needs.contains(&need));
         plans.push((name, needs(Need::Clusters), needs(Need::Context)));
     }
-    let (device, why) = args.machine.open_rounding(config.train.rounding.parse()?)?;
+    let (device, why) = args.machine.open_for(&config.train)?;
     why.iter().for_each(|why| terminal::say(&format!("profiling the host: {why}")));
     let negatives: Vec<Option<u32>> = match args.negatives.is_empty() {
         true => vec![None],

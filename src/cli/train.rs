@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::data::interactions::Interactions;
 use crate::data::training::TrainingSet;
 use crate::device::Device;
+use crate::device::recorded::Steps;
 use crate::error::{Code, Error, Result};
 use crate::eval::{self, Encoder, Evaluation, report};
 use crate::rng::STREAM_VERSION;
@@ -106,7 +107,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let clusters = intake::cluster_method(config)?;
     let stop = Stop::install()?;
-    let (device, fallback) = args.machine.open_rounding(config.train.rounding.parse()?)?;
+    let (device, fallback) = args.machine.open_for(&config.train)?;
     let mut display = Display::new(args.progress, args.quiet, json);
     let out = args.out.clone().unwrap_or_else(|| default_out(config));
     let run = RunDir::create(&out, args.fresh)?;
@@ -150,6 +151,10 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         Ok(outcome) => format!("{:?}", outcome.reason),
         Err(error) => error.what().to_string(),
     });
+    manifest.graph = recorded_steps(&device);
+    if let Some(why) = manifest.graph.as_ref().and_then(|steps| steps.failed.as_ref()) {
+        display.line(&format!("steps went to the GPU call by call, because no graph could be made of them: {why}"));
+    }
     manifest.state_hash = result.as_ref().ok().map(|o| o.state_hash.clone());
     // The error of the training counts more than one of noting it.
     let noted = run.write_manifest(&manifest);
@@ -162,6 +167,11 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
             .help("run the same command again to continue"));
     }
     conclude(&mut trainer, &run, config, &set, &device, &outcome, json, &mut display)
+}
+
+/// What became of the steps of a GPU that records them.
+fn recorded_steps(device: &Device) -> Option<Steps> {
+    if let Device::Machine(runtime) = device { runtime.steps() } else { None }
 }
 
 fn print_config(settings: &Settings, json: bool) -> Result<()> {

@@ -5,6 +5,7 @@
 //! operation (`Host(F64)` the oracle, `Host(F32)` the product where there is no GPU). `dyn`, not a type parameter: a
 //! virtual call costs nanoseconds, and a parameter would spread to every struct.
 
+mod arena;
 mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -15,6 +16,7 @@ mod gemm;
 pub mod heap;
 mod lanes;
 pub mod places;
+pub mod recorded;
 mod scalar;
 pub mod sources;
 pub mod watched;
@@ -46,6 +48,13 @@ pub enum Device {
 }
 
 impl Device {
+    /// The same machine, whose steps are recorded from now on; the plain path as it is.
+    pub fn recording(self) -> Device {
+        match self {
+            Device::Machine(runtime) => Device::Machine(Arc::new(recorded::Recorded::new(runtime))),
+            host => host,
+        }
+    }
     /// The GPU-less product.
     pub const HOST: Device = Device::Host(Precision::F32);
     /// The oracle of every numerical test.
@@ -79,9 +88,7 @@ impl Device {
 /// A copy of `values` in a machine's memory; numbers of 4 or 8 bytes.
 pub fn upload<T: bytemuck::Pod>(runtime: &dyn Runtime, values: &[T]) -> Result<Buffer> {
     let bytes: &[u8] = bytemuck::cast_slice(values);
-    let mut memory = runtime.alloc(bytes.len())?;
-    runtime.write(&mut memory, bytes)?;
-    Ok(Buffer::machine(memory, bytes.len() / 4))
+    Ok(Buffer::machine(runtime.upload(bytes)?, bytes.len() / 4))
 }
 
 /// `count` numbers from the start of a machine's buffer; waits for the work before it.
@@ -98,6 +105,12 @@ pub trait Runtime: Send + Sync {
     fn facts(&self) -> &Facts;
     /// `bytes` of uninitialised device memory, aligned to 256, freed on drop. Zero bytes are allowed.
     fn alloc(&self, bytes: usize) -> Result<Memory>;
+    /// `bytes` in memory of their own.
+    fn upload(&self, bytes: &[u8]) -> Result<Memory> {
+        let mut memory = self.alloc(bytes.len())?;
+        self.write(&mut memory, bytes)?;
+        Ok(memory)
+    }
     /// Overwrites the first `from.len()` bytes.
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()>;
     /// Copies the first `to.len()` bytes to the host.
@@ -111,6 +124,17 @@ pub trait Runtime: Send + Sync {
     /// Records what `work` enqueues, to be replayed without the host (a CUDA graph).
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay>;
     fn replay(&self, recorded: &Replay) -> Result<()>;
+    /// From now on call number `at` of a recording, in the order in which `capture` met them, does this instead; for
+    /// [`Amendment::Mark`] the mark that the next replay sets.
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>>;
+    /// What was enqueued since the last call is a step, and the next may be like it: a machine may record it.
+    fn step(&self) -> Result<()> {
+        Ok(())
+    }
+    /// What became of the steps, where they are recorded.
+    fn steps(&self) -> Option<recorded::Steps> {
+        None
+    }
     /// A point in the machine's time, and the seconds between two.
     fn mark(&self) -> Result<Mark>;
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64>;
@@ -206,6 +230,13 @@ pub enum Arg<'a> {
     U32(u32),
     U64(u64),
     F32(f32),
+}
+
+/// What a call of a recording is changed to: one of its own kind, and for a launch of the same kernel.
+pub enum Amendment<'a, 'b> {
+    Launch(&'a Kernel, Grid, &'a mut [Arg<'b>]),
+    Fill(&'a mut Memory, u8),
+    Mark,
 }
 
 /// A recorded sequence of launches; its meaning belongs to the machine that recorded it.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::device::{Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
 use crate::error::Result;
 
 pub struct Watched {
@@ -87,6 +87,9 @@ impl Runtime for Watched {
     }
     fn replay(&self, recorded: &Replay) -> Result<()> {
         self.machine.replay(recorded)
+    }
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        self.machine.amend(recorded, at, with)
     }
     fn mark(&self) -> Result<Mark> {
         self.machine.mark()

@@ -350,6 +350,10 @@ impl MemoryPlan {
                 plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
             }
         }
+        if gpu && config.train.graph {
+            plan.uncounted
+                .push("round sizes of arrays whose places are kept for recorded steps (`train.graph`), up to a quarter".into());
+        }
         // Values and the optimizer's state as f32, and the largest of them once more as f64.
         let largest = params.iter().map(|p| p.len() as u64).max().unwrap_or(0);
         let saved: u64 = params.iter().map(|p| Optimizer::saved(&config.optim, &p.shape, p.table)).sum();

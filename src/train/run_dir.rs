@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::device::recorded::Steps;
 use crate::error::{Code, Error, Result};
 use crate::train::durable;
 
@@ -64,6 +65,9 @@ pub struct Manifest {
     pub exit: Option<String>,
     /// BLAKE3 of the training state at the end.
     pub state_hash: Option<String>,
+    /// With `train.graph`: how many steps were replayed, since this process began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<Steps>,
 }
 
 /// A run directory, held by this process if `lock` is there.

@@ -250,7 +250,13 @@ impl Trainer {
     /// used.
     pub fn step_on(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(StepReport, Option<Negatives>)> {
         let (enqueued, negatives) = self.enqueue(step, negatives)?;
+        self.ends()?;
         Ok((enqueued.report(&self.device)?, negatives))
+    }
+
+    /// Tells a machine that a step's calls are complete, and that what they made for the moment is let go of.
+    fn ends(&self) -> Result<()> {
+        if let Device::Machine(runtime) = &self.device { runtime.step() } else { Ok(()) }
     }
 
     /// The same without waiting for a machine.
@@ -392,6 +398,7 @@ impl Training for Trainer {
 
     fn step(&mut self, step: u64) -> Result<()> {
         let (enqueued, _) = self.enqueue(step, None)?;
+        self.ends()?;
         self.pending.push(enqueued);
         Ok(())
     }

@@ -11,9 +11,11 @@
 //   FAKE_CAPABILITY=75        compute capability                      FAKE_DRIVER=12080     CUDA version of the driver
 //   FAKE_OOM_AFTER=k          the k-th allocation fails, and all after it
 //   FAKE_FAULT_AFTER=n        launch n and everything after it fails with an illegal address (sticky, as on a GPU)
-//   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code, FAKE_GRAPH=code: that call fails
+//   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code: that call fails
+//   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=code       no recording can be changed
 //   FAKE_PIN=code             no memory can be pinned
-//   FAKE_TRACE=file           every mark, wait, copy to the host and time read, a line each, is added to this file
+//   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
+//                             added to this file
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
 
 #include <dlfcn.h>
@@ -59,8 +61,19 @@ static Machine* gpu;
 static int sticky;  // an error after which nothing works any more
 static int allocations, launches;
 static std::vector<std::function<int()>> queue;
-static std::vector<std::function<int()>>* recording;
 static double clock_ms;
+
+// A recording: what its nodes do, in order. A node is known by its place and by what it is, so that a change of one to
+// something else is found out.
+struct Node {
+  size_t place;
+  char kind;
+};
+struct Graph {
+  std::vector<std::function<int()>> work;
+  std::vector<Node*> nodes;
+};
+static Graph* recording;
 
 static void trace(const char* what, double number = 0) {
   const char* path = getenv("FAKE_TRACE");
@@ -86,9 +99,11 @@ static int flush() {
   return SUCCESS;
 }
 
-static int enqueue(std::function<int()> work) {
+// `kind` is that of the node it becomes in a recording: kernel, memset, event, or any other.
+static int enqueue(std::function<int()> work, char kind = '-') {
   if (recording) {
-    recording->push_back(work);
+    recording->nodes.push_back(new Node{recording->work.size(), kind});
+    recording->work.push_back(work);
     return SUCCESS;
   }
   queue.push_back(work);
@@ -148,13 +163,16 @@ API int cuMemFreeAsync(u64 address, void*) {
   GUARD;
   return enqueue([=] { return machine_release(gpu, address) ? SUCCESS : INVALID_VALUE; });
 }
-API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
-  GUARD;
-  return enqueue([=] {
+static std::function<int()> work_of_memset(u64 address, int byte, size_t bytes) {
+  return [=] {
     memset((void*)address, byte, bytes);
     machine_written(gpu, address, bytes);
     return SUCCESS;
-  });
+  };
+}
+API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
+  GUARD;
+  return enqueue(work_of_memset(address, byte, bytes), 'm');
 }
 // Pinned memory: copies out of it are made when their turn comes, so that a host that overwrites it too early is found out.
 static std::map<const char*, size_t> pinned;
@@ -281,30 +299,59 @@ API int cuFuncSetAttribute(void* function, int attribute, int value) {
   static_cast<Entry*>(function)->shared = value;
   return SUCCESS;
 }
-API int cuLaunchKernel(void* function, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty, unsigned tz,
-                       unsigned shared, void*, void** arguments, void**) {
-  GUARD;
-  auto* entry = static_cast<Entry*>(function);
-  if (shared > entry->shared || tx * ty * tz > entry->kernel->threads) return INVALID_VALUE;
-  if (!bx || !by || !bz || by > 65535 || bz > 65535) return INVALID_VALUE;
+struct KernelParams {
+  void* function;
+  unsigned bx, by, bz, tx, ty, tz, shared;
+  void** arguments;
+  void **extra, *kernel, *context;
+};
+// What a launch does, or why it cannot be.
+static int work_of_launch(const KernelParams& p, std::function<int()>& work) {
+  auto* entry = static_cast<Entry*>(p.function);
+  if (p.shared > entry->shared || p.tx * p.ty * p.tz > entry->kernel->threads) return INVALID_VALUE;
+  if (!p.bx || !p.by || !p.bz || p.by > 65535 || p.bz > 65535) return INVALID_VALUE;
   int most = asked("FAKE_FAULT_AFTER", -1);
   std::vector<u64> values;
   for (u32 i = 0; i < entry->kernel->count; ++i) {
     u64 value = 0;
-    memcpy(&value, arguments[i], entry->kernel->parameters[i].bytes);
+    memcpy(&value, p.arguments[i], entry->kernel->parameters[i].bytes);
     values.push_back(value);
   }
-  return enqueue([=]() mutable {
+  std::vector<u32> blocks = {p.bx, p.by, p.bz};
+  u32 threads = p.tx * p.ty * p.tz, shared = p.shared;
+  work = [=] {
     if (most >= 0 && launches++ >= most) return (int)ILLEGAL_ADDRESS;
-    return fake_launch(entry->kernel, {bx, by, bz}, tx * ty * tz, shared, values);
-  });
+    return fake_launch(entry->kernel, blocks, threads, shared, values);
+  };
+  return SUCCESS;
+}
+API int cuLaunchKernel(void* function, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty, unsigned tz,
+                       unsigned shared, void*, void** arguments, void**) {
+  GUARD;
+  std::function<int()> work;
+  if (int e = work_of_launch({function, bx, by, bz, tx, ty, tz, shared, arguments, nullptr, nullptr, nullptr}, work)) return e;
+  return enqueue(work, 'k');
+}
+
+static std::function<int()> work_of_event(void* event) {
+  return [=] { *static_cast<double*>(event) = clock_ms += 1; return SUCCESS; };
 }
 
 API int cuStreamBeginCapture_v2(void*, int) {
   GUARD;
   if (recording) return 901;
-  recording = new std::vector<std::function<int()>>;
-  return asked("FAKE_GRAPH", SUCCESS);
+  if (int e = asked("FAKE_GRAPH", SUCCESS)) return e;
+  recording = new Graph;
+  return SUCCESS;
+}
+API int cuStreamGetCaptureInfo_v3(void*, int* status, u64*, void** graph, void*** last, void** edges, size_t* count) {
+  GUARD;
+  *status = recording ? 1 : 0;
+  if (!recording || recording->nodes.empty()) return *count = 0, SUCCESS;
+  static Node* node;
+  node = recording->nodes.back();
+  *graph = recording, *last = (void**)&node, *edges = nullptr, *count = 1;
+  return SUCCESS;
 }
 API int cuStreamEndCapture(void*, void** graph) {
   GUARD;
@@ -315,26 +362,68 @@ API int cuStreamEndCapture(void*, void** graph) {
 }
 API int cuGraphInstantiateWithFlags(void** executable, void* graph, u64) {
   GUARD;
-  *executable = new std::vector<std::function<int()>>(*static_cast<std::vector<std::function<int()>>*>(graph));
+  trace("recorded", double(static_cast<Graph*>(graph)->work.size()));
+  *executable = new Graph{static_cast<Graph*>(graph)->work, {}};
   return SUCCESS;
 }
 API int cuGraphLaunch(void* executable, void*) {
   GUARD;
-  for (auto& work : *static_cast<std::vector<std::function<int()>>*>(executable)) if (int e = enqueue(work)) return e;
+  trace("replayed");
+  for (auto& work : static_cast<Graph*>(executable)->work) if (int e = enqueue(work, '-')) return e;
   return SUCCESS;
+}
+static int amend(void* executable, Node* node, char kind, std::function<int()> work) {
+  if (int e = asked("FAKE_AMEND", 0)) return e;
+  auto* graph = static_cast<Graph*>(executable);
+  if (node->kind != kind || node->place >= graph->work.size()) return INVALID_VALUE;
+  graph->work[node->place] = work;
+  trace("amended");
+  return SUCCESS;
+}
+API int cuGraphExecKernelNodeSetParams_v2(void* executable, Node* node, const KernelParams* p) {
+  GUARD;
+  std::function<int()> work;
+  if (int e = work_of_launch(*p, work)) return e;
+  return amend(executable, node, 'k', work);
+}
+struct MemsetParams {
+  u64 to;
+  size_t pitch;
+  unsigned value, element;
+  size_t width, height;
+};
+API int cuGraphExecMemsetNodeSetParams(void* executable, Node* node, const MemsetParams* p, void*) {
+  GUARD;
+  if (p->element != 1 || p->height != 1) return INVALID_VALUE;
+  return amend(executable, node, 'm', work_of_memset(p->to, p->value, p->width));
+}
+API int cuGraphExecEventRecordNodeSetEvent(void* executable, Node* node, void* event) {
+  GUARD;
+  return amend(executable, node, 'e', work_of_event(event));
 }
 API int cuGraphExecDestroy(void* executable) {
   std::lock_guard<std::recursive_mutex> held(lock);
-  delete static_cast<std::vector<std::function<int()>>*>(executable);
+  delete static_cast<Graph*>(executable);
   return SUCCESS;
 }
-API int cuGraphDestroy(void* graph) { return cuGraphExecDestroy(graph); }
+API int cuGraphDestroy(void* graph) {
+  std::lock_guard<std::recursive_mutex> held(lock);
+  for (Node* node : static_cast<Graph*>(graph)->nodes) delete node;
+  delete static_cast<Graph*>(graph);
+  return SUCCESS;
+}
 
 API int cuEventCreate(void** event, unsigned) { *event = new double(-1); return SUCCESS; }
 API int cuEventRecord(void* event, void*) {
   GUARD;
+  if (recording) return 900;  // would be an order of streams, and no node
   trace("mark");
-  return enqueue([=] { *static_cast<double*>(event) = clock_ms += 1; return SUCCESS; });
+  return enqueue(work_of_event(event));
+}
+API int cuEventRecordWithFlags(void* event, void*, unsigned flags) {
+  GUARD;
+  if (flags != 1 || !recording) return INVALID_VALUE;
+  return enqueue(work_of_event(event), 'e');
 }
 API int cuEventSynchronize(void*) { GUARD; return flush(); }
 API int cuEventElapsedTime_v2(float* ms, void* from, void* to) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use hardneg::device::cuda::nvrtc::{Nvrtc, Usage, usage};
 use hardneg::device::places::{Places, Rounding};
-use hardneg::device::{self, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Request, Runtime};
+use hardneg::device::{self, Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Request, Runtime};
 use hardneg::error::Result;
 use rayon::prelude::*;
 
@@ -57,6 +57,9 @@ impl Runtime for Recording {
     }
     fn replay(&self, recorded: &Replay) -> Result<()> {
         self.machine.replay(recorded)
+    }
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        self.machine.amend(recorded, at, with)
     }
     fn mark(&self) -> Result<Mark> {
         self.machine.mark()

@@ -144,13 +144,22 @@ fn stages_are_timed_by_marks_and_nothing_stops_between_them() {
     let trace = folder.path("trace");
     let small = ["--set", "dim=8", "--set", "max_len=10", "--set", "batch_size=8", "--items", "100", "--rounds", "2"];
     let args = [&["profile", "--json", "--device", "cuda", "--samplers", "dns"][..], &small].concat();
-    let out = run(&folder, libraries, &args, &[("FAKE_TRACE", trace.to_str().unwrap())]).ok();
-    let profile: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
-    for stage in ["forward", "loss", "backward", "update"] {
-        assert_eq!(profile["lines"][0]["stages"][stage].as_f64(), Some(1e-3), "{stage}");
-    }
-    // The stages behind the first take a mark's time too, the first no less.
-    assert!(profile["lines"][0]["stages"]["sample"].as_f64().unwrap() >= 2e-3);
+    let profiled = |more: &[&str], trace: &Path| {
+        let args = [&args[..], more].concat();
+        let out = run(&folder, libraries, &args, &[("FAKE_TRACE", trace.to_str().unwrap())]).ok();
+        let profile: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+        for stage in ["forward", "loss", "backward", "update"] {
+            assert_eq!(profile["lines"][0]["stages"][stage].as_f64(), Some(1e-3), "{stage} {more:?}");
+        }
+        // The stages behind the first take a mark's time too, the first no less.
+        assert!(profile["lines"][0]["stages"]["sample"].as_f64().unwrap() >= 2e-3);
+    };
+    profiled(&[], &trace);
+    // A mark is a node of a graph as well, and every replay sets marks of its own.
+    let of_graphs = folder.path("trace of graphs");
+    profiled(&["--set", "train.graph=true"], &of_graphs);
+    let replays = std::fs::read_to_string(of_graphs).unwrap().lines().filter(|line| line.starts_with("replayed")).count();
+    assert!(replays >= 8, "{replays} steps were replayed");
 
     let text = std::fs::read_to_string(trace).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -165,6 +174,43 @@ fn stages_are_timed_by_marks_and_nothing_stops_between_them() {
     // Four steps a round, six with those that are kept for later: a border more than times between them.
     let steps = count("mark") - count("elapsed");
     assert!(steps >= 8 && count("mark") >= 6 * steps, "{steps} steps, {} marks", count("mark"));
+}
+
+/// A step that goes to the GPU as a graph is the step that goes there call by call, and where the driver makes no graph, or changes
+/// none, steps go call by call.
+#[test]
+fn steps_as_graphs_are_the_same_steps() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    let train = |out: &'static str, more: &[&'static str], faults: &[(&str, &str)]| {
+        let swap = |word: &&'static str| match *word {
+            "run" => out,
+            "20" => "60",
+            other => other,
+        };
+        let args: Vec<&str> = TRAIN.iter().map(swap).chain(more.iter().copied()).collect();
+        run(&folder, libraries, &args, faults).ok();
+        let [manifest, log] =
+            ["manifest.json", "log.txt"].map(|name| std::fs::read_to_string(folder.path(out).join(name)).unwrap());
+        (serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["graph"].clone(), log)
+    };
+    let graph = ["--set", "train.graph=true"];
+    let trace = folder.path("trace");
+    train("direct", &[], &[]);
+    let (steps, _) = train("graph", &graph, &[("FAKE_TRACE", trace.to_str().unwrap())]);
+    assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path("graph")));
+    let text = std::fs::read_to_string(trace).unwrap();
+    let count = |what: &str| text.lines().filter(|line| line.starts_with(what)).count() as u64;
+    let said = |what: &str| steps[what].as_u64().unwrap();
+    assert_eq!((said("replayed"), said("recorded")), (count("replayed"), count("recorded")), "{steps}");
+    assert!(said("replayed") >= 20 && said("amended") == count("amended") && steps["failed"].is_null(), "{steps}");
+    for (fault, out) in [("FAKE_GRAPH", "unrecorded"), ("FAKE_AMEND", "unchanged")] {
+        let (steps, log) = train(out, &graph, &[(fault, "801")]);
+        assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path(out)), "{fault}");
+        assert!(steps["direct"].as_u64().unwrap() >= 50 && steps["failed"].is_string(), "{fault}: {steps}");
+        assert!(log.contains("call by call"), "{fault}: {log}");
+    }
+    run(&folder, libraries, &["train", "--device", "host", "--set", "train.graph=true"], &[]).fails(2, "C0203");
 }
 
 #[test]

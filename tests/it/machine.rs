@@ -128,3 +128,56 @@ fn a_hundred_steps_on_the_emulator_follow_the_plain_path() {
     };
     assert!((judged("emulator") - judged("host")).abs() < 1e-6);
 }
+
+/// What stays on a machine from the batch to the update, and samplers that read scores in between, which no recording can hold.
+const RECORDED: &[(bool, &[&str])] = &[
+    (true, &["loss.kind=softmax"]),
+    (true, &["loss.kind=softmax", "model.score=cosine", "model.norm=post", "dropout=0.1", "train.targets=last"]),
+    (true, &["loss.kind=bce", "sampler.preset=uniform", "sampler.negatives=4"]),
+    (true, &["loss.kind=gbce", "sampler.preset=popularity", "sampler.negatives=7", "model.tied=false", "optim.clip=0.1"]),
+    (true, &["loss.kind=bpr", "sampler.preset=dns", "model.positions=start", "model.norm=sasrec"]),
+    (true, &["loss.kind=sampled_softmax", "sampler.preset=genni", "sampler.negatives=3"]),
+    (true, &["loss.kind=bce", "sampler.preset=popularity", "sampler.negatives=5", "optim.tables=lazy"]),
+    (true, &["loss.kind=sampled_softmax", "model.kind=cans", "sampler.preset=cans", "sampler.negatives=9", "data.clusters=4"]),
+    (false, &["loss.kind=bpr", "sampler.preset=srns"]),
+];
+
+/// Batches of 70 to 100 rows, each its own number: products are made of rounded numbers of rows, and everything else of the steps' own.
+#[test]
+fn recorded_steps_are_those_of_a_machine_that_records_nothing() {
+    if Command::new("c++").arg("--version").output().is_err() {
+        return println!("SKIPPED: no C++ compiler, so nothing was trained on the emulator");
+    }
+    let folder = Folder::new();
+    let cache = std::env::temp_dir().join("hardneg-test-cache");
+    let events =
+        |user: u32| (0..10 + user * 7 % 6).map(move |n| (user, (n * n + 13 * user) % 90, 1_000_000 + 3600 * (n + 50 * user)));
+    let lines: String = (0..120).flat_map(events).map(|(user, item, time)| format!("{user},{item},{time}\n")).collect();
+    std::fs::write(folder.path("uneven.csv"), format!("user,item,time\n{lines}")).unwrap();
+    const SIZES: &[&str] = &["dim=8", "max_len=16", "batch_size=8", "train.steps=60", "eval_every=0", "eval.baselines=false"];
+    let train = |out: &str, kind: &[&str]| {
+        let mut command = folder.command();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", &cache);
+        command.args(["train", "uneven.csv", "--progress", "none", "--device", "emulator", "--out", out]);
+        for setting in SIZES.iter().chain(kind) {
+            command.args(["--set", setting]);
+        }
+        finish(command.output().unwrap(), kind).ok()
+    };
+    for (number, (stays, kind)) in RECORDED.iter().enumerate() {
+        let (direct, graph) = (format!("direct{number}"), format!("graph{number}"));
+        train(&direct, kind);
+        train(&graph, &[kind, &["train.graph=true"][..]].concat());
+        let manifest = std::fs::read_to_string(folder.path(&graph).join("manifest.json")).unwrap();
+        let steps = &serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["graph"];
+        let count = |what: &str| steps[what].as_u64().unwrap();
+        println!("{kind:?}: {steps}");
+        assert!(steps["failed"].is_null() && count("replayed") + count("direct") == 60, "{kind:?}: {steps}");
+        assert!(if *stays { count("replayed") > 2 * count("recorded") } else { count("replayed") == 0 }, "{kind:?}: {steps}");
+        let (direct, graph) = (losses(&folder, &direct), losses(&folder, &graph));
+        assert!(graph.len() > 2 && graph.len() == direct.len(), "{kind:?}");
+        for (graph, direct) in graph.iter().zip(&direct) {
+            assert!((graph - direct).abs() < 1e-5 * direct.abs(), "{kind:?}: {graph} against {direct}");
+        }
+    }
+}

@@ -11,12 +11,13 @@ mod staging;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{DriverError, result, sys};
 
 use crate::device::places::Places;
-use crate::device::{Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
 use crate::error::{Code, Error, Result};
 use products::{Products, WORKSPACE_BYTES};
 use staging::Staging;
@@ -56,7 +57,16 @@ struct Cuda {
     workspace: Memory,
     /// None where no memory can be pinned: copies then wait for the stream.
     staging: Mutex<Option<Staging>>,
+    /// The last node of every call of the recording under way.
+    nodes: Mutex<Vec<Node>>,
 }
+
+/// A node of a graph that is recorded, or was.
+#[derive(Clone, Copy)]
+struct Node(sys::CUgraphNode);
+// SAFETY: as for `Driver`.
+unsafe impl Send for Node {}
+unsafe impl Sync for Node {}
 
 /// The stream and its context; lives as long as any piece of memory does.
 struct Driver {
@@ -182,6 +192,7 @@ impl Cuda {
             products: Mutex::new(Products::new(places.rounding)?),
             workspace,
             staging: Mutex::new(Staging::new(&driver).ok()),
+            nodes: Mutex::default(),
             driver,
         })
     }
@@ -204,6 +215,61 @@ impl Cuda {
             function.shared_bytes = shared_bytes;
         }
         Ok(function.handle)
+    }
+
+    /// Notes down what a call under recording ended with: the node the next one will depend on.
+    fn note(&self) -> Result<()> {
+        if !self.driver.capturing.load(Relaxed) {
+            return Ok(());
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut id, mut graph, mut last, mut edges, mut count) =
+            (0, std::ptr::null_mut(), std::ptr::null(), std::ptr::null(), 0);
+        // SAFETY: the stream is being recorded; every pointer is to a value of its type. The nodes listed are read at once.
+        let node = unsafe {
+            sys::cuStreamGetCaptureInfo_v3(
+                self.driver.stream,
+                &mut status,
+                &mut id,
+                &mut graph,
+                &mut last,
+                &mut edges,
+                &mut count,
+            )
+            .result()
+            .map_err(|e| failed("recording a graph", e))?;
+            (count == 1 && !last.is_null()).then(|| *last)
+        };
+        let node = node.ok_or_else(|| Error::internal("a recorded call ended in more than one node, or none"))?;
+        locked(&self.nodes).push(Node(node));
+        Ok(())
+    }
+
+    /// Gives `work` the function of a launch and its arguments as the driver wants them.
+    fn prepared<R>(
+        &self,
+        kernel: &Kernel,
+        grid: Grid,
+        args: &[Arg<'_>],
+        work: impl FnOnce(sys::CUfunction, &mut [*mut c_void]) -> Result<R>,
+    ) -> Result<R> {
+        let function = self.function(kernel, grid.shared_bytes)?;
+        // Every argument as 8 bytes of little endian; the driver reads as many as the parameter has.
+        let mut values: Vec<u64> = Vec::with_capacity(args.len());
+        for arg in args.iter() {
+            values.push(match arg {
+                Arg::In(buffer) => buffer.memory()?.address,
+                Arg::Out(buffer) => buffer.memory()?.address,
+                Arg::InFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
+                Arg::OutFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
+                Arg::None => 0,
+                Arg::U32(x) => u64::from(*x),
+                Arg::U64(x) => *x,
+                Arg::F32(x) => u64::from(x.to_bits()),
+            });
+        }
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (&raw mut *v).cast()).collect();
+        work(function, &mut pointers)
     }
 
     fn load(&self, kernel: &Kernel) -> Result<sys::CUfunction> {
@@ -232,7 +298,7 @@ fn architecture([major, minor]: [i32; 2]) -> String {
 }
 
 fn alloc(driver: &Arc<Driver>, bytes: usize) -> Result<Memory> {
-    if driver.capturing.load(std::sync::atomic::Ordering::Relaxed) {
+    if driver.capturing.load(Relaxed) {
         return Err(Error::internal("memory was allocated while a graph was recorded"));
     }
     driver.enter()?;
@@ -258,7 +324,7 @@ impl Runtime for Cuda {
         }
         self.driver.enter()?;
         // What a recording copies is copied again at every replay, long after the ring holds something else.
-        let recording = self.driver.capturing.load(std::sync::atomic::Ordering::Relaxed);
+        let recording = self.driver.capturing.load(Relaxed);
         if let Some(staging) = locked(&self.staging).as_mut().filter(|_| !recording)
             && staging.write(to.address, from)?
         {
@@ -282,60 +348,49 @@ impl Runtime for Cuda {
 
     fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
         if memory.bytes == 0 {
-            return Ok(());
+            return self.note();
         }
         self.driver.enter()?;
         // SAFETY: exactly the piece's own bytes.
         unsafe { result::memset_d8_async(memory.address, byte, memory.bytes, self.driver.stream) }
-            .map_err(|e| failed("filling memory of the GPU", e))
+            .map_err(|e| failed("filling memory of the GPU", e))?;
+        self.note()
     }
 
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
         self.driver.enter()?;
-        let function = self.function(kernel, grid.shared_bytes)?;
-        // Every argument as 8 bytes of little endian; the driver reads as many as the parameter has.
-        let mut values: Vec<u64> = Vec::with_capacity(args.len());
-        for arg in args.iter() {
-            values.push(match arg {
-                Arg::In(buffer) => buffer.memory()?.address,
-                Arg::Out(buffer) => buffer.memory()?.address,
-                Arg::InFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
-                Arg::OutFrom(buffer, bytes) => buffer.memory()?.address + *bytes as u64,
-                Arg::None => 0,
-                Arg::U32(x) => u64::from(*x),
-                Arg::U64(x) => *x,
-                Arg::F32(x) => u64::from(x.to_bits()),
-            });
-        }
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (&raw mut *v).cast()).collect();
         let ([x, y, z], threads) = (grid.blocks, (grid.threads, 1, 1));
-        // SAFETY: kinds and sizes of the arguments are checked against the kernel by the emulator's launches of the same
-        // launcher; the buffers outlive the work, because freeing is enqueued on the same stream.
-        unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.driver.stream, &mut pointers) }
-            .map_err(|e| failed(&format!("launching {} on {:?} blocks of {}", kernel.entry, grid.blocks, grid.threads), e))
+        self.prepared(kernel, grid, args, |function, pointers| {
+            // SAFETY: kinds and sizes of the arguments are checked against the kernel by the emulator's launches of the same
+            // launcher; the buffers outlive the work, because freeing is enqueued on the same stream.
+            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.driver.stream, pointers) }
+                .map_err(|e| failed(&format!("launching {} on {:?} blocks of {}", kernel.entry, grid.blocks, grid.threads), e))
+        })?;
+        self.note()
     }
 
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
         crate::device::check_product(&c, &a, &b, shape)?;
         let [m, n, k] = shape;
         if m == 0 || n == 0 || k == 0 && accumulate {
-            return Ok(());
+            return self.note();
         }
         self.driver.enter()?;
         if k == 0 {
             return Err(Error::internal("a product over nothing"));
         }
         let (workspace, stream) = (self.workspace.address, self.driver.stream.cast());
-        locked(&self.products).multiply(&c, &a, &b, shape, scale, accumulate, workspace, stream)
+        locked(&self.products).multiply(&c, &a, &b, shape, scale, accumulate, workspace, stream)?;
+        self.note()
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
-        use std::sync::atomic::Ordering::Relaxed;
         self.driver.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let doing = "recording a graph";
+        locked(&self.nodes).clear();
         // SAFETY: the stream is ours and not capturing. The capture is ended whatever `work` does, or the stream would
-        // stay unusable.
+        // stay unusable. The graph is kept beside its executable: changes name its nodes.
         unsafe {
             result::stream::begin_capture(self.driver.stream, mode).map_err(|e| failed(doing, e))?;
             self.driver.capturing.store(true, Relaxed);
@@ -344,9 +399,16 @@ impl Runtime for Cuda {
             let graph = result::stream::end_capture(self.driver.stream);
             done?;
             let graph = graph.map_err(|e| failed(doing, e))?;
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0));
-            let _ = result::graph::destroy(graph);
-            Ok(Replay(Box::new(Graph { executable: executable.map_err(|e| failed(doing, e))?, driver: self.driver.clone() })))
+            match result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) {
+                Ok(executable) => {
+                    let nodes = std::mem::take(&mut *locked(&self.nodes));
+                    Ok(Replay(Box::new(Graph { executable, graph, nodes, driver: self.driver.clone() })))
+                }
+                Err(error) => {
+                    let _ = result::graph::destroy(graph);
+                    Err(failed(doing, error))
+                }
+            }
         }
     }
 
@@ -357,9 +419,70 @@ impl Runtime for Cuda {
         unsafe { result::graph::launch(graph.executable, self.driver.stream) }.map_err(|e| failed("replaying a graph", e))
     }
 
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        let graph = recorded.0.downcast_ref::<Graph>().ok_or_else(|| Error::internal("a recording of another machine"))?;
+        let Some(&Node(node)) = graph.nodes.get(at) else { return Err(Error::internal("a recording has no such call")) };
+        let (executable, doing) = (graph.executable, "changing a graph");
+        self.driver.enter()?;
+        match with {
+            Amendment::Launch(kernel, grid, args) => self.prepared(kernel, grid, args, |func, pointers| {
+                let [grid_x, grid_y, grid_z] = grid.blocks;
+                let changed = sys::CUDA_KERNEL_NODE_PARAMS {
+                    func,
+                    gridDimX: grid_x,
+                    gridDimY: grid_y,
+                    gridDimZ: grid_z,
+                    blockDimX: grid.threads,
+                    blockDimY: 1,
+                    blockDimZ: 1,
+                    sharedMemBytes: grid.shared_bytes,
+                    kernelParams: pointers.as_mut_ptr(),
+                    extra: std::ptr::null_mut(),
+                    kern: std::ptr::null_mut(),
+                    ctx: std::ptr::null_mut(),
+                };
+                // SAFETY: the node belongs to the graph that the executable was made of; as for a launch otherwise. The driver
+                // copies the arguments.
+                unsafe { sys::cuGraphExecKernelNodeSetParams_v2(executable, node, &changed) }
+                    .result()
+                    .map_err(|e| failed(doing, e))
+            })?,
+            Amendment::Fill(memory, byte) => {
+                let changed = sys::CUDA_MEMSET_NODE_PARAMS {
+                    dst: memory.address,
+                    pitch: 0,
+                    value: u32::from(byte),
+                    elementSize: 1,
+                    width: memory.bytes,
+                    height: 1,
+                };
+                // SAFETY: as above; exactly the piece's own bytes.
+                let done = unsafe { sys::cuGraphExecMemsetNodeSetParams(executable, node, &changed, self.driver.context) };
+                done.result().map_err(|e| failed(doing, e))?;
+            }
+            Amendment::Mark => {
+                let event = Event::new(&self.driver, doing)?;
+                // SAFETY: as above; whoever has the mark keeps the event alive.
+                let done = unsafe { sys::cuGraphExecEventRecordNodeSetEvent(executable, node, event.event) };
+                done.result().map_err(|e| failed(doing, e))?;
+                return Ok(Some(Mark(Box::new(event))));
+            }
+        }
+        Ok(None)
+    }
+
     fn mark(&self) -> Result<Mark> {
         self.driver.enter()?;
-        Ok(Mark(Box::new(Event::record(&self.driver, "marking a time")?)))
+        if !self.driver.capturing.load(Relaxed) {
+            return Ok(Mark(Box::new(Event::record(&self.driver, "marking a time")?)));
+        }
+        let event = Event::new(&self.driver, "recording a mark")?;
+        // SAFETY: both handles are alive. Without the flag no node would be recorded, only an order.
+        let flag = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        let done = unsafe { sys::cuEventRecordWithFlags(event.event, self.driver.stream, flag) };
+        done.result().map_err(|e| failed("recording a mark", e))?;
+        self.note()?;
+        Ok(Mark(Box::new(event)))
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
@@ -389,6 +512,9 @@ fn fits(memory: &Memory, bytes: usize) -> Result<()> {
 /// A recorded step.
 struct Graph {
     executable: sys::CUgraphExec,
+    graph: sys::CUgraph,
+    /// The last node of every call.
+    nodes: Vec<Node>,
     driver: Arc<Driver>,
 }
 // SAFETY: as for `Driver`; replays are enqueued by one thread at a time because the stream orders them.
@@ -398,8 +524,10 @@ unsafe impl Sync for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         if self.driver.enter().is_ok() {
-            // SAFETY: instantiated by `capture`, destroyed once.
+            // SAFETY: both made by `capture`, destroyed once; a replay under way is not disturbed.
             let _ = unsafe { result::graph::exec_destroy(self.executable) };
+            // SAFETY: as above.
+            let _ = unsafe { result::graph::destroy(self.graph) };
         }
     }
 }
@@ -411,10 +539,14 @@ struct Event {
 }
 
 impl Event {
+    /// Not passed yet; in the driver's context.
+    fn new(driver: &Arc<Driver>, doing: &str) -> Result<Event> {
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| failed(doing, e))?;
+        Ok(Event { event, driver: driver.clone() })
+    }
     /// After everything enqueued so far, in the driver's context.
     fn record(driver: &Arc<Driver>, doing: &str) -> Result<Event> {
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|e| failed(doing, e))?;
-        let event = Event { event, driver: driver.clone() };
+        let event = Event::new(driver, doing)?;
         // SAFETY: both handles are alive.
         unsafe { result::event::record(event.event, driver.stream) }.map_err(|e| failed(doing, e))?;
         Ok(event)

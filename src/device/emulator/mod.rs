@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crate::device::places::Rounding;
 use crate::device::{
-    Arg, Buffer, Device, Facts, Grid, Kernel, Mark, Mat, MatIn, MatOut, Memory, Replay, Runtime, check_product, gemm,
+    Amendment, Arg, Buffer, Device, Facts, Grid, Kernel, Mark, Mat, MatIn, MatOut, Memory, Replay, Runtime, check_product, gemm,
 };
 use crate::error::{Code, Error, Result};
 use compiler::{Compiler, Library};
@@ -90,7 +90,11 @@ enum Step {
     Launch { entry: Entry, name: String, grid: Grid, arguments: Vec<Argument>, alive: Vec<Alive> },
     Fill { memory: Alive, bytes: usize, byte: u8 },
     Product { c: Operand, a: Operand, b: Operand, shape: [usize; 3], scale: f32, accumulate: bool },
+    Mark(Instants),
 }
+
+/// When a mark was last passed.
+type Instants = Arc<Mutex<Option<Instant>>>;
 
 #[derive(Clone, Copy)]
 struct Alive {
@@ -218,6 +222,10 @@ impl Emulator {
                 [c, a, b].iter().try_for_each(|x| still_alive(&mut machine, x.memory))?;
                 product(&mut machine, c, [a, b], *shape, *scale, *accumulate)
             }
+            Step::Mark(passed) => {
+                *locked(passed) = Some(Instant::now());
+                Ok(())
+            }
         }
     }
 
@@ -231,6 +239,40 @@ impl Emulator {
 
     fn alive(&self, address: u64) -> Alive {
         Alive { address, serial: locked(&self.machine).serial(address) }
+    }
+
+    fn filling(&self, memory: &Memory, byte: u8) -> Step {
+        Step::Fill { memory: self.alive(memory.address), bytes: memory.bytes, byte }
+    }
+
+    fn launching(&self, kernel: &Kernel, grid: Grid, args: &[Arg<'_>]) -> Result<Step> {
+        let entry = self.entry(kernel)?;
+        locked(&self.launched).insert((kernel.file, kernel.entry));
+        let mut alive = vec![];
+        let mut pointer = |buffer: &Buffer, from: usize, usage| -> Result<Argument> {
+            let (address, bytes) = (buffer.memory()?.address, 4 * buffer.len());
+            if from > bytes {
+                return Err(fault(kernel.entry, format!("an argument begins {from} bytes into {bytes}")));
+            }
+            if address != 0 {
+                alive.push(self.alive(address));
+            }
+            Ok(Argument { bits: address + from as u64, bytes: (bytes - from) as u64, usage })
+        };
+        let mut arguments = vec![];
+        for arg in args.iter() {
+            arguments.push(match arg {
+                Arg::In(buffer) => pointer(buffer, 0, Use::In)?,
+                Arg::Out(buffer) => pointer(buffer, 0, Use::Out)?,
+                Arg::InFrom(buffer, bytes) => pointer(buffer, *bytes, Use::In)?,
+                Arg::OutFrom(buffer, bytes) => pointer(buffer, *bytes, Use::Out)?,
+                Arg::None => Argument { bits: 0, bytes: 0, usage: Use::None },
+                Arg::U32(x) => Argument { bits: u64::from(*x), bytes: 4, usage: Use::Integer },
+                Arg::U64(x) => Argument { bits: *x, bytes: 8, usage: Use::Integer },
+                Arg::F32(x) => Argument { bits: u64::from(x.to_bits()), bytes: 4, usage: Use::Real },
+            });
+        }
+        Ok(Step::Launch { entry, name: format!("{}.cu, {}", kernel.file, kernel.entry), grid, arguments, alive })
     }
 
     fn operand(&self, data: &Buffer, first: usize, stride: usize, transposed: bool) -> Result<Operand> {
@@ -339,39 +381,12 @@ impl Runtime for Emulator {
         if memory.bytes == 0 {
             return Ok(());
         }
-        self.enqueue(Step::Fill { memory: self.alive(memory.address), bytes: memory.bytes, byte })
+        self.enqueue(self.filling(memory, byte))
     }
 
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
-        let entry = self.entry(kernel)?;
-        locked(&self.launched).insert((kernel.file, kernel.entry));
-        let mut alive = vec![];
-        let mut pointer = |buffer: &Buffer, from: usize, usage| -> Result<Argument> {
-            let (address, bytes) = (buffer.memory()?.address, 4 * buffer.len());
-            if from > bytes {
-                return Err(fault(kernel.entry, format!("an argument begins {from} bytes into {bytes}")));
-            }
-            if address != 0 {
-                alive.push(self.alive(address));
-            }
-            Ok(Argument { bits: address + from as u64, bytes: (bytes - from) as u64, usage })
-        };
-        let mut arguments = vec![];
-        for arg in args.iter() {
-            arguments.push(match arg {
-                Arg::In(buffer) => pointer(buffer, 0, Use::In)?,
-                Arg::Out(buffer) => pointer(buffer, 0, Use::Out)?,
-                Arg::InFrom(buffer, bytes) => pointer(buffer, *bytes, Use::In)?,
-                Arg::OutFrom(buffer, bytes) => pointer(buffer, *bytes, Use::Out)?,
-                Arg::None => Argument { bits: 0, bytes: 0, usage: Use::None },
-                Arg::U32(x) => Argument { bits: u64::from(*x), bytes: 4, usage: Use::Integer },
-                Arg::U64(x) => Argument { bits: *x, bytes: 8, usage: Use::Integer },
-                Arg::F32(x) => Argument { bits: u64::from(x.to_bits()), bytes: 4, usage: Use::Real },
-            });
-        }
-        self.enqueue(Step::Launch { entry, name: format!("{}.cu, {}", kernel.file, kernel.entry), grid, arguments, alive })
+        self.enqueue(self.launching(kernel, grid, args)?)
     }
-
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
         check_product(&c, &a, &b, shape)?;
         let input = |x: &MatIn| self.operand(x.data, x.first, x.stride, x.transposed);
@@ -394,13 +409,34 @@ impl Runtime for Emulator {
         steps.iter().try_for_each(|step| self.perform(step))
     }
 
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        let (step, mark) = match with {
+            Amendment::Launch(kernel, grid, args) => (self.launching(kernel, grid, args)?, None),
+            Amendment::Fill(memory, byte) => (self.filling(memory, byte), None),
+            Amendment::Mark => {
+                let passed = Instants::default();
+                (Step::Mark(passed.clone()), Some(Mark(Box::new(passed))))
+            }
+        };
+        let steps = recorded.0.downcast_mut::<Vec<Step>>().ok_or_else(|| Error::internal("a recording of another machine"))?;
+        match steps.get_mut(at).filter(|old| std::mem::discriminant(*old) == std::mem::discriminant(&step)) {
+            Some(old) => *old = step,
+            None => return Err(Error::internal(format!("call {at} of a recording is of another kind"))),
+        }
+        Ok(mark)
+    }
+
     fn mark(&self) -> Result<Mark> {
-        Ok(Mark(Box::new(Instant::now())))
+        let passed = Instants::default();
+        self.enqueue(Step::Mark(passed.clone()))?;
+        Ok(Mark(Box::new(passed)))
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        let instant =
-            |mark: &Mark| mark.0.downcast_ref::<Instant>().copied().ok_or_else(|| Error::internal("a mark of another machine"));
+        let instant = |mark: &Mark| {
+            let passed = mark.0.downcast_ref::<Instants>().and_then(|passed| *locked(passed));
+            passed.ok_or_else(|| Error::internal("a mark that was not passed, or one of another machine"))
+        };
         Ok(instant(to)?.duration_since(instant(from)?).as_secs_f64())
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Emulator;
-use crate::device::{Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime, sources};
+use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime, sources};
 use crate::error::{Code, Error, Result};
 
 /// An emulator that holds every launch to its kernel's header (G0508); only one that verifies accesses counts them.
@@ -124,6 +124,9 @@ impl Runtime for Metered {
     }
     fn replay(&self, recorded: &Replay) -> Result<()> {
         self.0.replay(recorded)
+    }
+    fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        self.0.amend(recorded, at, with)
     }
     fn mark(&self) -> Result<Mark> {
         self.0.mark()

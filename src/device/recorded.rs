@@ -1,0 +1,487 @@
+//! A machine whose steps are recorded: a step like an earlier one is given to it as one graph instead of some hundred calls.
+//!
+//! ```text
+//! call         launch, fill, product, mark: noted down, and given to the machine when somebody waits or the step ends
+//! upload       written into one letter that goes to the machine ahead of the step
+//! step's end   first time: call by call.   second time: recorded and replayed.   later: what differs is amended, then replayed
+//! ```
+//!
+//! Two steps are alike if they make the same calls in the same order: the same kernels, and the same products of the same places.
+//! What a launch is given (sizes, places, the number of the step, a rate) may differ and is set anew in the recording. So a
+//! recording is never trusted: every step's calls are made, compared with it, and only what was found equal is left out. A step that
+//! reads a result before its end, or is like no other, runs as it would without this.
+//!
+//! A batch has its own number of rows, and a product is of so many. So that steps are alike all the same, products are made of a few
+//! rows more than there are: what they write there is never read, and where the rows are summed over they are zero. A sum of products
+//! may end in other last bits than without this.
+//!
+//! Whoever drops a piece of memory drops it in the order of the calls, as on any machine; an address may therefore stand in calls
+//! that are still noted down only, and be given again, without harm.
+//!
+//! Price: the machine begins a step when the host has ended it; up to an eighth more flops in products, 1/16 on average; memory as
+//! in `arena.rs`, and two letters.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::arena::{Arena, extent, round};
+use crate::device::{Amendment, Arg, Buffer, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime, check_product};
+use crate::error::{Error, Result};
+
+/// Calls that are noted down before they go to the machine without a step's end.
+const LONGEST: usize = 1 << 14;
+/// Recordings that are kept, the latest used; and steps met once.
+const KEPT: usize = 32;
+const MET: usize = 256;
+/// Bytes of the first letter.
+const LETTER: usize = 1 << 20;
+
+/// A place in the machine's memory and the 4-byte numbers in use there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Piece {
+    address: u64,
+    bytes: usize,
+    len: usize,
+}
+
+impl Piece {
+    fn of(buffer: &Buffer) -> Result<Piece> {
+        let memory = buffer.memory()?;
+        Ok(Piece { address: memory.address, bytes: memory.bytes, len: buffer.len() })
+    }
+    /// A buffer there that owns nothing.
+    fn buffer(self) -> Buffer {
+        Buffer::machine(Memory { address: self.address, bytes: self.bytes, owner: Box::new(()) }, self.len)
+    }
+}
+
+/// An argument of a launch, without its borrow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    In(Piece, usize),
+    Out(Piece, usize),
+    None,
+    U32(u32),
+    U64(u64),
+    F32(f32),
+}
+
+impl Value {
+    /// Of a buffer at its place.
+    fn of(self, buffer: &mut Buffer) -> Arg<'_> {
+        match self {
+            Value::In(_, from) => Arg::InFrom(buffer, from),
+            Value::Out(_, from) => Arg::OutFrom(buffer, from),
+            Value::None => Arg::None,
+            Value::U32(x) => Arg::U32(x),
+            Value::U64(x) => Arg::U64(x),
+            Value::F32(x) => Arg::F32(x),
+        }
+    }
+}
+
+/// An operand of a product: where, the first element, the stride, whether it is transposed.
+type Operand = (Piece, usize, usize, bool);
+
+/// The mark of a step, known once the machine has been given it.
+type Promised = Arc<OnceLock<Mark>>;
+
+enum Call {
+    Launch { kernel: Arc<Kernel>, grid: Grid, args: Vec<Value> },
+    Fill { to: Piece, byte: u8 },
+    Product { c: Operand, a: Operand, b: Operand, shape: [usize; 3], scale: f32, accumulate: bool },
+    Mark(Promised),
+}
+
+impl Call {
+    /// Adds what must be equal in steps that are alike.
+    fn hash(&self, to: &mut DefaultHasher) {
+        match self {
+            Call::Launch { kernel, .. } => (0, Arc::as_ptr(kernel) as usize).hash(to),
+            Call::Fill { .. } => 1.hash(to),
+            Call::Product { c, a, b, shape, scale, accumulate } => (2, c, a, b, shape, scale.to_bits(), accumulate).hash(to),
+            Call::Mark(_) => 3.hash(to),
+        }
+    }
+    /// Whether a recording of `self` can be amended to be one of `other`.
+    fn is_like(&self, other: &Call) -> bool {
+        match (self, other) {
+            (Call::Launch { kernel, .. }, Call::Launch { kernel: other, .. }) => Arc::ptr_eq(kernel, other),
+            (Call::Fill { .. }, Call::Fill { .. }) | (Call::Mark(_), Call::Mark(_)) => true,
+            (
+                Call::Product { c, a, b, shape, scale, accumulate },
+                Call::Product { c: c2, a: a2, b: b2, shape: shape2, scale: scale2, accumulate: accumulate2 },
+            ) => (c, a, b, shape, scale.to_bits(), accumulate) == (c2, a2, b2, shape2, scale2.to_bits(), accumulate2),
+            _ => false,
+        }
+    }
+    /// Whether it does exactly what `other`, which is like it, does.
+    fn is_same(&self, other: &Call) -> bool {
+        match (self, other) {
+            (Call::Launch { grid: g1, args: a1, .. }, Call::Launch { grid: g2, args: a2, .. }) => {
+                let bits = |value: &Value| if let Value::F32(x) = value { Value::U32(x.to_bits()) } else { *value };
+                (g1.blocks, g1.threads, g1.shared_bytes) == (g2.blocks, g2.threads, g2.shared_bytes)
+                    && a1.iter().map(bits).eq(a2.iter().map(bits))
+            }
+            (Call::Fill { to, byte }, Call::Fill { to: to2, byte: byte2 }) => (to, byte) == (to2, byte2),
+            (Call::Product { .. }, Call::Product { .. }) => true,
+            // A mark of another step is another mark.
+            _ => false,
+        }
+    }
+
+    /// Hands the call over as what it was, or as a change of call `at` of a recording.
+    fn give(&self, machine: &dyn Runtime, amend: Option<(&mut Replay, usize)>) -> Result<()> {
+        match self {
+            Call::Launch { kernel, grid, args } => {
+                let buffer = |value: &Value| match value {
+                    Value::In(piece, _) | Value::Out(piece, _) => piece.buffer(),
+                    _ => Piece { address: 0, bytes: 0, len: 0 }.buffer(),
+                };
+                let mut buffers: Vec<Buffer> = args.iter().map(buffer).collect();
+                let mut args: Vec<Arg> = args.iter().zip(&mut buffers).map(|(value, buffer)| value.of(buffer)).collect();
+                match amend {
+                    None => machine.launch(kernel, *grid, &mut args),
+                    Some((replay, at)) => machine.amend(replay, at, Amendment::Launch(kernel, *grid, &mut args)).map(|_| ()),
+                }
+            }
+            Call::Fill { to, byte } => {
+                let mut memory = Memory { address: to.address, bytes: to.bytes, owner: Box::new(()) };
+                match amend {
+                    None => machine.fill(&mut memory, *byte),
+                    Some((replay, at)) => machine.amend(replay, at, Amendment::Fill(&mut memory, *byte)).map(|_| ()),
+                }
+            }
+            Call::Product { c, a, b, shape, scale, accumulate } => {
+                let [mut to, left, right] = [c, a, b].map(|operand| operand.0.buffer());
+                let c = MatOut { data: &mut to, first: c.1, stride: c.2 };
+                let [a, b] = [(a, &left), (b, &right)].map(|(x, data)| MatIn { data, first: x.1, stride: x.2, transposed: x.3 });
+                machine.matmul(c, a, b, *shape, *scale, *accumulate)
+            }
+            Call::Mark(promised) => {
+                let mark = match amend {
+                    None => machine.mark()?,
+                    Some((replay, at)) => {
+                        let mark = machine.amend(replay, at, Amendment::Mark)?;
+                        mark.ok_or_else(|| Error::internal("a mark was amended and none came back"))?
+                    }
+                };
+                let _ = promised.set(mark);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Bytes the host sends ahead of a step, in one piece of the machine's memory.
+struct Letter {
+    memory: Arc<Memory>,
+    text: Vec<u8>,
+    /// How much of it the machine has.
+    sent: usize,
+}
+
+struct Recording {
+    /// As the recording is now.
+    calls: Vec<Call>,
+    replay: Replay,
+}
+
+#[derive(Default)]
+struct State {
+    kernels: HashMap<Kernel, Arc<Kernel>>,
+    /// Noted down and not yet given to the machine.
+    calls: Vec<Call>,
+    /// Whether some calls of this step have been given to it already.
+    begun: bool,
+    /// The last one is written, if `open`; of the others somebody has a piece, or a call noted down may.
+    letters: Vec<Letter>,
+    open: bool,
+    /// Those that nobody reads any more.
+    spare: Vec<Letter>,
+    /// The latest used last.
+    recordings: Vec<Recording>,
+    met: VecDeque<u64>,
+    steps: Steps,
+}
+
+/// What became of the steps so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steps {
+    pub recorded: u64,
+    /// Those that were recorded among them.
+    pub replayed: u64,
+    /// Calls that were set anew for a replay.
+    pub amended: u64,
+    /// Given to the machine call by call.
+    pub direct: u64,
+    /// Why no more are recorded, if that is so.
+    pub failed: Option<String>,
+}
+
+pub struct Recorded {
+    machine: Arc<dyn Runtime>,
+    arena: Arena,
+    state: Mutex<State>,
+}
+
+impl Recorded {
+    pub fn new(machine: Arc<dyn Runtime>) -> Recorded {
+        Recorded { machine, arena: Arena::default(), state: Mutex::default() }
+    }
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what is written and not yet sent.
+    fn post(&self, state: &mut State) -> Result<()> {
+        let Some(letter) = state.letters.last_mut().filter(|letter| letter.sent < letter.text.len()) else { return Ok(()) };
+        let (sent, bytes) = (letter.sent, letter.text.len() - letter.sent);
+        let mut to = Memory { address: letter.memory.address + sent as u64, bytes, owner: Box::new(()) };
+        self.machine.write(&mut to, &letter.text[sent..])?;
+        letter.sent = letter.text.len();
+        Ok(())
+    }
+    /// Gives the machine everything noted down, call by call.
+    fn flush(&self, state: &mut State) -> Result<()> {
+        self.post(state)?;
+        state.begun |= !state.calls.is_empty();
+        std::mem::take(&mut state.calls).iter().try_for_each(|call| call.give(&*self.machine, None))
+    }
+    fn note(&self, state: &mut State, call: Call) -> Result<()> {
+        state.calls.push(call);
+        if state.calls.len() >= LONGEST { self.flush(state) } else { Ok(()) }
+    }
+
+    /// Runs a whole step's calls by a recording; what stays in the state goes call by call.
+    fn replayed(&self, state: &mut State) -> Result<bool> {
+        let alike = |recording: &Recording| {
+            recording.calls.len() == state.calls.len() && recording.calls.iter().zip(&state.calls).all(|(a, b)| a.is_like(b))
+        };
+        if let Some(at) = state.recordings.iter().rposition(alike) {
+            let mut recording = state.recordings.remove(at);
+            let mut amended = 0;
+            for (i, call) in state.calls.iter().enumerate().filter(|(i, call)| !recording.calls[*i].is_same(call)) {
+                call.give(&*self.machine, Some((&mut recording.replay, i)))?;
+                amended += 1;
+            }
+            self.post(state)?;
+            self.machine.replay(&recording.replay)?;
+            recording.calls = std::mem::take(&mut state.calls);
+            state.recordings.push(recording);
+            state.steps.amended += amended;
+            return Ok(true);
+        }
+        let mut hasher = DefaultHasher::new();
+        state.calls.iter().for_each(|call| call.hash(&mut hasher));
+        let known = hasher.finish();
+        if !state.met.contains(&known) {
+            state.met.push_back(known);
+            if state.met.len() > MET {
+                state.met.pop_front();
+            }
+            return Ok(false);
+        }
+        let calls = std::mem::take(&mut state.calls);
+        let replay = self.machine.capture(&mut || calls.iter().try_for_each(|call| call.give(&*self.machine, None)));
+        match replay {
+            Ok(replay) => {
+                self.post(state)?;
+                self.machine.replay(&replay)?;
+                state.recordings.push(Recording { calls, replay });
+                if state.recordings.len() > KEPT {
+                    state.recordings.remove(0);
+                }
+                state.steps.recorded += 1;
+                Ok(true)
+            }
+            Err(error) => {
+                state.calls = calls;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Runtime for Recorded {
+    fn facts(&self) -> &Facts {
+        self.machine.facts()
+    }
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.arena.alloc(&*self.machine, bytes).or_else(|_| {
+            // Room for one more: what was given back lies in pieces, or in chunks of other sizes.
+            self.flush(&mut self.locked())?;
+            self.arena.release();
+            self.arena.alloc(&*self.machine, bytes)
+        })
+    }
+    fn upload(&self, bytes: &[u8]) -> Result<Memory> {
+        let mut state = self.locked();
+        let needed = extent(bytes.len());
+        let written = state.letters.last().map_or(0, |letter| letter.text.len());
+        if !state.open || state.letters.last().is_none_or(|letter| written + needed > letter.memory.bytes) {
+            self.post(&mut state)?;
+            // As many bytes as the step before wrote, or this one so far, have room in the letter.
+            let letter = match state.spare.iter().position(|letter| letter.memory.bytes >= written + needed) {
+                Some(at) => state.spare.remove(at),
+                None => {
+                    let memory = Arc::new(self.machine.alloc((2 * (written + needed)).max(LETTER))?);
+                    Letter { memory, text: Vec::new(), sent: 0 }
+                }
+            };
+            state.letters.push(Letter { text: Vec::new(), sent: 0, ..letter });
+            state.open = true;
+        }
+        let Some(letter) = state.letters.last_mut() else { return Err(Error::internal("no letter was opened")) };
+        let from = letter.text.len();
+        letter.text.extend_from_slice(bytes);
+        letter.text.resize(from + needed, 0);
+        Ok(Memory { address: letter.memory.address + from as u64, bytes: bytes.len(), owner: Box::new(letter.memory.clone()) })
+    }
+    fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
+        self.flush(&mut self.locked())?;
+        self.machine.write(to, from)
+    }
+    fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
+        self.flush(&mut self.locked())?;
+        self.machine.read(from, to)
+    }
+    fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
+        if memory.bytes == 0 {
+            return Ok(());
+        }
+        let to = Piece { address: memory.address, bytes: memory.bytes, len: 0 };
+        self.note(&mut self.locked(), Call::Fill { to, byte })
+    }
+    fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
+        let value = |arg: &Arg| {
+            Ok(match arg {
+                Arg::In(buffer) => Value::In(Piece::of(buffer)?, 0),
+                Arg::Out(buffer) => Value::Out(Piece::of(buffer)?, 0),
+                Arg::InFrom(buffer, from) => Value::In(Piece::of(buffer)?, *from),
+                Arg::OutFrom(buffer, from) => Value::Out(Piece::of(buffer)?, *from),
+                Arg::None => Value::None,
+                Arg::U32(x) => Value::U32(*x),
+                Arg::U64(x) => Value::U64(*x),
+                Arg::F32(x) => Value::F32(*x),
+            })
+        };
+        let args = args.iter().map(value).collect::<Result<Vec<Value>>>()?;
+        let mut state = self.locked();
+        let kernel = match state.kernels.get(kernel) {
+            Some(known) => known.clone(),
+            None => state.kernels.entry(kernel.clone()).or_insert(Arc::new(kernel.clone())).clone(),
+        };
+        self.note(&mut state, Call::Launch { kernel, grid, args })
+    }
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
+        check_product(&c, &a, &b, shape)?;
+        let [m, n, k] = shape;
+        if m == 0 || n == 0 || k == 0 && accumulate {
+            return Ok(());
+        }
+        let (mut rows, mut depth) = (round(m), round(k));
+        // Stored row by row, an operand goes on behind its last row.
+        let goes_on = |data: &Buffer, first: usize, stride: usize, columns: usize, rows: usize| {
+            let room = data.memory().map_or(0, |memory| extent(memory.bytes));
+            first + columns <= stride && 4 * rows * stride <= room
+        };
+        if a.transposed || !goes_on(a.data, a.first, a.stride, k, rows) || !goes_on(c.data, c.first, c.stride, n, rows) {
+            rows = m;
+        }
+        let summed = a.transposed && !b.transposed;
+        if !summed || !goes_on(a.data, a.first, a.stride, m, depth) || !goes_on(b.data, b.first, b.stride, n, depth) {
+            depth = k;
+        }
+        let place = |data: &Buffer, first: usize, stride: usize, [rows, columns]: [usize; 2]| {
+            let len = first + (rows - 1) * stride + columns;
+            Ok(Piece { address: data.memory()?.address, bytes: 4 * len, len })
+        };
+        let operand = |x: &MatIn, shape: [usize; 2]| {
+            let shape = if x.transposed { [shape[1], shape[0]] } else { shape };
+            Ok((place(x.data, x.first, x.stride, shape)?, x.first, x.stride, x.transposed))
+        };
+        let call = Call::Product {
+            c: (place(c.data, c.first, c.stride, [rows, n])?, c.first, c.stride, false),
+            a: operand(&a, [rows, depth])?,
+            b: operand(&b, [depth, n])?,
+            shape: [rows, n, depth],
+            scale,
+            accumulate,
+        };
+        let mut state = self.locked();
+        if depth > k {
+            for x in [&a, &b] {
+                let (address, bytes) = (x.data.memory()?.address + 4 * (k * x.stride) as u64, 4 * (depth - k) * x.stride);
+                self.note(&mut state, Call::Fill { to: Piece { address, bytes, len: 0 }, byte: 0 })?;
+            }
+        }
+        self.note(&mut state, call)
+    }
+    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
+        Err(Error::internal("a machine that records its steps records nothing else"))
+    }
+    fn replay(&self, _: &Replay) -> Result<()> {
+        Err(Error::internal("a machine that records its steps has no other recordings"))
+    }
+    fn amend(&self, _: &mut Replay, _: usize, _: Amendment<'_, '_>) -> Result<Option<Mark>> {
+        Err(Error::internal("a machine that records its steps has no other recordings"))
+    }
+    fn mark(&self) -> Result<Mark> {
+        let promised = Promised::default();
+        self.note(&mut self.locked(), Call::Mark(promised.clone()))?;
+        Ok(Mark(Box::new(promised)))
+    }
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        let promised = |mark: &Mark| mark.0.downcast_ref::<Promised>().cloned();
+        let (Some(from), Some(to)) = (promised(from), promised(to)) else {
+            return Err(Error::internal("a mark of another machine"));
+        };
+        if from.get().is_none() || to.get().is_none() {
+            self.flush(&mut self.locked())?;
+        }
+        match (from.get(), to.get()) {
+            (Some(from), Some(to)) => self.machine.elapsed(from, to),
+            _ => Err(Error::internal("a mark that the machine was never given")),
+        }
+    }
+    fn sync(&self) -> Result<()> {
+        self.flush(&mut self.locked())?;
+        self.machine.sync()
+    }
+    fn steps(&self) -> Option<Steps> {
+        Some(self.locked().steps.clone())
+    }
+    fn step(&self) -> Result<()> {
+        let mut state = self.locked();
+        let whole = !state.begun && !state.calls.is_empty();
+        if whole && state.steps.failed.is_none() {
+            match self.replayed(&mut state) {
+                Ok(true) => state.steps.replayed += 1,
+                Ok(false) => {}
+                // The calls are still there: a machine that can do them will, and one that cannot says why.
+                Err(error) => {
+                    state.recordings.clear();
+                    state.steps.failed = Some(error.what().to_string());
+                }
+            }
+        }
+        state.steps.direct += u64::from(!state.calls.is_empty() || state.begun);
+        self.flush(&mut state)?;
+        (state.begun, state.open) = (false, false);
+        // Of letters that are too small for a step there will be no use.
+        let written = state.letters.last().map_or(0, |letter| letter.text.len());
+        let (free, held): (Vec<Letter>, _) =
+            std::mem::take(&mut state.letters).into_iter().partition(|letter| Arc::strong_count(&letter.memory) == 1);
+        state.letters = held;
+        state.spare.extend(free);
+        state.spare.retain(|letter| letter.memory.bytes >= written);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Steps of a few calls on the emulator, recorded and not: the same numbers, and what became of each step.
+
+use super::*;
+use crate::device::emulator::{Emulator, Options};
+use crate::device::{Device, download, upload};
+
+fn emulator() -> Arc<Emulator> {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    Emulator::open(&Options { memory_bytes: 1 << 30, ..Options::new(cache) }).unwrap()
+}
+
+/// A machine that records, the same not recording, and both as devices.
+fn both() -> ([Device; 2], Arc<dyn Runtime>) {
+    let recorded: Arc<dyn Runtime> = Arc::new(Recorded::new(emulator()));
+    ([Device::Machine(recorded.clone()), Device::Machine(emulator())], recorded)
+}
+
+fn machine(device: &Device) -> &dyn Runtime {
+    match device {
+        Device::Machine(runtime) => &**runtime,
+        Device::Host(_) => unreachable!("a machine was opened"),
+    }
+}
+
+/// What lasts from step to step: a sum (4,4) and numbers (16).
+struct Lasting {
+    sum: Buffer,
+    factor: Buffer,
+}
+
+/// sum += x factor / turn for an x (4,4) that the host brings, after `extra` other numbers; gives the marks around it.
+fn step(device: &Device, lasting: &mut Lasting, turn: usize, extra: usize) -> [Mark; 2] {
+    let runtime = machine(device);
+    let before = runtime.mark().unwrap();
+    let other = upload(runtime, &vec![7f32; extra]).unwrap();
+    let mut zeros = device.zeros(16 + extra).unwrap();
+    let add = |to: &mut Buffer, from: &Buffer, scale: f32| {
+        let n = from.len();
+        let args = &mut [Arg::Out(to), Arg::In(from), Arg::U64(n as u64), Arg::F32(scale)];
+        runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args).unwrap();
+    };
+    add(&mut zeros, &other, turn as f32);
+    drop(other);
+    let x: Vec<f32> = (0..16).map(|i| (i * turn) as f32 - 3.0).collect();
+    let x = upload(runtime, &x).unwrap();
+    let mut product = Buffer::sized(device, 16).unwrap();
+    let shape = [4, 4, 4];
+    let of = |data| MatIn::new(data, 4);
+    runtime.matmul(MatOut::new(&mut lasting.sum, 4), of(&x), of(&lasting.factor), shape, 0.5, true).unwrap();
+    runtime.matmul(MatOut::new(&mut product, 4), of(&lasting.factor), of(&x), shape, 1.0, false).unwrap();
+    add(&mut lasting.sum, &product, 1.0 / turn as f32);
+    // Of `zeros` the first numbers are 7 turn where there were others.
+    let mut first = Buffer::sized(device, 16).unwrap();
+    first.clear(device).unwrap();
+    add(&mut first, &lasting.factor, 2.0);
+    add(&mut lasting.sum, &first, 1.0);
+    [before, runtime.mark().unwrap()]
+}
+
+fn lasting(device: &Device) -> Lasting {
+    let factor: Vec<f64> = (0..16).map(|i| f64::from(i % 5) - 1.5).collect();
+    Lasting { sum: device.zeros(16).unwrap(), factor: device.reals(&factor).unwrap() }
+}
+
+/// Runs `turns` (what the host brings beside) on both, and compares after every one or after the last.
+fn run(turns: &[usize], compare_all: bool) -> Steps {
+    let (devices, recorded) = both();
+    let mut kept = devices.each_ref().map(lasting);
+    recorded.step().unwrap();
+    let begin = recorded.steps().unwrap();
+    let sum = |i: usize, kept: &[Lasting; 2]| download::<f32>(machine(&devices[i]), &kept[i].sum, 16).unwrap();
+    for (turn, &extra) in turns.iter().enumerate() {
+        let marks = [0, 1].map(|i| step(&devices[i], &mut kept[i], turn + 1, extra));
+        recorded.step().unwrap();
+        if compare_all || turn + 1 == turns.len() {
+            assert_eq!(sum(0, &kept), sum(1, &kept), "turn {turn} of {turns:?}");
+        }
+        let seconds = recorded.elapsed(&marks[0][0], &marks[0][1]).unwrap();
+        assert!((0.0..10.0).contains(&seconds));
+    }
+    let Steps { recorded, replayed, amended, direct, failed } = recorded.steps().unwrap();
+    assert_eq!(failed, None);
+    assert_eq!(replayed + direct, turns.len() as u64 + begin.direct);
+    Steps { recorded, replayed, amended, direct: direct - begin.direct, failed }
+}
+
+#[test]
+fn steps_alike_are_replayed_and_give_the_same_bits() {
+    // The first two tell that steps are alike; the second is recorded.
+    let steps = run(&[8; 6], true);
+    assert_eq!((steps.recorded, steps.replayed, steps.direct), (1, 5, 1), "{steps:?}");
+    // Each replay after the first has two new marks and two rates of its own.
+    assert_eq!(steps.amended, 4 * 4, "{steps:?}");
+    assert_eq!(run(&[8; 6], false), steps);
+}
+
+#[test]
+fn lists_of_other_lengths_are_amended_and_not_recorded_anew() {
+    let steps = run(&[8, 8, 20, 40, 3, 8], true);
+    assert_eq!((steps.recorded, steps.replayed), (1, 5), "{steps:?}");
+    // So many that the product behind them comes to lie elsewhere.
+    let steps = run(&[8, 8, 2000, 8, 2000, 2000], true);
+    assert_eq!((steps.recorded, steps.replayed), (2, 4), "{steps:?}");
+}
+
+#[test]
+fn products_of_a_few_rows_more_or_less_are_alike() {
+    let (devices, recorded) = both();
+    let width = 6;
+    let numbers = |n: usize, by: f64| (0..n).map(|i| (i as f64 * by).fract() - 0.5).collect::<Vec<f64>>();
+    let mut kept = devices.each_ref().map(|device| {
+        let w = device.reals(&numbers(width * width, 0.618)).unwrap();
+        (w, device.zeros(width * width).unwrap(), Buffer::empty(device), Buffer::empty(device))
+    });
+    // The longest first: its places serve all.
+    let steps = [108, 105, 108, 110, 106, 109, 103, 107];
+    for (turn, rows) in steps.into_iter().enumerate() {
+        let outputs = [0, 1].map(|i| {
+            let (device, (w, dw, x, y)) = (&devices[i], &mut kept[i]);
+            let runtime = machine(device);
+            for buffer in [&mut *x, &mut *y] {
+                buffer.resize(device, 112 * width).unwrap();
+                buffer.resize(device, rows * width).unwrap();
+            }
+            let from = upload(runtime, &numbers(rows * width, 0.37).iter().map(|&v| v as f32).collect::<Vec<f32>>()).unwrap();
+            let n = from.len();
+            x.clear(device).unwrap();
+            let args = &mut [Arg::Out(&mut *x), Arg::In(&from), Arg::U64(n as u64), Arg::F32(1.0)];
+            runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args).unwrap();
+            let of = |data| MatIn::new(data, width);
+            runtime.matmul(MatOut::new(&mut *y, width), of(x), of(w), [rows, width, width], 1.0, false).unwrap();
+            runtime.matmul(MatOut::new(&mut *dw, width), of(x).t(), of(y), [width, width, rows], 1.0, true).unwrap();
+            runtime.step().unwrap();
+            [(&*y, rows * width), (&*dw, width * width)].map(|(from, n)| download::<f32>(runtime, from, n).unwrap())
+        });
+        assert!(outputs[0][0] == outputs[1][0], "turn {turn}");
+        for (a, b) in outputs[0][1].iter().zip(&outputs[1][1]) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "turn {turn}: {a} against {b}");
+        }
+    }
+    // 105 to 110 rows are products of 112; 103 of 104.
+    let steps = recorded.steps().unwrap();
+    assert_eq!((steps.recorded, steps.replayed, &steps.failed), (1, 6 - 1, &None), "{steps:?}");
+}
+
+#[test]
+fn a_step_that_is_read_before_its_end_runs_directly() {
+    let (devices, recorded) = both();
+    let mut kept = devices.each_ref().map(lasting);
+    recorded.step().unwrap();
+    for turn in 1..5 {
+        for (device, kept) in devices.iter().zip(&mut kept) {
+            step(device, kept, turn, 4);
+        }
+        let [there, here] = [0, 1].map(|i| download::<f32>(machine(&devices[i]), &kept[i].sum, 16).unwrap());
+        assert_eq!(there, here);
+        recorded.step().unwrap();
+    }
+    let steps = recorded.steps().unwrap();
+    assert_eq!((steps.recorded, steps.replayed, steps.direct), (0, 0, 5));
+}
+
+#[test]
+fn what_the_host_brought_lasts_as_long_as_its_owner() {
+    let (devices, recorded) = both();
+    let device = &devices[0];
+    let mut sum = lasting(device);
+    let brought = upload(machine(device), &[1f32, 2.0, 3.0]).unwrap();
+    for turn in 1..8 {
+        step(device, &mut sum, turn, 3);
+        recorded.step().unwrap();
+        assert_eq!(download::<f32>(machine(device), &brought, 3).unwrap(), [1.0, 2.0, 3.0], "turn {turn}");
+    }
+    // A letter that is too small is followed by a larger one, and by no other as long as that one does.
+    let long = vec![1.5f32; LETTER];
+    for _ in 0..3 {
+        let there = upload(machine(device), &long).unwrap();
+        assert!(download::<f32>(machine(device), &there, LETTER).unwrap() == long);
+        drop(there);
+        recorded.step().unwrap();
+    }
+}
