@@ -2,6 +2,8 @@
 //
 //   da[item] += sum over its records (alpha p[row] + beta (a[item] + g[row]))      wrong contexts: g~ in place of g
 //
+// Without alpha every record has the same, `scale`: the gradient of an embedding, whose rows p are the records themselves (K = 1).
+//
 // A record is a place in alpha (R,K) and, with the cosine, beta (R,K): row = place / K, slot = place % K, the last W slots
 // wrong contexts. The records of an item (group.cu) are cut into pieces of PIECE; a warp sums a piece, and where an item has
 // several they are added in order by a second launch. A popular item is so never the work of one warp, and nothing has to be
@@ -45,7 +47,7 @@ __device__ inline u64 part_of(u32 at, bool last) { return 2 * (u64)(at / PIECE) 
 
 KERNEL(128, table_gradient_pieces)(float* da, float* parts, const float* alpha, const float* beta, const float* p, const float* g,
                                    const float* a, const float* wrong, const u32* items, const u32* places, const u32* extents,
-                                   u32 n, u32 V, u32 K, u32 W) {
+                                   u32 n, u32 V, u32 K, u32 W, float scale) {
   Record own(items, extents, n, V);
   int list = threadIdx.x % 32 / LANES, lane = threadIdx.x % LANES;
   for (u32 todo = __ballot_sync(~0u, own.begins_piece()); todo != 0; todo &= todo - 1) {
@@ -56,7 +58,7 @@ KERNEL(128, table_gradient_pieces)(float* da, float* parts, const float* alpha, 
 #pragma unroll 2
     for (u32 x = begin.at + list; x < end; x += LISTS) {
       u32 place = places[x], row = place / K, slot = place % K;
-      sum.add(alpha[place], Part::load(p + (u64)row * D, lane));
+      sum.add(alpha ? alpha[place] : scale, Part::load(p + (u64)row * D, lane));
       if (COSINE) {
         float b = beta[place];
         betas += b;

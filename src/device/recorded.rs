@@ -332,7 +332,9 @@ impl Runtime for Recorded {
                     Letter { memory, text: Vec::new(), sent: 0 }
                 }
             };
-            state.letters.push(Letter { text: Vec::new(), sent: 0, ..letter });
+            let mut text = letter.text;
+            text.clear();
+            state.letters.push(Letter { text, sent: 0, ..letter });
             state.open = true;
         }
         let Some(letter) = state.letters.last_mut() else { return Err(Error::internal("no letter was opened")) };

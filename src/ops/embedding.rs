@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The backward sum sorts rows by id (a counting sort), so each table row is owned by one task and summed in row order:
-//! the same bits for any number of threads.
+//! the same bits for any number of threads. On a machine many rows are sorted there ([`group`]), few on the host, whose sort then
+//! takes less than the launches of one there (`benches/host.rs`).
 
 use rayon::prelude::*;
 
@@ -16,11 +17,16 @@ use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::{Cost, Operation, Pass, distinct};
+use crate::ops::group;
+use crate::ops::scan::WIDEST;
 use crate::ops::segments::{self, Segments};
+use crate::ops::table_gradient;
 use crate::ops::vector;
 
 /// Rows per parallel task.
 const TASK: usize = 512;
+/// From so many rows on a machine sorts them: the host takes some 6 ns each, a machine a dozen launches.
+const MANY: usize = 4096;
 
 /// Whether an operation overwrites its result or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +47,23 @@ pub fn forward(device: &Device, out: &mut Buffer, mode: Into, table: &Buffer, id
 pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
     check(dtable.len(), ids, dim)?;
     dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) },
-        runtime => segments::sum(&**runtime, dtable, None, dout, None, &Segments::of(ids), dim, scale))
+    runtime => {
+        let runtime = &**runtime;
+        if ids.len() < MANY || dim > WIDEST {
+            return segments::sum(runtime, dtable, None, dout, None, &Segments::of(ids), dim, scale);
+        }
+        let grouped = group::by_key(device, runtime, upload(runtime, ids)?, dtable.len() / dim)?;
+        table_gradient::of_rows(device, runtime, dtable, dout, &grouped, dim, scale as f32)
+    })
+}
+
+/// Bytes of a machine's memory that [`backward`] of R `rows` into a table of V (`of`) rows takes for a moment.
+pub fn bytes_there(rows: usize, of: usize, dim: usize) -> u64 {
+    if rows < MANY || dim > WIDEST {
+        return 4 * (2 * rows + 2 * rows.min(of)) as u64;
+    }
+    let [grouping, grouped] = group::numbers(rows, of);
+    4 * grouping.max(grouped + table_gradient::parts(rows, dim)) as u64
 }
 
 /// Of R `rows` from a table of V items (`of`); [`Into::Add`] reads what it adds to.
@@ -139,7 +161,18 @@ pub fn launch(
 pub fn cases() -> Vec<Case> {
     // Rows, items, width: nothing, one of each, one column more than a warp, segments long enough to be shared out
     // between warps, and a width of more than one sweep, of long segments and of short ones.
-    let shapes = [(0, 3, 33), (1, 1, 1), (7, 3, 33), (40, 300, 64), (700, 5, 64), (150, 2, 130), (9, 4, 130)];
+    // As many as a machine sorts itself: narrow rows of many items, wide ones of a few.
+    let shapes = [
+        (0, 3, 33),
+        (1, 1, 1),
+        (7, 3, 33),
+        (40, 300, 64),
+        (700, 5, 64),
+        (150, 2, 130),
+        (9, 4, 130),
+        (MANY, 9001, 6),
+        (MANY + 33, 3, 33),
+    ];
     let case = |(r, v, d): (usize, usize, usize)| {
         Case::new("embedding", format!("R {r}, V {v}, D {d}"), move |device| {
             let ids = case::ids(1, r, v);

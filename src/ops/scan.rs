@@ -13,7 +13,7 @@ use crate::ops::score::{ScoreKind, Scoring};
 /// Shared memory a block may use without asking for a particular GPU, less what the kernels declare statically.
 const SHARED_BYTES: usize = 94 << 10;
 /// Widest vector the kernels hold in the registers of a block.
-const WIDEST: usize = 512;
+pub const WIDEST: usize = 512;
 /// Blocks that fill the largest GPU twice. A constant, so that the shape of every sum is the same on every machine.
 const BLOCKS: usize = 264;
 
@@ -45,11 +45,7 @@ pub fn maybe(buffer: &Option<Buffer>) -> Arg<'_> {
     buffer.as_ref().map_or(Arg::None, Arg::In)
 }
 
-fn form(scoring: &Scoring) -> Result<Defines> {
-    form_of(scoring.kind, scoring.dim, scoring.context.is_some())
-}
-
-fn form_of(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
+fn form(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
     if dim > WIDEST {
         let what = format!("the kernels score vectors of at most {WIDEST} numbers, the model's have {dim}");
         return Err(Error::new(Code::G0502, what).help("use `--device host`, or a smaller `model.dim`"));
@@ -60,12 +56,21 @@ fn form_of(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
 
 /// Defines of `gathered.cuh`: a lane holds at most four float4 of a row.
 pub fn gathered(scoring: &Scoring) -> Result<Defines> {
-    let lanes = match scoring.dim {
+    gathered_of(scoring.kind, scoring.dim, scoring.context.is_some())
+}
+
+/// The same where nothing is scored and rows are summed as they are.
+pub fn gathered_rows(dim: usize) -> Result<Defines> {
+    gathered_of(ScoreKind::Dot, dim, false)
+}
+
+fn gathered_of(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
+    let lanes = match dim {
         0..=128 => 8,
         129..=256 => 16,
         _ => 32,
     };
-    let mut defines = form(scoring)?;
+    let mut defines = form(kind, dim, context)?;
     defines.push(("LANES", lanes));
     Ok(defines)
 }
@@ -87,7 +92,7 @@ impl Tiles {
     /// The same from what decides them.
     pub fn scores_of(kind: ScoreKind, dim: usize, context: bool, extra: usize) -> Result<Tiles> {
         let paired = kind != ScoreKind::Dot && context;
-        Tiles::new(form_of(kind, dim, context)?, dim, extra, |own, stream, stride| {
+        Tiles::new(form(kind, dim, context)?, dim, extra, |own, stream, stride| {
             Some((own * (1 + usize::from(paired)) + stream) * stride)
         })
     }
@@ -97,7 +102,7 @@ impl Tiles {
     pub fn weighted(kind: ScoreKind, dim: usize, context: bool) -> Result<Tiles> {
         let cosine = kind != ScoreKind::Dot;
         let sets = 1 + usize::from(cosine && context);
-        Tiles::new(form_of(kind, dim, cosine && context)?, dim, 0, |own, stream, stride| {
+        Tiles::new(form(kind, dim, cosine && context)?, dim, 0, |own, stream, stride| {
             // Sums of a thread stay within 64 registers; wide tiles leave the cosine's own terms a quarter of them.
             let registers = if cosine && sets == 1 { 48 } else { 64 };
             let fits = own * dim * sets <= registers * 128 && own * sets <= 64;

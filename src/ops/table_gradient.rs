@@ -148,33 +148,62 @@ pub fn of_records(
     records: &Records,
     grouped: &Grouped,
 ) -> Result<()> {
-    if grouped.len == 0 {
-        return Ok(());
-    }
-    let mut parts = Buffer::sized(device, parts(grouped.len, scoring.dim))?;
-    let kernel = |entry| Ok(Kernel::new("table_gradient", entry, &scan::gathered(scoring)?));
-    let grid = Grid::row(grouped.len.div_ceil(4 * 32), 128);
-    let sizes = || [grouped.len, grouped.below].map(|size| Arg::U32(size as u32));
-    let mut args = vec![
-        Arg::Out(&mut *da),
-        Arg::Out(&mut parts),
+    let inputs = vec![
         Arg::In(records.alpha),
         records.beta.map_or(Arg::None, Arg::In),
         Arg::In(scoring.query),
         scan::context(scoring),
         Arg::In(scoring.table),
         records.wrong.map_or(Arg::None, Arg::In),
-        Arg::In(&grouped.keys),
-        Arg::In(&grouped.places),
-        Arg::In(&grouped.extents),
     ];
+    let slots = [records.slots, records.w];
+    launch(device, runtime, da, inputs, grouped, scan::gathered(scoring)?, scoring.dim, slots, 1.0)
+}
+
+/// da[id] += scale x[row] for every row of x (n,D), grouped by the ids of the rows: the gradient of an embedding.
+pub fn of_rows(
+    device: &Device,
+    runtime: &dyn Runtime,
+    da: &mut Buffer,
+    x: &Buffer,
+    grouped: &Grouped,
+    dim: usize,
+    scale: f32,
+) -> Result<()> {
+    let inputs = vec![Arg::None, Arg::None, Arg::In(x), Arg::None, Arg::None, Arg::None];
+    launch(device, runtime, da, inputs, grouped, scan::gathered_rows(dim)?, dim, [1, 0], scale)
+}
+
+/// Both launches; `inputs` alpha to wrong, `slots` K and W.
+fn launch(
+    device: &Device,
+    runtime: &dyn Runtime,
+    da: &mut Buffer,
+    inputs: Vec<Arg>,
+    grouped: &Grouped,
+    defines: Vec<(&'static str, i64)>,
+    dim: usize,
+    slots: [usize; 2],
+    scale: f32,
+) -> Result<()> {
+    if grouped.len == 0 {
+        return Ok(());
+    }
+    let mut parts = Buffer::sized(device, parts(grouped.len, dim))?;
+    let kernel = |entry| Kernel::new("table_gradient", entry, &defines);
+    let grid = Grid::row(grouped.len.div_ceil(4 * 32), 128);
+    let sizes = || [grouped.len, grouped.below].map(|size| Arg::U32(size as u32));
+    let mut args = vec![Arg::Out(&mut *da), Arg::Out(&mut parts)];
+    args.extend(inputs);
+    args.extend([&grouped.keys, &grouped.places, &grouped.extents].map(Arg::In));
     args.extend(sizes());
-    args.extend([records.slots, records.w].map(|size| Arg::U32(size as u32)));
-    runtime.launch(&kernel("table_gradient_pieces")?, grid, &mut args)?;
+    args.extend(slots.map(|size| Arg::U32(size as u32)));
+    args.push(Arg::F32(scale));
+    runtime.launch(&kernel("table_gradient_pieces"), grid, &mut args)?;
     if grouped.len > PIECE {
         let mut args = vec![Arg::Out(da), Arg::In(&parts), Arg::In(&grouped.keys), Arg::In(&grouped.extents)];
         args.extend(sizes());
-        runtime.launch(&kernel("table_gradient_merge")?, grid, &mut args)?;
+        runtime.launch(&kernel("table_gradient_merge"), grid, &mut args)?;
     }
     Ok(())
 }
