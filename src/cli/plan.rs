@@ -17,7 +17,7 @@ use crate::data::training::TrainingSet;
 use crate::device::watched::Watched;
 use crate::device::{Device, Runtime, heap};
 use crate::error::{Code, Error, Result};
-use crate::eval::Encoder;
+use crate::eval::{Encoder, Evaluation};
 use crate::train::ceilings::Ceilings;
 use crate::train::cost::{Floor, StepCost};
 use crate::train::fit::Training;
@@ -76,7 +76,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let threads = rayon::current_num_threads();
     let set = if given.is_some() { None } else { Some(prepared(&settings, json)?) };
     let counts = |config: &Config| match (&set, given) {
-        (Some(set), _) => Ok(Counts::of(set, config)),
+        (Some(set), _) => Counts::of(set, config),
         (None, Some((items, users, events))) => Counts::assumed(items, users, events, config),
         (None, None) => Err(Error::internal("a plan without sizes")),
     };
@@ -121,13 +121,13 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 /// change makes it fit.
 pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
     let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
-    let plan = MemoryPlan::new(config, &Counts::of(set, config), threads, gpu)?;
+    let plan = MemoryPlan::new(config, &Counts::of(set, config)?, threads, gpu)?;
     // A system that does not say what it has is trusted.
     let Ok(memory) = there_is(device) else { return Ok(()) };
     if plan.peak(gpu).1 <= memory {
         return Ok(());
     }
-    let counts = |config: &Config| Ok(Counts::of(set, config));
+    let counts = |config: &Config| Counts::of(set, config);
     Err(too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?))
 }
 
@@ -264,7 +264,8 @@ fn prepared(settings: &Settings, json: bool) -> Result<Arc<TrainingSet>> {
 }
 
 /// The most bytes held in each part of a run: in a step (the one with the largest batch, one beside it, and that one again), in an
-/// evaluation of the held-out targets, and in the copy for a checkpoint. The split is held before and is added as the plan has it.
+/// evaluation of the held-out targets, in that of the baselines after it, and in the copy for a checkpoint. The split is held before and
+/// is added as the plan has it.
 fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u64) -> Result<Vec<(&'static str, u64)>> {
     if let Device::Machine(runtime) = device {
         return measure_there(config, set, runtime, largest);
@@ -286,8 +287,14 @@ fn measure(config: &Config, set: &Arc<TrainingSet>, device: &Device, largest: u6
     if config.train.eval_every > 0 && !split.valid.is_empty() {
         watch.restart();
         let mut ranker = Encoder::new(&mut trainer.model, device, &config.model.kind)?;
-        evaluate_all(set, config, &mut ranker)?;
+        // As after training, the model and what came of it are still there while the baselines are judged.
+        let _judged = evaluate_all(set, config, &mut ranker)?;
         measured.push(("evaluation", before + watch.peak()));
+        if config.eval.baselines {
+            watch.restart();
+            Ground::new(set, Part::Test).baselines(&config.eval)?;
+            measured.push(("baselines", before + watch.peak()));
+        }
     }
     Ok(measured)
 }
@@ -316,12 +323,10 @@ fn measure_there(
     Ok(measured)
 }
 
-/// The evaluation while training and the one after it, whose histories are longer.
-fn evaluate_all(set: &Arc<TrainingSet>, config: &Config, ranker: &mut Encoder) -> Result<()> {
-    for part in [Part::Valid, Part::Test] {
-        Ground::new(set, part).evaluate(ranker, &config.eval, &mut |_, _| {})?;
-    }
-    Ok(())
+/// The evaluation while training and the one after it, whose histories are longer and which is handed back.
+fn evaluate_all(set: &Arc<TrainingSet>, config: &Config, ranker: &mut Encoder) -> Result<Evaluation> {
+    Ground::new(set, Part::Valid).evaluate(ranker, &config.eval, &mut |_, _| {})?;
+    Ground::new(set, Part::Test).evaluate(ranker, &config.eval, &mut |_, _| {})
 }
 
 /// What the plan says of a measured part of a run.
@@ -329,6 +334,7 @@ fn planned(plan: &MemoryPlan, part: &str, gpu: bool) -> u64 {
     match part {
         "checkpoint" => plan.at(Moment::Checkpoint, gpu),
         "evaluation" => plan.at(Moment::Evaluation, gpu),
+        "baselines" => plan.at(Moment::Baselines, gpu),
         _ => plan.step(gpu),
     }
 }
@@ -338,7 +344,7 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
     let mut rows = vec![vec!["part".to_string(), "bytes".into(), "".into(), "held".into()]];
     for line in plan.lines.iter().filter(|line| !gpu || line.on_gpu) {
         let held = match line.during.len() {
-            5 => "always".to_string(),
+            all if all == Moment::ALL.len() => "always".to_string(),
             3 => "in a step".into(),
             _ => line.during.iter().map(|&m| of(m)).collect::<Vec<_>>().join(", "),
         };
@@ -376,6 +382,7 @@ fn of(moment: Moment) -> &'static str {
         Moment::Loss => "computing the loss",
         Moment::Backward => "going backward",
         Moment::Evaluation => "evaluating",
+        Moment::Baselines => "judging the baselines",
         Moment::Checkpoint => "writing a checkpoint",
     }
 }

@@ -225,7 +225,7 @@ pub fn measure(
     // Users are equally long.
     let rows_of_each = set.extent([0], config.model.max_len as usize).0;
     let lengths = Lengths::of(std::iter::repeat_n(rows_of_each, (config.train.batch_size as usize).min(set.len())));
-    let counts = Counts::of(&set, &config);
+    let counts = Counts::of(&set, &config)?;
     let cost = StepCost::new(&config, &counts, lengths)?;
     let mut prices = vec![];
     let mut kept = VecDeque::new();

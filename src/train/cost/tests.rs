@@ -35,7 +35,7 @@ fn counted(config: &Config) -> (StepCost, u64) {
     let set = set(config);
     let rows = set.extent([0], config.model.max_len as usize).0;
     let lengths = Lengths::of([rows; 4]);
-    let cost = StepCost::new(config, &Counts::of(&set, config), lengths).unwrap();
+    let cost = StepCost::new(config, &Counts::of(&set, config).unwrap(), lengths).unwrap();
     // All work of a pool of one thread is on that thread.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let made = pool.install(|| {
