@@ -244,7 +244,9 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let choose = (plan.select.0.build)(&plan.select.1);
     let (rows, negatives) = (of.rows, plan.negatives.most());
     let groups = groups(plan.scope, of);
-    let even = plan.select.0.declared.name == "all" && plan.propose.iter().all(|(entry, _)| entry.declared.name == "uniform");
+    // Who may not have what they know has popular items less often.
+    let uniform = plan.propose.iter().all(|(entry, _)| entry.declared.name == "uniform");
+    let even = uniform && plan.select.0.declared.name == "all" && plan.exclude != Exclude::History;
     let mut needs = Needs { per_row: negatives, groups, even, ..Needs::default() };
     let stages =
         [(plan.select.0.declared, &plan.select.1), (plan.mix.0.declared, &plan.mix.1), (plan.weight.0.declared, &plan.weight.1)];

@@ -30,6 +30,8 @@ pub struct StepCost {
     pub parts: [Cost; 6],
     /// Of the sampler, where there is one.
     pub draw: Option<Draw>,
+    /// Rows of the item tables that a step meets, where the others need no update.
+    pub met: Option<usize>,
     /// Stages of the sampler that do more than is counted, and what makes sequences shorter than they are taken for.
     pub uncounted: Vec<&'static str>,
 }
@@ -42,8 +44,8 @@ pub struct Floor {
     pub cost: Cost,
     /// Seconds.
     pub floor: f64,
-    /// Seconds; none on a machine, whose operations have no price yet.
-    pub predicted: Option<f64>,
+    /// Seconds.
+    pub predicted: f64,
     /// Seconds of the fastest and of the median step, where some were made.
     pub fastest: Option<f64>,
     pub median: Option<f64>,
@@ -89,17 +91,16 @@ impl StepCost {
         if config.train.random_prefix {
             uncounted.push("train.random_prefix");
         }
-        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], draw, uncounted })
+        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], draw, met, uncounted })
     }
 
     /// The parts with the least time each takes, and the predicted one.
-    pub fn floors(&self, ceilings: &Ceilings, prices: Option<&Prices>) -> Vec<Floor> {
-        let predicted = |cost| prices.map(|prices| prices.predicted(cost));
+    pub fn floors(&self, ceilings: &Ceilings, prices: &Prices) -> Vec<Floor> {
         let floor = |(part, cost)| Floor {
             part,
             cost,
             floor: ceilings.floor(cost),
-            predicted: predicted(cost),
+            predicted: prices.predicted(cost),
             fastest: None,
             median: None,
         };

@@ -30,6 +30,7 @@ fn rated(folder: &Folder) -> String {
     for user in 0..1500u64 {
         for k in 0..90 {
             let word = (user * 90 + k).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+            // Low numbers more often.
             let (item, rating) = (word % 1000 * (word / 1000 % 1000) / 1000, word / 1_000_000 % 5 + 1);
             text.push_str(&format!("u{user},i{item},{rating},{}\n", 1_600_000_000 + 1000 * k + user));
         }
@@ -153,6 +154,12 @@ fn planned_is_measured_on_a_machine() {
         let off = |part: &str| of(part, "planned") / of(part, "measured") - 1.0;
         println!("{settings:?}: step {:+.2} %, evaluation {:+.2} %", 100.0 * off("step"), 100.0 * off("evaluation"));
         assert!(off("step").abs() < 0.02 && off("evaluation").abs() < 0.02, "{settings:?}: {:?}", plan["measured"]);
+        // What its times are means nothing, but every part that does anything is predicted, and held to steps made there.
+        let parts = plan["time"]["parts"].as_array().unwrap();
+        for part in parts.iter().filter(|part| part["floor"].as_f64() > Some(0.0)) {
+            assert!(["predicted", "fastest"].iter().all(|what| part[what].as_f64() > Some(0.0)), "{settings:?}: {part}");
+        }
+        assert!(plan["time"]["step_predicted"].as_f64() > Some(0.0), "{settings:?}: {}", plan["time"]);
     }
 }
 

@@ -69,8 +69,7 @@ pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>)
 
 /// Neighbours of all items together.
 pub(in crate::sampling) fn count(params: &Params, knowledge: &Knowledge) -> usize {
-    let near =
-        Near { back: SIXTHS.len(), ahead: SIXTHS.len(), itself: false, most: params.most("neighbours").round() as usize };
+    let near = Near { back: SIXTHS.len(), ahead: SIXTHS.len(), itself: false, most: params.most("neighbours").round() as usize };
     nearby::count(knowledge.event_items, knowledge.histories(), knowledge.train_counts.len(), near)
 }
 

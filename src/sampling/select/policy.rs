@@ -116,7 +116,8 @@ impl Drawing {
         let listed = |len: usize| if len == 0 { 0 } else { len.next_power_of_two().max(4) };
         let (around, others) = ((self.walked * m as f64).ceil() as usize, ((1.0 - self.walked) * m as f64).ceil() as usize);
         let entities = self.entities.min(around as f64);
-        let of_entity = size_of::<u32>() + size_of::<Vec<usize>>() + 8 * listed(around.div_ceil(entities.ceil().max(1.0) as usize));
+        let of_entity =
+            size_of::<u32>() + size_of::<Vec<usize>>() + 8 * listed(around.div_ceil(entities.ceil().max(1.0) as usize));
         let of_row = size_of::<Walked>()
             + size_of::<Candidate>() * m
             + 8 * listed(others)
