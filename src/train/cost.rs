@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::model::cost::{self, Lengths};
 use crate::model::{Queries, memory};
-use crate::ops::cost::{Cost, Pass, distinct};
+use crate::ops::cost::{Cost, Operation, Pass, distinct, product};
 use crate::ops::{attributes, full_softmax, sampled_loss, score, whole_data};
 use crate::optim::Optimizer;
 use crate::sampling::{self, cost::Draw};
@@ -66,10 +66,13 @@ impl StepCost {
 
         let encoder = cost::encoder(&hyper, &sizes, lengths, asked);
         let loss = match &draw {
-            Some(Draw { groups, negatives, wrong, .. }) => {
+            Some(Draw { groups, negatives, wrong, generated, .. }) => {
                 let Pass { forward, backward } = cost::context(&hyper, &sizes, rows * wrong);
                 let contexts = if *wrong > 0 { forward + backward } else { Cost::default() };
-                contexts + sampled_loss::cost(rows, *groups, *negatives, *wrong, items, d, hyper.context, products)
+                // A vector that is no item is scored and moves the query, and is not moved itself.
+                let fakes = Cost::new(2 * product([rows, *generated, d]), rows * generated * d);
+                let fakes = fakes.of(Operation::Pairs, (rows * generated) as u64);
+                contexts + fakes + sampled_loss::cost(rows, *groups, *negatives, *wrong, items, d, hyper.context, products)
             }
             None if config.loss.kind == "whole_data" => whole_data::cost(rows, items, d),
             None => full_softmax::cost(rows, items, d, hyper.context, products),

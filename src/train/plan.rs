@@ -13,8 +13,10 @@
 //! The largest moment is what the run needs. The owners of the memory say what theirs takes (`model::memory`,
 //! `sampling::memory`, `Optimizer::bytes`, `full_softmax::bytes`, ...); `hardneg plan --measure` holds the sum to what an
 //! allocator counts. On a GPU the lines marked so lie in its memory, what the loss and the choice of negatives take for a moment
-//! among them; the little that other kernels take for a moment is not counted. The log itself is mapped from its file and can be dropped by the system at any time, so it is a
-//! line of its own and no part of the sum.
+//! among them; the little that other kernels take for a moment is not counted, nor what is taken while tables are built and given back
+//! before the first step. The log itself is mapped from its file and can be dropped by the system at any time, so it is a line of its
+//! own and no part of the sum. What only the log says of a sampler's tables and of the baselines' rules is counted in it beforehand
+//! ([`Counts::of`]); a plan from sizes alone names them.
 
 use serde::Serialize;
 
