@@ -24,8 +24,8 @@ use crate::train::fit::Stages;
 use crate::train::profile::{self, Line, Median, Rounds, Span};
 
 /// Version of the JSON output; a new one when a name or a unit changes. 2: with `ceilings`, and `work` of every line. 3: what `work` is
-/// predicted to take.
-const SCHEMA: u32 = 3;
+/// predicted to take. 4: on every device.
+const SCHEMA: u32 = 4;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
 
@@ -255,8 +255,8 @@ fn work(lines: &[Line]) -> Vec<Vec<String>> {
                 format!("{:.2}", work.floor * 1e3),
                 format!("{:.0}%", 100.0 * work.floor_share),
                 format!("{:.2}", work.fastest * 1e3),
-                work.predicted.map_or("-".into(), |seconds| format!("{:.2}", seconds * 1e3)),
-                work.predicted_share.map_or("-".into(), |share| format!("{share:.2}")),
+                format!("{:.2}", work.predicted * 1e3),
+                format!("{:.2}", work.predicted_share),
             ];
             let what = [line.sampler.clone(), line.items.to_string(), name.to_string()];
             rows.push(what.into_iter().chain(numbers).collect());

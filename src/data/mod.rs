@@ -10,6 +10,7 @@ pub mod clusters;
 pub mod context;
 pub mod graph;
 pub mod interactions;
+pub mod nearby;
 pub mod order;
 pub mod prepare;
 pub mod raw;

@@ -14,9 +14,12 @@
 //! Memory: 8 bytes per kept rule, at most [`RULES`] per item. Each row is counted by one thread over the occurrences of
 //! its item in log order, so the result has the same bits for any number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::data::batch::Batch;
+use crate::data::nearby::{self, Near};
 use crate::error::{Error, Result};
 use crate::eval::Ranker;
 
@@ -42,6 +45,18 @@ pub struct ItemToItem {
 }
 
 impl ItemToItem {
+    /// Rules that `fit` will keep for the training sequences `items[range]` over a catalogue of V items; of a large log about so many.
+    pub fn rules(items: &[u32], sequences: impl Iterator<Item = Range<usize>> + Clone, catalogue: usize) -> usize {
+        nearby::count(items, sequences, catalogue, Near { back: 0, ahead: WINDOW, itself: true, most: RULES })
+    }
+    /// Bytes that `fit` takes at its largest for `items` V, so many training events and rules, and what it leaves.
+    pub fn bytes(items: usize, events: usize, rules: usize, threads: usize) -> [usize; 2] {
+        let left = 8 * (items + 1).next_power_of_two() + 8 * rules + 4 * items;
+        // Where each item occurs, and the rows of rules; then a row of sums for each thread, or the rules once more in one piece.
+        let rows = 16 * (items + 1) + 16 * events + size_of::<Vec<(u32, f32)>>() * items + 8 * rules;
+        let summing = threads * (8 * items + 4 * items.next_power_of_two());
+        [rows + summing.max(left - 4 * items), left]
+    }
     /// From the training sequences `items[starts[u]..ends[u]]` over a catalogue of `train_counts.len()` items.
     pub fn fit(items: &[u32], starts: &[u64], ends: &[u64], train_counts: &[u32]) -> Result<ItemToItem> {
         let catalogue = train_counts.len();

@@ -256,9 +256,9 @@ fn blocks(per_row: usize) -> (usize, usize) {
     (block, (RECORDS / (per_row * block)).max(1))
 }
 
-/// Bytes the plain path takes for a moment, for rows of `n` negatives of their own and `w` wrong contexts; with `shared` ones the
-/// records are fewer, and the scores of a block are what counts.
-pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: bool) -> u64 {
+/// Bytes the plain path takes for a moment, for rows of `n` negatives of their own and `w` wrong contexts; where rows share those of
+/// so many groups, records are fewer, and the scores of a block are what counts. `even`: every item is as likely a negative.
+pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, groups: Option<usize>, even: bool) -> u64 {
     let per_row = n + 1 + w;
     let (block, blocks_per_pass) = blocks(per_row);
     // A record of f32 takes 16 bytes, and a list grows by doubling: lists of popular items hold half as much again as the mean,
@@ -266,12 +266,23 @@ pub fn bytes(items: usize, dim: usize, rows: usize, n: usize, w: usize, shared: 
     let (lists, width) = Ranges::new(items, (blocks_per_pass * block).min(rows) * per_row).shape();
     let works = blocks_per_pass.min(rows.div_ceil(block)) as u64;
     let block = block.min(rows);
-    let records = if shared { n + block } else { block * (n + 1) };
-    let room = |eighths: usize| (records * width.min(items) * eighths / (8 * items.max(1))).max(4).next_power_of_two();
+    // Groups that a block meets, those it cuts included.
+    let met = groups.map(|groups| (block * groups / rows.max(1) + 2).min(groups));
+    let negatives = met.map_or(block * n, |met| met * n);
+    let of_list = |records: usize, eighths: usize| records * width.min(items) * eighths / (8 * items.max(1));
+    // Targets are as uneven as the log is. Even negatives stray from their mean by chance alone, and a list keeps the room of the
+    // fullest block it served.
+    let mean = of_list(negatives, 8) as f64;
+    let fullest = if rows.div_ceil(block) > blocks_per_pass { 1.0 } else { 0.0 };
+    let room = |eighths: usize| {
+        let strayed = mean + ((eighths as f64 - 8.0) / 4.0 + fullest) * mean.sqrt();
+        let negatives = if even { strayed as usize } else { of_list(negatives, eighths) };
+        (negatives + of_list(block, eighths)).max(4).next_power_of_two()
+    };
     let of_records = (lists * (24 + 16 * (4..=12).map(room).sum::<usize>() / 9)) as u64;
-    let vectors = if shared { n * dim } else { 0 } + if w > 0 { block * dim } else { 0 };
+    let vectors = met.map_or(0, |met| met * n * dim) + if w > 0 { block * dim } else { 0 };
     let vectors = if vectors > 0 { 4 * vectors.next_power_of_two() as u64 } else { 0 };
-    let products = if shared { 4 * rayon::current_num_threads() * (2 * block * n + 2 * n * dim) } else { 0 };
+    let products = if met.is_some() { 4 * rayon::current_num_threads() * (2 * block * n + 2 * n * dim) } else { 0 };
     works * (of_records + vectors) + products as u64
 }
 

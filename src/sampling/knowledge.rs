@@ -38,6 +38,10 @@ impl<'a> Knowledge<'a> {
             _ => &[],
         }
     }
+    /// The training events of every user, as places among `event_items`.
+    pub fn histories(&self) -> impl Iterator<Item = std::ops::Range<usize>> + Clone + use<'a> {
+        self.offsets.iter().zip(self.train_end).map(|(&from, &to)| from as usize..to as usize)
+    }
     /// Popularity alone.
     #[cfg(test)]
     pub fn of_counts(train_counts: &'a [u32]) -> Knowledge<'a> {
@@ -110,8 +114,11 @@ impl Groups {
                 codes
             })
             .collect();
-        let width = given.codes.iter().max().map_or(0, |&most| most as usize + 1);
-        let mut members = vec![Vec::new(); width];
+        let mut carriers = vec![0; given.codes.iter().max().map_or(0, |&most| most as usize + 1)];
+        for item in catalogue.iter() {
+            codes[item as usize].iter().for_each(|&code| carriers[code as usize] += 1);
+        }
+        let mut members: Vec<Vec<u32>> = carriers.into_iter().map(Vec::with_capacity).collect();
         for item in catalogue.iter() {
             codes[item as usize].iter().for_each(|&code| members[code as usize].push(item));
         }
@@ -128,6 +135,40 @@ impl Groups {
     /// Codes are below this.
     pub fn width(&self) -> usize {
         self.members.len()
+    }
+    /// Bytes of the groups of `items` V.
+    pub fn bytes(items: usize, of: &Codes) -> usize {
+        size_of::<Vec<u32>>() * (items + of.codes) + 4 * (of.pairs + of.members)
+    }
+}
+
+/// How much there is of codes, for a plan that asks before any group is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Codes {
+    /// Codes are below this.
+    pub codes: usize,
+    /// (item, code) pairs as the log has them, and those of different codes and trained items.
+    pub pairs: usize,
+    pub members: usize,
+    /// The same counted once for every training event of the item.
+    pub of_events: usize,
+}
+
+impl Codes {
+    /// Counts the codes of items with `train_counts` (V) training events; none where there are none.
+    pub fn count(given: Option<Attributes>, train_counts: &[u32]) -> Option<Codes> {
+        let given = given.filter(|a| !a.codes.is_empty())?;
+        let codes = given.codes.iter().max().map_or(0, |&most| most as usize + 1);
+        let (mut of, mut last) = (Codes { codes, pairs: given.codes.len(), ..Codes::default() }, vec![u32::MAX; codes]);
+        for (item, &events) in (0..).zip(train_counts).filter(|(_, events)| **events > 0) {
+            for &code in given.of(item) {
+                if std::mem::replace(&mut last[code as usize], item) != item {
+                    of.members += 1;
+                    of.of_events += events as usize;
+                }
+            }
+        }
+        Some(of)
     }
 }
 

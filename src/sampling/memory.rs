@@ -1,9 +1,9 @@
 //! What a sampler takes, from its stages and the sizes of the log: so that a plan can ask before a table is built.
 //!
-//! Counted are the draws of every sampler and the tables of the kinds named in [`tables`], those that grow with training at their
-//! full size; a kind that is not named there is handed back by name, so that nobody takes its tables for nothing. Those are the
-//! kinds whose tables are made of attributes, of a knowledge graph, or of what happens to follow what in the log: only reading
-//! it says how much they hold.
+//! Counted are the draws and the tables of every sampler, those that grow with training at their full size. What tables hold that are
+//! made of attributes, of a knowledge graph, of what the log says about dislikes or of what stands beside what in it, only reading it
+//! says: [`Known`] does, for the kinds in use. Without a log such a kind is handed back by name, so that nobody takes its tables for
+//! nothing.
 
 use crate::config;
 use crate::error::Result;
@@ -11,12 +11,14 @@ use crate::ops::cost::distinct;
 use crate::ops::exclusion::Exclude;
 use crate::ops::matmul::reduced;
 use crate::ops::{score_topk, softmax_draw};
+use crate::sampling::knowledge::{Catalogue, Codes, Groups};
+use crate::sampling::propose::{attribute_neighbours, explicit, one_of_group::OneOfGroup, transition_neighbours, user_walk};
 use crate::sampling::registry::Params;
-use crate::sampling::{Plan, Scope, mix, select};
+use crate::sampling::{Knowledge, Need, Plan, Scope, mix, select};
 
 /// What the tables and draws of a sampler depend on besides its settings.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Extent {
+pub struct Extent<'a> {
     /// V, and those with a training event.
     pub items: usize,
     /// Items with a training event.
@@ -29,6 +31,11 @@ pub struct Extent {
     pub clusters: usize,
     /// U, those with a training event.
     pub users: usize,
+    /// All users and events of the log.
+    pub all_users: usize,
+    pub events: usize,
+    /// What reading the log says; none without one.
+    pub known: Option<&'a Known>,
     /// Of the batch.
     pub rows: usize,
     /// Of the batch.
@@ -37,6 +44,43 @@ pub struct Extent {
     pub dim: usize,
     /// Threads that draw at once.
     pub threads: usize,
+}
+
+/// What only reading the log says of a sampler's tables; nothing of what its kinds do not ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    attributes: Option<Codes>,
+    graph: Option<Codes>,
+    /// Explicit negatives.
+    explicit: Option<usize>,
+    /// Of each proposal, in their order, the neighbours of all items together.
+    neighbours: Vec<Option<usize>>,
+}
+
+impl Known {
+    /// For the sampler of `config`; errors as those of [`Plan::new`].
+    pub fn of(config: &config::Sampler, knowledge: &Knowledge) -> Result<Known> {
+        let plan = Plan::new(config)?;
+        let needs = |need: Need| plan.declared().iter().any(|kind| kind.needs.contains(&need));
+        let codes = |need, given| if needs(need) { Codes::count(given, knowledge.train_counts) } else { None };
+        let neighbours = |name: &str, params: &Params| match name {
+            "transition_neighbours" => Ok(Some(transition_neighbours::count(params, knowledge))),
+            "attribute_neighbours" if knowledge.attributes.is_some_and(|given| !given.codes.is_empty()) => {
+                attribute_neighbours::count(params, knowledge, &Catalogue::new(knowledge.train_counts)).map(Some)
+            }
+            _ => Ok(None),
+        };
+        Ok(Known {
+            attributes: codes(Need::Attributes, knowledge.attributes),
+            graph: codes(Need::Graph, knowledge.graph),
+            explicit: knowledge.explicit.filter(|_| needs(Need::Explicit)).map(|explicit| explicit.items.len()),
+            neighbours: plan
+                .propose
+                .iter()
+                .map(|(entry, params)| neighbours(entry.declared.name, params))
+                .collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// Bytes of a sampler, and what the loss will see of it.
@@ -56,12 +100,13 @@ pub struct Needs {
     pub per_row: usize,
     /// W
     pub wrong: usize,
-    /// Whether rows share their negatives.
+    /// Whether rows share their negatives, and the groups of rows that do.
     pub shared: bool,
-    /// Kinds whose tables are not counted.
+    pub groups: usize,
+    /// Whether every item is as likely a negative as any other.
+    pub even: bool,
+    /// Kinds that only a log says the size of, where there is none.
     pub uncounted: Vec<&'static str>,
-    /// Kinds that take more while they draw than is counted.
-    pub uncounted_drawing: Vec<&'static str>,
 }
 
 /// Bytes of an alias table of `n` items: masses, and columns of a power of two.
@@ -69,11 +114,9 @@ fn alias(n: usize) -> usize {
     8 * n + 8 * n.next_power_of_two().max(2)
 }
 
-/// Kinds that take more while they draw than is counted, because it depends on attributes or a knowledge graph.
-const DRAW_MORE: [&str; 2] = ["policy", "fair"];
-
-/// Bytes of the tables of a kind and its parameters, if they are known here.
-fn tables(name: &str, params: &Params, of: &Extent) -> Option<usize> {
+/// Bytes of the tables of a kind and its parameters, of a proposal with so many `neighbours`; none where only a log would say.
+fn tables(name: &str, params: &Params, of: &Extent, neighbours: Option<usize>) -> Option<usize> {
+    let [attributes, graph] = [of.known.and_then(|known| known.attributes), of.known.and_then(|known| known.graph)];
     // While a table that follows a curve is built, the one before it is still there, and the counts it is built from.
     let moves = |names: &[&str]| names.iter().any(|name| params.follows(name));
     Some(match name {
@@ -81,7 +124,17 @@ fn tables(name: &str, params: &Params, of: &Extent) -> Option<usize> {
         "all" | "top_k" | "softmax_draw" | "rank_band" | "adaptive" | "posterior" | "metropolis" | "buckets" => 0,
         "item" | "interpolate" | "one" | "log_q" | "attention" | "divergence" => 0,
         // A weight of every item.
-        "category_balance" | "propensity" => 4 * of.items * if moves(&["b", "eta", "most"]) { 3 } else { 1 },
+        "propensity" => 4 * of.items * if moves(&["eta", "most"]) { 3 } else { 1 },
+        "category_balance" if moves(&["b"]) => 12 * of.items + Groups::bytes(of.items, &attributes?),
+        "category_balance" => 4 * of.items,
+        "same_attribute" => OneOfGroup::bytes(of.items, &attributes?),
+        "graph_walk" => OneOfGroup::bytes(of.items, &graph?),
+        "attribute_neighbours" => attribute_neighbours::bytes(params, of.items, neighbours?),
+        "transition_neighbours" => transition_neighbours::bytes(params, of.items, neighbours?),
+        "user_walk" => user_walk::bytes(of.all_users, of.items, of.training_events),
+        "explicit" => explicit::bytes(of.all_users, of.events, of.known.and_then(|known| known.explicit)?),
+        "fair" => select::fair::bytes(of.items, of.trained, attributes?.codes),
+        "policy" => Groups::bytes(of.items, &graph?) + select::learned::bytes(graph?.codes, of.dim),
         "memory" => select::memory::bytes(params, of.users),
         "pool" => select::pool::bytes(params, of.users),
         "gates" => select::gates::bytes(of.dim),
@@ -111,7 +164,10 @@ pub(super) fn groups(scope: Scope, of: &Extent) -> usize {
 
 /// A choice from lists of `m` items, or from the catalogue, of which every row keeps `n`.
 struct Chosen<'a> {
-    of: &'a Extent,
+    of: &'a Extent<'a>,
+    /// The share of the lists that a walk over the graph proposed, and whether draws come with their probability.
+    walked: f64,
+    log_q: bool,
     groups: usize,
     m: usize,
     n: usize,
@@ -126,17 +182,26 @@ impl Chosen<'_> {
         let (r, d, given, beside) = (of.rows, of.dim, of.rows * n, of.rows * (m + 1));
         // Different items among targets and candidates: targets prefer some, so no more than these.
         let k = distinct(r + self.groups * m, of.items);
-        match name {
+        match (name, of.known) {
+            ("fair", Some(Known { attributes: Some(attributes), .. })) => {
+                select::fair::drawing(r, n, m, attributes.codes, of.threads)
+            }
+            ("policy", Some(Known { graph: Some(graph), .. })) => {
+                let entities = graph.of_events as f64 / of.training_events.max(1) as f64;
+                let (walked, log_q) = (self.walked, self.log_q);
+                let drawing = select::policy::Drawing { rows: r, n, m, walked, different: k, dim: d, entities, log_q };
+                drawing.bytes(params, graph)
+            }
             // What each user may be renewed by, and the scores of all rows' candidates.
-            "pool" => (of.sequences * 16 * m.next_power_of_two() + 16 * r * m).max(9 * given),
-            "gates" => {
+            ("pool", _) => (of.sequences * 16 * m.next_power_of_two() + 16 * r * m).max(9 * given),
+            ("gates", _) => {
                 let (wide, gates) = (2 * d + 1, 2 * d * (2 * d + 1));
                 let seen = 8 * beside + 8 * k * d + 8 * r * d + 8 * r;
                 let view = 8 * (r * (wide + 2 * d + d + 1) + k * d + gates);
                 let gradient = given * (8 * d + 8 + 8 * wide) + 8 * (2 * r * d + r + gates + reduced(d, wide, given));
                 (8 * beside + 12 * k * d).max(seen + view + 20 * given + gradient)
             }
-            "generator" => {
+            ("generator", _) => {
                 let rewards = 4 * r * (2 + d) + 4 * beside * usize::from(!self.catalogue) + 24 * given + 16 * (given + r);
                 // Laws and slopes of a block of rows; then its candidates by item.
                 let block = match self.catalogue {
@@ -150,7 +215,7 @@ impl Chosen<'_> {
                 let met = if self.catalogue { of.items } else { k };
                 rewards + block + 4 * met * d + 4 * if self.catalogue { of.items } else { beside }
             }
-            "buckets" => {
+            ("buckets", _) => {
                 let of_rows = |name: &str| (params.most(name) * (r as f64).sqrt()).ceil().max(1.0) as usize;
                 let (count, width) = (of_rows("buckets"), of_rows("rows").min(r));
                 let visits = count * width;
@@ -179,16 +244,18 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let choose = (plan.select.0.build)(&plan.select.1);
     let (rows, negatives) = (of.rows, plan.negatives.most());
     let groups = groups(plan.scope, of);
-    let mut needs = Needs { per_row: negatives, ..Needs::default() };
+    // Who may not have what they know has popular items less often.
+    let uniform = plan.propose.iter().all(|(entry, _)| entry.declared.name == "uniform");
+    let even = uniform && plan.select.0.declared.name == "all" && plan.exclude != Exclude::History;
+    let mut needs = Needs { per_row: negatives, groups, even, ..Needs::default() };
     let stages =
         [(plan.select.0.declared, &plan.select.1), (plan.mix.0.declared, &plan.mix.1), (plan.weight.0.declared, &plan.weight.1)];
-    for (declared, params) in plan.propose.iter().map(|(entry, params)| (entry.declared, params)).chain(stages) {
-        match tables(declared.name, params, of) {
+    let proposals = plan.propose.iter().map(|(entry, params)| (entry.declared, params));
+    for (i, (declared, params)) in proposals.chain(stages).enumerate() {
+        let neighbours = of.known.and_then(|known| known.neighbours.get(i).copied().flatten());
+        match tables(declared.name, params, of, neighbours) {
             Some(bytes) => needs.tables += bytes as u64,
             None => needs.uncounted.push(declared.name),
-        }
-        if DRAW_MORE.contains(&declared.name) {
-            needs.uncounted_drawing.push(declared.name);
         }
     }
     if of.trained < of.items {
@@ -224,7 +291,12 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     };
     let weighed = if matches!(plan.weight.0.declared.name, "one" | "log_q") { 0 } else { 4 * given };
     let of_rows = mixed + weighed;
-    let chosen = Chosen { of, groups, m, n: negatives, catalogue };
+    let share = |params: &Params| if plan.propose.len() == 1 { 1.0 } else { params.most("share") };
+    let by_graph = |name: &str| name == "graph_walk";
+    let shares = plan.propose.iter().map(|(entry, params)| (by_graph(entry.declared.name), share(params)));
+    let walked = shares.clone().filter(|(walks, _)| *walks).map(|(_, share)| share).sum::<f64>()
+        / shares.map(|(_, share)| share).sum::<f64>().max(f64::MIN_POSITIVE);
+    let chosen = Chosen { of, walked, log_q: plan.wants_log_q(), groups, m, n: negatives, catalogue };
     let generating = if plan.mix.0.declared.name == "generated" { chosen.generating(&plan.mix.1) } else { 0 };
     if !chooses {
         needs.shared = plan.scope != Scope::Position;
@@ -246,7 +318,9 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     let beside = !matches!(plan.select.0.declared.name, "top_k" | "softmax_draw" | "generator" | "buckets" | "pool");
     let listed_on_host = if beside && !catalogue { 16 * rows * (m + 1) } else { 0 };
     let scratch = of.threads * (4 * (block + gathered) + weights) + listed_on_host;
-    let ends = given * 8 + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong;
+    // Which of its list a row takes, and unless that has no probability how likely.
+    let taken = given * if plan.select.0.declared.name == "top_k" { 4 } else { 8 };
+    let ends = taken + 4 * (rows + 1) + 32 * rows + scratch + of_rows + 8 * rows * needs.wrong;
     needs.negatives_there = needs.negatives;
     let choosing = kept + ends.max(chosen.learning(plan.select.0.declared.name, &plan.select.1));
     needs.drawing = (made.max(choosing) as u64).max(needs.negatives + generating as u64);
@@ -274,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_whose_tables_are_not_known_are_named() {
+    fn kinds_that_only_a_log_says_the_size_of_are_named() {
         let of = Extent { items: 100, trained: 100, rows: 10, sequences: 2, dim: 8, threads: 1, ..Extent::default() };
         let preset = |name: &str| needs(&config::Sampler { preset: name.into(), ..config::Sampler::default() }, &of).unwrap();
         let counted =
@@ -284,6 +358,9 @@ mod tests {
         }
         assert_eq!(preset("fairneg").uncounted, ["fair"]);
         assert_eq!(preset("kgpolicy").uncounted, ["graph_walk", "policy"]);
+        assert_eq!(preset("predefined").uncounted, ["explicit"]);
+        assert_eq!(preset("gnno").uncounted, ["transition_neighbours"]);
+        assert!(preset("user-walk").uncounted.is_empty(), "training events are known without a log");
         assert_eq!((preset("cans").per_row, preset("cans").wrong, preset("cans").shared), (98, 1, false));
     }
 }

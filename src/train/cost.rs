@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::model::cost::{self, Lengths};
 use crate::model::{Queries, memory};
-use crate::ops::cost::{Cost, Pass, distinct};
+use crate::ops::cost::{Cost, Operation, Pass, distinct, product};
 use crate::ops::{attributes, full_softmax, sampled_loss, score, whole_data};
 use crate::optim::Optimizer;
 use crate::sampling::{self, cost::Draw};
@@ -30,6 +30,8 @@ pub struct StepCost {
     pub parts: [Cost; 6],
     /// Of the sampler, where there is one.
     pub draw: Option<Draw>,
+    /// Rows of the item tables that a step meets, where the others need no update.
+    pub met: Option<usize>,
     /// Stages of the sampler that do more than is counted, and what makes sequences shorter than they are taken for.
     pub uncounted: Vec<&'static str>,
 }
@@ -42,8 +44,8 @@ pub struct Floor {
     pub cost: Cost,
     /// Seconds.
     pub floor: f64,
-    /// Seconds; none on a machine, whose operations have no price yet.
-    pub predicted: Option<f64>,
+    /// Seconds.
+    pub predicted: f64,
     /// Seconds of the fastest and of the median step, where some were made.
     pub fastest: Option<f64>,
     pub median: Option<f64>,
@@ -64,10 +66,13 @@ impl StepCost {
 
         let encoder = cost::encoder(&hyper, &sizes, lengths, asked);
         let loss = match &draw {
-            Some(Draw { groups, negatives, wrong, .. }) => {
+            Some(Draw { groups, negatives, wrong, generated, .. }) => {
                 let Pass { forward, backward } = cost::context(&hyper, &sizes, rows * wrong);
                 let contexts = if *wrong > 0 { forward + backward } else { Cost::default() };
-                contexts + sampled_loss::cost(rows, *groups, *negatives, *wrong, items, d, hyper.context, products)
+                // A vector that is no item is scored and moves the query, and is not moved itself.
+                let fakes = Cost::new(2 * product([rows, *generated, d]), rows * generated * d);
+                let fakes = fakes.of(Operation::Pairs, (rows * generated) as u64);
+                contexts + fakes + sampled_loss::cost(rows, *groups, *negatives, *wrong, items, d, hyper.context, products)
             }
             None if config.loss.kind == "whole_data" => whole_data::cost(rows, items, d),
             None => full_softmax::cost(rows, items, d, hyper.context, products),
@@ -89,17 +94,16 @@ impl StepCost {
         if config.train.random_prefix {
             uncounted.push("train.random_prefix");
         }
-        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], draw, uncounted })
+        Ok(StepCost { parts: [encoder.forward, propose, select, loss, backward, update], draw, met, uncounted })
     }
 
     /// The parts with the least time each takes, and the predicted one.
-    pub fn floors(&self, ceilings: &Ceilings, prices: Option<&Prices>) -> Vec<Floor> {
-        let predicted = |cost| prices.map(|prices| prices.predicted(cost));
+    pub fn floors(&self, ceilings: &Ceilings, prices: &Prices) -> Vec<Floor> {
         let floor = |(part, cost)| Floor {
             part,
             cost,
             floor: ceilings.floor(cost),
-            predicted: predicted(cost),
+            predicted: prices.predicted(cost),
             fastest: None,
             median: None,
         };

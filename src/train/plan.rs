@@ -6,14 +6,17 @@
 //! loss         everything that lasts, the batch, its negatives, the scratch of the loss
 //! backward     everything that lasts, the batch, its negatives, rows grouped by item
 //! evaluation   everything that lasts, scores of a tile of requests
+//! baselines    everything that lasts, what the model's evaluation leaves, popularity and the item-to-item model
 //! checkpoint   everything that lasts, a copy of every value
 //! ```
 //!
 //! The largest moment is what the run needs. The owners of the memory say what theirs takes (`model::memory`,
 //! `sampling::memory`, `Optimizer::bytes`, `full_softmax::bytes`, ...); `hardneg plan --measure` holds the sum to what an
 //! allocator counts. On a GPU the lines marked so lie in its memory, what the loss and the choice of negatives take for a moment
-//! among them; the little that other kernels take for a moment is not counted. The log itself is mapped from its file and can be dropped by the system at any time, so it is a
-//! line of its own and no part of the sum.
+//! among them; the little that other kernels take for a moment is not counted, nor what is taken while tables are built and given back
+//! before the first step. The log itself is mapped from its file and can be dropped by the system at any time, so it is a line of its
+//! own and no part of the sum. What only the log says of a sampler's tables and of the baselines' rules is counted in it beforehand
+//! ([`Counts::of`]); a plan from sizes alone names them.
 
 use serde::Serialize;
 
@@ -25,7 +28,7 @@ use crate::data::split::Target;
 use crate::data::training::TrainingSet;
 use crate::device::kept_per_thread;
 use crate::error::{Code, Error, Result};
-use crate::eval::{self, Outcome};
+use crate::eval::{self, ItemToItem, Outcome};
 use crate::loss;
 use crate::model::cost::Lengths;
 use crate::model::memory::{self, Extent};
@@ -49,12 +52,14 @@ pub enum Moment {
     Loss,
     Backward,
     Evaluation,
+    Baselines,
     Checkpoint,
 }
 
 impl Moment {
     /// In the order in which they come.
-    pub const ALL: [Moment; 5] = [Moment::Drawing, Moment::Loss, Moment::Backward, Moment::Evaluation, Moment::Checkpoint];
+    pub const ALL: [Moment; 6] =
+        [Moment::Drawing, Moment::Loss, Moment::Backward, Moment::Evaluation, Moment::Baselines, Moment::Checkpoint];
     /// Those of a training step.
     pub const STEP: [Moment; 3] = [Moment::Drawing, Moment::Loss, Moment::Backward];
     /// As tables print it.
@@ -64,6 +69,7 @@ impl Moment {
             Moment::Loss => "loss",
             Moment::Backward => "backward",
             Moment::Evaluation => "evaluation",
+            Moment::Baselines => "baselines",
             Moment::Checkpoint => "checkpoint",
         }
     }
@@ -110,11 +116,15 @@ pub struct Counts {
     pub training_events: usize,
     /// (cluster, item) pairs with a training event.
     pub cluster_pairs: usize,
+    /// What the sampler's tables and the rules of the item-to-item baseline hold; none without a log.
+    pub known: Option<sampler::Known>,
+    pub rules: Option<usize>,
 }
 
 impl Counts {
-    /// Of a log. The largest batch is looked for in the order of the epochs, in as many of them as are five million sequences.
-    pub fn of(set: &TrainingSet, config: &Config) -> Counts {
+    /// Of a log. The largest batch is looked for in the order of the epochs, in as many of them as are five million sequences. Errors of
+    /// the settings are those of training.
+    pub fn of(set: &TrainingSet, config: &Config) -> Result<Counts> {
         let (log, split) = (set.data(), set.split());
         let (n, batch) = (set.len() as u64, u64::from(config.train.batch_size.max(1)));
         let max_len = config.model.max_len as usize;
@@ -137,7 +147,12 @@ impl Counts {
         let lengths = Lengths::of((0..n as u32).map(|index| set.extent([index], max_len).0));
         let from = sizes(set);
         let pairs = |clusters: &crate::data::clusters::TimeClusters| clusters.counts(log, split).items.len();
-        Counts {
+        let sampled = loss::find(&config.loss.kind)?.sampled;
+        let known = sampled.then(|| sampler::Known::of(&config.sampler, &super::step::knowledge(set))).transpose()?;
+        let histories = (0..log.users() as u32).map(|user| split.training(log, user));
+        let rules = (config.eval.baselines && !split.test.is_empty())
+            .then(|| ItemToItem::rules(log.event_items(), histories, log.items()));
+        Ok(Counts {
             items: log.items(),
             users: log.users(),
             events: log.events(),
@@ -157,7 +172,9 @@ impl Counts {
             trained: split.train_items.iter().filter(|&&n| n > 0).count(),
             training_events: split.training_events() as usize,
             cluster_pairs: set.clusters().map_or(0, pairs),
-        }
+            known,
+            rules,
+        })
     }
 
     /// Of a log of which only these numbers are known: `leave-one-out`, every item trained, every batch as long as it may be or,
@@ -273,6 +290,9 @@ impl MemoryPlan {
             cluster_pairs: c.cluster_pairs,
             clusters: config.data.clusters as usize,
             users: c.sequences.min(c.users),
+            all_users: c.users,
+            events: c.events,
+            known: c.known.as_ref(),
             rows: queries,
             sequences,
             dim: d,
@@ -302,13 +322,12 @@ impl MemoryPlan {
             plan.push("negatives", if gpu { n.negatives_there } else { n.negatives }, &[Moment::Loss, Moment::Backward], true);
             let mut scratch = match gpu {
                 true => sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, hyper.score != ScoreKind::Dot),
-                false => sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared),
+                false => sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared.then_some(n.groups), n.even),
             };
             // The wrong contexts: their vectors, and the numbers they are made of.
             scratch += (4 * queries * wrong * (d + c.numeric + c.categories.len())) as u64;
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
             plan.uncounted.extend(n.uncounted.iter().map(|kind| format!("tables of `{kind}`")));
-            plan.uncounted.extend(n.uncounted_drawing.iter().map(|kind| format!("what `{kind}` takes while it draws")));
         } else {
             let cosine = hyper.score != ScoreKind::Dot;
             let scratch = match gpu {
@@ -326,7 +345,8 @@ impl MemoryPlan {
             // A tile of requests may hold more rows than a batch.
             let longer = memory::forward(&hyper, &model, rows.max(c.rows_of_requests), queries.max(tile)) - kept;
             let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
-            let counted = 8 * c.items * config.eval.at.len() + size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
+            let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
+            let counted = 8 * c.items * config.eval.at.len() + outcomes;
             // Scores are lent to and fro between two buffers.
             // For a moment: a norm beside every score of a tile (the cosine under a context), or before that the numbers of the
             // contexts in two precisions beside those of the tile before.
@@ -345,9 +365,21 @@ impl MemoryPlan {
             } else {
                 plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
             }
-            if config.eval.baselines {
+            match c.rules {
+                Some(rules) if config.eval.baselines => {
+                    // What the model's evaluation leaves: longer activations, a tile of its scores, its outcomes.
+                    let left = outcomes as u64 + if gpu { 0 } else { longer + 4 * (tile * c.items) as u64 };
+                    let [fit, table] = ItemToItem::bytes(c.items, c.training_events, rules, threads);
+                    // One after the other: popularity's scores and a tile that grew by doubling; a tile beside the outcomes of it.
+                    let popularity = 4 * c.items * (1 + tile.next_power_of_two());
+                    let judged = table + popularity.max(4 * c.items * tile + outcomes) + counted + requests as usize;
+                    plan.push("baselines beside the model", left + fit.max(judged) as u64, &[Moment::Baselines], false);
+                }
                 // A rule per pair of items that follow each other in some history, which only counting them tells.
-                plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
+                None if config.eval.baselines => {
+                    plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
+                }
+                _ => {}
             }
         }
         if gpu && config.train.graph {

@@ -1,4 +1,4 @@
-//! What a unit of each operation takes on this machine's plain path, measured at the model's own width: from floors to a prediction.
+//! What a unit of each operation takes where training runs, measured at the model's own width: from floors to a prediction.
 //!
 //! ```text
 //! predicted time of a part = sum over operations of (its units in the part) x (seconds of a unit)
@@ -9,7 +9,16 @@
 //! A sampler is built as the settings say and draws for a log made for the purpose. Of several runs the fastest counts, so that
 //! what else the machine does raises no price: a prediction is of a machine left alone, and a busy one is slower by as much as it
 //! is busy. It rests on two assumptions, and is wrong where they are: that a price does not change with the number of rows, and
-//! that arrays are found in the last cache level when they are wanted again.
+//! that arrays are found in the last cache level when they are wanted again. The tables of an update are not: they are wanted once a
+//! step, and between two runs of it as many other bytes are walked through as the step moves elsewhere.
+//!
+//! On a GPU or the emulator a price is the machine's own time between two marks ([`Runtime::mark`](crate::device::Runtime::mark)), as the
+//! stages of a step are timed there (`train/step.rs`), and not the wall clock around a wait: in a step the host has enqueued an operation
+//! long before the machine comes to it, while around a wait every launch would be waited for. So that it is the same here, the machine is
+//! given other work first, long enough for the host to get ahead. Its problems are as large as the step's own, as far as
+//! [`THERE`] reaches, since a part of one leaves most of its processors idle. A sampler that decides on the host waits for the
+//! machine itself, so that one is timed by the wall clock from an idle machine to the end of its work. How near such a prediction comes has
+//! been measured on the plain path only.
 
 use std::time::Instant;
 
@@ -28,6 +37,7 @@ use crate::ops::negatives::Negatives;
 use crate::ops::param::{Param, Role};
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::ops::score::{self, Scoring};
+use crate::ops::touched::Rows;
 use crate::ops::{activation, attention, dropout, full_softmax, layer_norm, linear, rows};
 use crate::optim::Optimizer;
 use crate::rng::{Draws, Stream, below};
@@ -41,11 +51,20 @@ const NUMBERS: usize = 1 << 18;
 const TABLE: usize = 1 << 22;
 /// Negatives or candidates of all rows together.
 const DRAWN: usize = 1 << 17;
-/// Numbers in either of the arrays that are walked through between two runs, 4 MiB each.
+/// The same three on a machine: 64 MiB in arrays of rows and in a table.
+const THERE: [usize; 3] = [1 << 24; 3];
+/// Numbers in either of the arrays that are walked through between two runs, 4 MiB each; before an update at most 64 MiB each, more than
+/// a last cache level holds.
 const OTHERS: usize = 1 << 20;
-/// Measurements of each after one that allocates, fewer once they have taken so many seconds.
+const MOST_OTHERS: usize = 1 << 24;
+/// Numbers in either of the arrays that a machine is kept busy with, the fewest with which that takes so many seconds: some forty
+/// launches of the host.
+const AHEAD: [usize; 4] = [1 << 20, 1 << 22, 1 << 24, 1 << 26];
+const BUSY: f64 = 2e-4;
+/// Measurements of each after one that allocates; fewer once they have taken so many seconds, and fewer than three after so many.
 const REPEATS: usize = 15;
 const ENOUGH: f64 = 0.08;
+const TOO_LONG: f64 = 0.5;
 
 /// Seconds of a unit of every operation that a step has, and the parts of a step that could not be measured.
 #[derive(Clone, Debug, Default)]
@@ -69,26 +88,81 @@ struct Scene<'a> {
     clusters: usize,
     /// Items with an event in a cluster.
     per_cluster: usize,
+    /// Negatives or candidates of all rows together, at most.
+    drawn: usize,
+    /// Numbers a machine is kept busy with; 0 on the plain path.
+    ahead: usize,
+}
+
+/// Arrays of a number each, two of a kind.
+type Pair = (Buffer, Buffer);
+
+/// Adds one array to the other, which walks through both.
+fn walk(device: &Device, pair: &mut Pair) -> Result<()> {
+    rows::add(device, &mut pair.0, &pair.1, 0.5)
+}
+
+/// Arrays of `n` numbers, written once, so that they are memory of their own and not the system's page of zeros.
+fn pair(device: &Device, n: usize) -> Result<Pair> {
+    let mut pair = (device.zeros(n)?, device.zeros(n)?);
+    rows::add(device, &mut pair.1, &pair.0, 1.0)?;
+    Ok(pair)
+}
+
+/// Seconds of `run`: the host's, or those of a machine between two marks.
+fn seconds(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    match device {
+        Device::Host(_) => {
+            let started = Instant::now();
+            run()?;
+            Ok(started.elapsed().as_secs_f64())
+        }
+        Device::Machine(runtime) => {
+            let from = runtime.mark()?;
+            run()?;
+            runtime.elapsed(&from, &runtime.mark()?)
+        }
+    }
+}
+
+/// Numbers to keep `device` busy with; 0 on the plain path.
+fn ahead(device: &Device) -> Result<usize> {
+    if let Device::Host(_) = device {
+        return Ok(0);
+    }
+    for n in AHEAD {
+        let mut pair = pair(device, n)?;
+        walk(device, &mut pair)?;
+        if n == AHEAD[AHEAD.len() - 1] || seconds(device, &mut || walk(device, &mut pair))? >= BUSY {
+            return Ok(n);
+        }
+    }
+    Ok(0)
 }
 
 impl Prices {
-    /// Of the operations in `cost`, a step of these `lengths`; errors are those of training.
-    pub fn measure(config: &Config, counts: &Counts, lengths: Lengths, cost: &StepCost) -> Result<Prices> {
+    /// Of the operations in `cost` on `device`, a step of these `lengths`; errors are those of training.
+    pub fn measure(config: &Config, counts: &Counts, lengths: Lengths, cost: &StepCost, device: &Device) -> Result<Prices> {
         let Shape { hyper, .. } = Shape::new(config, counts)?;
         let d = hyper.dim;
         let length = (lengths.squares as f64 / lengths.rows.max(1) as f64).round().max(1.0) as usize;
         let clusters = config.data.clusters as usize;
+        let [numbers, table, drawn] = if let Device::Host(_) = device { [NUMBERS, TABLE, DRAWN] } else { THERE };
+        let items = counts.items.min(table / d).max(1);
         let scene = Scene {
-            device: &Device::HOST,
+            device,
             config,
             hyper: &hyper,
-            rows: lengths.rows.min(NUMBERS / d).max(length),
+            rows: lengths.rows.min(numbers / d).max(length),
             length,
-            items: counts.items.min(TABLE / d).max(1),
+            items,
             clusters,
-            per_cluster: counts.cluster_pairs.div_ceil(clusters.max(1)).clamp(1, counts.items.min(TABLE / d).max(1)),
+            per_cluster: counts.cluster_pairs.div_ceil(clusters.max(1)).clamp(1, items),
+            drawn,
+            ahead: ahead(device)?,
         };
         let all: Cost = cost.parts.into_iter().sum();
+        let [.., update] = cost.parts;
         let mut prices = Prices::default();
         for (i, operation) in Operation::ALL.into_iter().enumerate().filter(|&(i, _)| all.units[i] > 0) {
             prices.seconds[i] = match operation {
@@ -99,7 +173,7 @@ impl Prices {
                 Operation::Dropout => scene.dropout(),
                 Operation::Activation => scene.activation(),
                 Operation::Group => scene.group(counts.items),
-                Operation::Update => scene.update(),
+                Operation::Update => scene.update(all.bytes - update.bytes, counts.items, cost.met),
                 Operation::Pairs => cost.draw.as_ref().map_or(Ok(0.0), |draw| scene.pairs(draw)),
                 Operation::Catalogue => scene.catalogue(),
                 // Both at once, below.
@@ -127,6 +201,12 @@ impl Prices {
     }
 }
 
+/// Whether another measurement is worth it after so many since `began`.
+fn goes_on(made: usize, began: Instant) -> bool {
+    let most = if made < 3 { TOO_LONG } else { ENOUGH };
+    made == 0 || made < REPEATS && began.elapsed().as_secs_f64() < most
+}
+
 /// The smallest of some seconds.
 pub fn least(seconds: impl IntoIterator<Item = f64>) -> f64 {
     seconds.into_iter().fold(f64::INFINITY, f64::min)
@@ -140,15 +220,22 @@ fn units(cost: Cost, operation: Operation) -> u64 {
 impl Scene<'_> {
     /// Seconds of a unit where `run` does `units` of them. Before each run other arrays are walked through, so that its own are found
     /// where a step finds them: beyond the caches of a core, within the one that all share.
-    fn unit(&self, units: u64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    fn unit(&self, units: u64, run: impl FnMut() -> Result<()>) -> Result<f64> {
+        self.unit_after(OTHERS, units, run)
+    }
+    /// The same where so many numbers are walked through in either of the other arrays.
+    fn unit_after(&self, others: usize, units: u64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         run()?;
+        let (mut busy, mut others) = (pair(self.device, self.ahead)?, pair(self.device, others)?);
         let (mut times, began) = (vec![], Instant::now());
-        let mut others = (self.device.zeros(OTHERS)?, self.device.zeros(OTHERS)?);
-        while times.len() < REPEATS && (times.len() < 3 || began.elapsed().as_secs_f64() < ENOUGH) {
-            rows::add(self.device, &mut others.0, &others.1, 0.5)?;
-            let started = Instant::now();
-            run()?;
-            times.push(started.elapsed().as_secs_f64());
+        while goes_on(times.len(), began) {
+            if self.ahead > 0 {
+                // What it was kept busy with has emptied its cache, which a run before the measured one fills as a step does.
+                walk(self.device, &mut busy)?;
+                run()?;
+            }
+            walk(self.device, &mut others)?;
+            times.push(seconds(self.device, &mut run)?);
         }
         Ok(least(times) / units.max(1) as f64)
     }
@@ -242,24 +329,43 @@ impl Scene<'_> {
         self.unit(units(cost, Operation::Group), || embedding::backward(self.device, &mut dtable, &dout, &ids, 1, 1.0))
     }
 
-    fn update(&self) -> Result<f64> {
-        let (config, shape) =
-            (config::Optim { tables: "dense".into(), ..self.config.optim.clone() }, [self.items, self.hyper.dim]);
+    /// Once a step has moved so many bytes elsewhere: a walk moves 12 for a number of both arrays. Where a table of `items` V is updated
+    /// by row, of so many rows that a step meets, other ones in every run: they lie scattered, and are as old as they are in training.
+    fn update(&self, elsewhere: u64, items: usize, met: Option<usize>) -> Result<f64> {
+        let others = ((elsewhere / 12) as usize).clamp(1, MOST_OTHERS);
+        let (optim, shape) = (&self.config.optim, [self.items, self.hyper.dim]);
+        let met = met.filter(|_| Optimizer::goes_by_row(optim, &[items, self.hyper.dim], true));
+        let tables = match &*optim.tables {
+            _ if met.is_none() => "dense",
+            "adagrad" => "adagrad",
+            _ => "lazy",
+        };
+        let config = config::Optim { tables: tables.into(), ..optim.clone() };
+        let set_of = |lane: u8| {
+            let mut rows = self.ids(lane, met.unwrap_or(0).min(self.items));
+            rows.sort_unstable();
+            rows.dedup();
+            rows
+        };
+        let sets: Vec<Vec<u32>> = (5..9).map(set_of).collect();
+        // The sets are equally long but for chance.
+        let touched = met.map(|_| sets.iter().map(Vec::len).sum::<usize>() / sets.len());
         let n = self.items * self.hyper.dim;
         let (value, grad) = (self.reals(n)?, self.device.zeros(n)?);
         let mut params = [Param { name: "items".into(), shape: shape.to_vec(), role: Role::Table, value, grad }];
         let mut optimizer = Optimizer::new(self.device, &config, &params)?;
-        let (cost, mut step) = (Optimizer::cost(&config, &shape, true, None), 0);
-        self.unit(units(cost, Operation::Update), || {
+        let (cost, mut step) = (Optimizer::cost(&config, &shape, true, touched), 0);
+        self.unit_after(others, units(cost, Operation::Update), || {
             step += 1;
-            optimizer.step(self.device, &mut params, &[], step, 1e-3).map(|_| ())
+            let rows = met.map(|_| Rows::Here(&sets[step as usize % sets.len()]));
+            optimizer.step(self.device, &mut params, &[rows], step, 1e-3).map(|_| ())
         })
     }
 
     /// The loss against as many negatives, shared by as many rows.
     fn pairs(&self, draw: &Draw) -> Result<f64> {
         let (device, d, w) = (self.device, self.hyper.dim, draw.wrong);
-        let r = (DRAWN / (draw.negatives + 1)).clamp(128.min(self.rows), self.rows);
+        let r = (self.drawn / (draw.negatives + 1)).clamp(128.min(self.rows), self.rows);
         let group_offsets: Vec<u32> = match draw.groups {
             1 => vec![0, r as u32],
             _ if draw.shared => self.offsets(r),
@@ -286,7 +392,8 @@ impl Scene<'_> {
     }
 
     fn catalogue(&self) -> Result<f64> {
-        let (device, d, r) = (self.device, self.hyper.dim, self.rows.min(256));
+        let (device, d) = (self.device, self.hyper.dim);
+        let r = if let Device::Host(_) = device { self.rows.min(256) } else { self.rows };
         let (query, context, table, targets) =
             (self.reals(r * d)?, self.reals(r * d)?, self.reals(self.items * d)?, self.ids(3, r));
         let context = self.hyper.context.then_some(&context);
@@ -304,7 +411,7 @@ impl Scene<'_> {
     /// Seconds of an id proposed and of a score behind it; none where the sampler wants more of its log than is made up here.
     fn sampler(&self, draw: &Draw) -> Result<Option<[f64; 2]>> {
         let (d, l) = (self.hyper.dim, self.length);
-        let most = self.rows.min((DRAWN / draw.candidates.max(1)).max(4 * l));
+        let most = self.rows.min((self.drawn / draw.candidates.max(1)).max(4 * l));
         let users = (most / l).max(1);
         let r = users * l;
         // A history of each user: its rows, the last target, and two events held out.
@@ -356,16 +463,43 @@ impl Scene<'_> {
         let of = crate::sampling::memory::Extent { items: self.items, rows: r, sequences: users, dim: d, ..Default::default() };
         let cost = crate::sampling::cost::draw(&self.config.sampler, &of, 1)?;
         let moment = Moment { epoch: 1.0, epoch_index: 1, batch_index: 0 };
-        let (mut proposed, mut behind, mut number) = (f64::INFINITY, f64::INFINITY, 0);
-        self.unit(1, || {
-            let (began, mut told) = (Instant::now(), 0.0);
-            let mut tell = || told = began.elapsed().as_secs_f64();
-            number += 1;
+        // Seconds of both halves of the draw of a batch, waited for at their ends unless the machine does all of it.
+        let draw = |number: u64, there: bool| -> Result<([f64; 2], bool)> {
             let moment = Moment { batch_index: number, ..moment };
-            sampler.draw_telling(self.device, &batch, Some(&scoring), moment, &mut tell)?;
-            (proposed, behind) = (told.min(proposed), (began.elapsed().as_secs_f64() - told).min(behind));
-            Ok(())
-        })?;
+            let mark =
+                || if let Device::Machine(runtime) = self.device { Ok(Some((runtime, runtime.mark()?))) } else { Ok(None) };
+            let ends = || match self.device {
+                Device::Machine(runtime) if !there => runtime.sync().and_then(|()| mark()),
+                _ => mark(),
+            };
+            let (from, began) = (ends()?, Instant::now());
+            let (mut told, mut at) = (Ok(None), 0.0);
+            let mut tell = || (told, at) = (ends(), began.elapsed().as_secs_f64());
+            let negatives = sampler.draw_telling(self.device, &batch, Some(&scoring), moment, &mut tell)?;
+            let (told, to) = (told?, ends()?);
+            let host = [at, began.elapsed().as_secs_f64() - at];
+            let seconds = match (from, told, to) {
+                (Some((runtime, from)), Some((_, told)), Some((_, to))) if there => {
+                    // Whichever took longer proposed, as `train/step.rs` has it.
+                    [runtime.elapsed(&from, &told)?.max(host[0]), runtime.elapsed(&told, &to)?]
+                }
+                _ => host,
+            };
+            Ok((seconds, negatives.resident.is_some()))
+        };
+        let (mut proposed, mut behind) = (f64::INFINITY, f64::INFINITY);
+        let (mut busy, mut others) = (pair(self.device, self.ahead)?, pair(self.device, OTHERS)?);
+        let (_, there) = draw(0, false)?;
+        let (mut number, began) = (0, Instant::now());
+        while goes_on(number, began) {
+            if there {
+                walk(self.device, &mut busy)?;
+            }
+            walk(self.device, &mut others)?;
+            number += 1;
+            let ([first, rest], _) = draw(number as u64, there)?;
+            (proposed, behind) = (first.min(proposed), rest.min(behind));
+        }
         let each = |seconds: f64, cost: Cost, operation| match units(cost, operation) {
             0 => 0.0,
             units => seconds / units as f64,
@@ -393,8 +527,8 @@ mod tests {
         assert_eq!((of_three.predicted(cost), of_three.missing.len()), (10.0 + 0.5 * 20.0, 0));
     }
 
-    /// A configuration of a small model, and the operations it has.
-    fn priced(settings: impl Fn(&mut Config)) -> (Prices, Cost) {
+    /// A configuration of a small model, and the operations it has on `device`.
+    fn priced(device: &Device, settings: impl Fn(&mut Config)) -> (Prices, Cost) {
         let mut config = Config::default();
         config.model = config::Model { dim: 8, heads: 2, layers: 1, max_len: 10, ..config.model };
         config.train.batch_size = 4;
@@ -402,18 +536,21 @@ mod tests {
         let counts = Counts::assumed(300, 50, Some(600), &config).unwrap();
         let lengths = counts.lengths.mean(13);
         let cost = StepCost::new(&config, &counts, lengths).unwrap();
-        let prices = Prices::measure(&config, &counts, lengths, &cost).unwrap();
+        let prices = Prices::measure(&config, &counts, lengths, &cost, device).unwrap();
         (prices, cost.parts.into_iter().sum())
     }
 
-    #[test]
-    fn every_operation_of_a_step_has_a_price_and_no_other() {
+    fn every_operation_has_a_price_and_no_other(device: &Device) {
         let sampler = |config: &mut Config, preset: &str, loss: &str| {
             config.sampler.preset = preset.into();
             config.loss.kind = loss.into();
         };
-        let all: [&dyn Fn(&mut Config); 9] = [
+        let all: [&dyn Fn(&mut Config); 10] = [
             &|_| {},
+            &|config| {
+                sampler(config, "uniform", "bce");
+                config.optim.tables = "lazy".into();
+            },
             &|config| config.loss.kind = "whole_data".into(),
             &|config| sampler(config, "uniform", "bce"),
             &|config| {
@@ -437,7 +574,7 @@ mod tests {
             &|config| sampler(config, "srns", "bce"),
         ];
         for (i, settings) in all.into_iter().enumerate() {
-            let (prices, cost) = priced(settings);
+            let (prices, cost) = priced(device, settings);
             for operation in Operation::ALL {
                 let (units, seconds) = (units(cost, operation), prices.seconds[operation as usize]);
                 assert_eq!(units > 0, seconds > 0.0, "configuration {i}, {operation:?}: {units} units of {seconds} s");
@@ -447,8 +584,25 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_of_a_step_has_a_price_and_no_other() {
+        every_operation_has_a_price_and_no_other(&Device::HOST);
+    }
+
+    /// Its times mean nothing; that every operation is found, run and timed there does.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn the_same_on_a_machine() {
+        use crate::device::emulator::{self, Options};
+        use crate::error::Code;
+        match emulator::open(&Options::new(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels"))) {
+            Err(error) if error.code() == Code::G0507 => println!("SKIPPED: no C++ compiler"),
+            machine => every_operation_has_a_price_and_no_other(&machine.unwrap()),
+        }
+    }
+
+    #[test]
     fn a_sampler_that_needs_more_of_its_log_is_left_out_and_named() {
-        let (prices, cost) = priced(|config| {
+        let (prices, cost) = priced(&Device::HOST, |config| {
             config.sampler.preset = "same-attribute".into();
             config.loss.kind = "bce".into();
         });

@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,8 @@ const PRICED: u32 = 3;
 /// Times a prediction is measured anew while it is held to real steps, and steps of each turn.
 const TURNS: usize = 4;
 const STEPS: usize = 9;
+/// Seconds after which there are no more of either, though one of each.
+const LONG: f64 = 10.0;
 /// Seconds between a user's events, and 2021-01-01 UTC in microseconds.
 const GAP: i64 = 61_200;
 const BEGIN: i64 = 1_609_459_200_000_000;
@@ -123,19 +126,18 @@ pub struct Work {
     /// Seconds it takes at the least, and their share of those it took.
     pub floor: f64,
     pub floor_share: f64,
-    /// Seconds it is predicted to take on a machine left alone (`train/prices.rs`), and their ratio to the fastest; none on a
-    /// GPU.
-    pub predicted: Option<f64>,
-    pub predicted_share: Option<f64>,
+    /// Seconds it is predicted to take on a machine left alone (`train/prices.rs`), and their ratio to the fastest.
+    pub predicted: f64,
+    pub predicted_share: f64,
 }
 
 impl Work {
     /// Of `cost` done in so many seconds in the median and at the fastest, above zero.
-    fn new(cost: Cost, seconds: f64, fastest: f64, ceilings: &Ceilings, prices: Option<&Prices>) -> Work {
+    fn new(cost: Cost, seconds: f64, fastest: f64, ceilings: &Ceilings, prices: &Prices) -> Work {
         let (rate, floor) = (|amount: u64| amount as f64 / seconds, ceilings.floor(cost));
         let (flops_per_second, bytes_per_second) = (rate(cost.flops), rate(cost.bytes));
-        let predicted = prices.map(|prices| prices.predicted(cost));
-        let predicted_share = predicted.map(|predicted| predicted / fastest);
+        let predicted = prices.predicted(cost);
+        let predicted_share = predicted / fastest;
         let floor_share = floor / seconds;
         Work { seconds, fastest, cost, flops_per_second, bytes_per_second, floor, floor_share, predicted, predicted_share }
     }
@@ -217,7 +219,6 @@ pub fn measure(
         return Err(Error::new(Code::C0205, "the loss sees the whole catalogue, so there is no sampler to profile")
             .help("use `--set loss=bce`, or another sampled loss"));
     };
-    let on_host = matches!(device, Device::Host(_));
     let (negatives, scope) = (sampler.negatives(0.0), sampler.resolved().scope.unwrap_or_default());
     let (mut steps, mut costs, mut extras, mut stages, mut per_negative) = (vec![], vec![], vec![], vec![], vec![]);
     let (mut rows, mut drawn, mut clock) = (0, 0, 0.0);
@@ -225,15 +226,15 @@ pub fn measure(
     // Users are equally long.
     let rows_of_each = set.extent([0], config.model.max_len as usize).0;
     let lengths = Lengths::of(std::iter::repeat_n(rows_of_each, (config.train.batch_size as usize).min(set.len())));
-    let counts = Counts::of(&set, &config);
+    let counts = Counts::of(&set, &config)?;
     let cost = StepCost::new(&config, &counts, lengths)?;
     let mut prices = vec![];
     let mut kept = VecDeque::new();
     let warmup = rounds.warmup.max(LATER as u32);
     for round in 0..u64::from(warmup + rounds.measured) {
         let every = rounds.measured.div_ceil(PRICED).max(1);
-        if on_host && round >= u64::from(warmup) && (round - u64::from(warmup)).is_multiple_of(u64::from(every)) {
-            prices.push(Prices::measure(&config, &counts, lengths, &cost)?);
+        if round >= u64::from(warmup) && (round - u64::from(warmup)).is_multiple_of(u64::from(every)) {
+            prices.push(Prices::measure(&config, &counts, lengths, &cost, device)?);
         }
         let step = round % sampled.steps_per_epoch();
         let (fresh, drawn_now) = sampled.step_on(step, None)?;
@@ -263,13 +264,12 @@ pub fn measure(
     }
     let stage = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.seconds()[i])).median;
     let step = Median::of(steps);
-    let prices = (!prices.is_empty()).then(|| Prices::least(&prices));
+    let prices = Prices::least(&prices);
     let seconds = |i: usize| Median::of(stages.iter().map(|s: &Stages| s.parts()[i])).median;
     let fastest = |i: usize| least(stages.iter().map(|s: &Stages| s.parts()[i]));
     let counted = StepCost::PARTS.iter().zip(cost.parts).enumerate().filter(|(_, (_, cost))| *cost != Cost::default());
-    let work = counted
-        .map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), fastest(i), ceilings, prices.as_ref())))
-        .collect();
+    let work =
+        counted.map(|(i, (part, cost))| (part.to_string(), Work::new(cost, seconds(i), fastest(i), ceilings, &prices))).collect();
     let sampling = Median::of(stages.iter().map(|s| s.sample)).median;
     Ok(Line {
         sampler: name.into(),
@@ -281,7 +281,7 @@ pub fn measure(
         step,
         work,
         uncounted: cost.uncounted.iter().map(|name| name.to_string()).collect(),
-        unpredicted: prices.iter().flat_map(|prices| &prices.missing).map(|name| name.to_string()).collect(),
+        unpredicted: prices.missing.iter().map(|name| name.to_string()).collect(),
         stages: Stages::NAMES.iter().enumerate().map(|(i, name)| (name.to_string(), stage(i))).collect(),
         sampling_share: sampling / step.median,
         ns_per_negative: Median::of(per_negative),
@@ -297,17 +297,31 @@ pub struct Held {
     pub parts: [(f64, f64); 6],
 }
 
-/// Trains some steps of `config`, in turns with measurements of the prices of their operations; on the plain path.
-pub fn hold(config: &Config, set: &Arc<TrainingSet>, counts: &Counts, lengths: Lengths, cost: &StepCost) -> Result<Held> {
-    let mut trainer = Trainer::new(config, set.clone(), &Device::HOST)?;
-    write_all(&mut trainer, &Device::HOST)?;
+/// Trains some steps of `config` on `device`, in turns with measurements of the prices of their operations.
+pub fn hold(
+    config: &Config,
+    set: &Arc<TrainingSet>,
+    counts: &Counts,
+    lengths: Lengths,
+    cost: &StepCost,
+    device: &Device,
+) -> Result<Held> {
+    let mut trainer = Trainer::new(config, set.clone(), device)?;
+    write_all(&mut trainer, device)?;
     let (mut prices, mut seconds) = (vec![], [const { vec![] }; 6]);
     let rows = if config.train.targets == "last" { lengths.sequences } else { lengths.rows } as f64;
     let steps = trainer.steps_per_epoch();
-    let mut step = 0;
-    for _ in 0..TURNS {
-        prices.push(Prices::measure(config, counts, lengths, cost)?);
+    let (mut step, began) = (0, Instant::now());
+    let late = || began.elapsed().as_secs_f64() > LONG;
+    for turn in 0..TURNS {
+        if turn > 0 && late() {
+            break;
+        }
+        prices.push(Prices::measure(config, counts, lengths, cost, device)?);
         for turn in 0..STEPS {
+            if turn > 1 && late() {
+                break;
+            }
             let (report, _) = trainer.step_on(step % steps, None)?;
             step += 1;
             // The first after a measurement finds its arrays out of the cache.

@@ -63,16 +63,8 @@ impl Trainer {
         let log = data.data();
         let model = Model::new(&config.model, sizes(&data), device, seed)?;
         let clusters = data.clusters().map(|c| (c.counts(log, data.split()), c.events(log, data.split())));
-        let knowledge = Knowledge {
-            train_counts: &data.split().train_items,
-            event_items: log.event_items(),
-            offsets: log.offsets(),
-            train_end: &data.split().train_end,
-            clusters: clusters.as_ref().map(|(counts, events)| Clusters { counts, events }),
-            attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
-            graph: log.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
-            explicit: log.explicit().map(|e| Explicit { offsets: e.offsets, items: e.items, times: log.times().zip(e.times) }),
-        };
+        let clusters = clusters.as_ref().map(|(counts, events)| Clusters { counts, events });
+        let knowledge = Knowledge { clusters, ..knowledge(&data) };
         let full = !loss::find(&config.loss.kind)?.sampled;
         let sampler = (!full).then(|| Sampler::new(&config.sampler, &knowledge, seed)).transpose()?;
         if let Some(sampler) = sampler.as_ref().filter(|s| s.wrong_contexts(0.0) > 0 && !model.hyper.context) {
@@ -447,6 +439,21 @@ impl Training for Trainer {
 pub fn total_steps(train: &config::Train, sequences: usize) -> u64 {
     let all = (sequences as u64).div_ceil(u64::from(train.batch_size.max(1))) * u64::from(train.epochs);
     if train.steps > 0 { all.min(train.steps) } else { all }
+}
+
+/// What the log tells a sampler, without its time clusters.
+pub(super) fn knowledge(data: &TrainingSet) -> Knowledge<'_> {
+    let log = data.data();
+    Knowledge {
+        train_counts: &data.split().train_items,
+        event_items: log.event_items(),
+        offsets: log.offsets(),
+        train_end: &data.split().train_end,
+        clusters: None,
+        attributes: log.attributes().map(|a| Attributes { offsets: a.offsets, codes: a.codes }),
+        graph: log.graph().map(|g| Attributes { offsets: g.offsets, codes: g.codes }),
+        explicit: log.explicit().map(|e| Explicit { offsets: e.offsets, items: e.items, times: log.times().zip(e.times) }),
+    }
 }
 
 /// What the data brings to the model.

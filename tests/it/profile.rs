@@ -24,7 +24,7 @@ const SMALL: &[&str] = &[
 fn every_part_has_its_work_its_rates_and_a_floor() {
     let out = Folder::new().run(&[SMALL, &["--json", "--samplers", "dns", "--negatives", "2"]].concat()).ok();
     let profile: Value = serde_json::from_str(out.trim()).unwrap();
-    assert_eq!(profile["schema"].as_u64(), Some(3));
+    assert_eq!(profile["schema"].as_u64(), Some(4));
     let [flops, bytes] = ["flops", "bytes"].map(|what| profile["ceilings"][what]["high"].as_f64().unwrap());
     let line = &profile["lines"][0];
     let rows = line["rows"].as_u64().unwrap();

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use super::Mix;
 use crate::device::Buffer;
 use crate::error::{Code, Error, Result};
+use crate::ops::cost::{Cost, product};
 use crate::ops::embedding::{self, Into};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::negatives::Negatives;
@@ -98,6 +99,16 @@ fn sizes(dim: usize, noise: usize) -> [usize; 4] {
 /// Bytes of the network with both moments, once a draw has said `dim`.
 pub(in crate::sampling) fn bytes(params: &Params, dim: usize) -> usize {
     3 * 4 * sizes(dim, params.count("noise", 0.0)).iter().sum::<usize>()
+}
+
+/// Of R `rows` with vectors of `dim` D, so many for each as the parameters say at the beginning: the network forward, its gradient, and
+/// the lengths, scores and directions of every vector. Weights and both moments are read and written.
+pub(in crate::sampling) fn cost(params: &Params, rows: usize, dim: usize) -> Cost {
+    let (noise, n) = (params.count("noise", 0.0), rows * params.count("count", 0.0));
+    let layers = 2 * product([n, 2 * dim, dim + noise]) + 3 * product([n, dim, 2 * dim]);
+    // |a|, |y|, h . v and its gradient; y . y and y . dv again and their difference for the scaling.
+    let vectors = 7 * product([n, 1, dim]);
+    Cost::new(layers + vectors, 2 * rows * dim + n * dim + 6 * sizes(dim, noise).iter().sum::<usize>())
 }
 
 /// What a forward pass keeps for its gradient, over `n = R W` vectors.

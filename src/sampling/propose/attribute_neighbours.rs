@@ -57,6 +57,31 @@ pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>)
     })
 }
 
+/// Bytes of the lists of `items` V that hold so many neighbours together; where `neighbours` follows a curve what all epochs' lists
+/// are made of, and those of the epoch before beside them.
+pub(in crate::sampling) fn bytes(params: &Params, items: usize, neighbours: usize) -> usize {
+    let lists = size_of::<Vec<(f64, u32)>>() * items;
+    match params.follows("neighbours") {
+        true => 2 * (Neighbours::bytes(items, neighbours) + lists + size_of::<(f64, u32)>() * neighbours),
+        false => Neighbours::bytes(items, neighbours),
+    }
+}
+
+/// Neighbours of all items together; of an item no more are looked at than are kept.
+pub(in crate::sampling) fn count(params: &Params, knowledge: &Knowledge, catalogue: &Catalogue) -> Result<usize> {
+    let groups = Groups::by_attribute(knowledge, catalogue, "the proposal `attribute_neighbours`")?;
+    let (most, idf) = (params.most("neighbours").round() as usize, params.word("weighting") == "idf");
+    // What all carry has no weight then.
+    let joins = |code: u32| !(idf && groups.of_code(code).len() == catalogue.len());
+    let of_item = |met: &mut Vec<u32>, target: u32| {
+        let others = groups.of_item(target).iter().filter(|&&code| joins(code)).flat_map(|&code| groups.of_code(code));
+        let new = others.filter(|&&i| i != target && std::mem::replace(&mut met[i as usize], target + 1) != target + 1);
+        new.take(most).count()
+    };
+    let items = catalogue.items();
+    Ok((0..items as u32).into_par_iter().map_init(|| vec![0; items], of_item).sum())
+}
+
 /// Per item its nearest as (cosine, item), best first.
 fn nearest(groups: &Groups, catalogue: &Catalogue, most: usize, idf: bool) -> Vec<Vec<(f64, u32)>> {
     let trained = catalogue.len() as f64;

@@ -40,7 +40,8 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
         )
     };
     let explicit = knowledge.explicit.ok_or_else(missing)?;
-    let (mut offsets, mut items) = (vec![0], Vec::new());
+    let (mut offsets, mut items) = (Vec::with_capacity(knowledge.users() + 1), Vec::with_capacity(explicit.items.len()));
+    offsets.push(0);
     let mut known = vec![0; knowledge.event_items.len()];
     for user in 0..knowledge.users() {
         let own = explicit.offsets[user] as usize..explicit.offsets[user + 1] as usize;
@@ -63,6 +64,11 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
         return Err(missing());
     }
     Ok(Proposal::fixed(Arc::new(Explicit { uniform: Uniform::new(catalogue), offsets, items, known })))
+}
+
+/// Bytes for `users` U, `events` E and so many explicit negatives of the log.
+pub(in crate::sampling) fn bytes(users: usize, events: usize, explicit: usize) -> usize {
+    8 * (users + 1) + 4 * (events + explicit)
 }
 
 struct Explicit {

@@ -4,21 +4,21 @@
 //! Everything else is shared and lives in `draw.rs`: keys of randomness, exclusion, repetition, the log-probability of what
 //! was drawn. A new kind is one file and one line in [`KINDS`].
 
-mod attribute_neighbours;
+pub(super) mod attribute_neighbours;
 pub(super) mod cluster;
 mod draw;
-mod explicit;
+pub(super) mod explicit;
 mod graph_walk;
 mod in_batch;
 mod mixture;
-mod neighbours;
-mod one_of_group;
+pub(super) mod neighbours;
+pub(super) mod one_of_group;
 mod popularity;
 mod resident;
 mod same_attribute;
-mod transition_neighbours;
+pub(super) mod transition_neighbours;
 mod uniform;
-mod user_walk;
+pub(super) mod user_walk;
 
 use std::sync::Arc;
 

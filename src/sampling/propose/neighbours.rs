@@ -37,7 +37,12 @@ impl Neighbours {
         weight: fn(f64) -> f64,
         bound: Option<(Params, &'static str)>,
     ) -> Neighbours {
-        let mut table = Neighbours { uniform, offsets: vec![0], items: vec![], levels: vec![], reached: vec![], weight, bound };
+        // Room for all of them at once: growing would leave up to as much again unused.
+        let all: usize = lists.iter().map(Vec::len).sum();
+        let mut offsets = Vec::with_capacity(lists.len() + 1);
+        offsets.push(0);
+        let (items, levels, reached) = (Vec::with_capacity(all), Vec::with_capacity(all), Vec::with_capacity(all));
+        let mut table = Neighbours { uniform, offsets, items, levels, reached, weight, bound };
         for mut list in lists {
             list.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             let mut sum = 0.0;
@@ -50,6 +55,10 @@ impl Neighbours {
             table.offsets.push(table.items.len());
         }
         table
+    }
+    /// Bytes of the lists of `items` V that hold so many neighbours together.
+    pub fn bytes(items: usize, neighbours: usize) -> usize {
+        8 * (items + 1) + 20 * neighbours
     }
     /// Where the neighbours of the target under the bound stand; empty: the uniform law.
     fn range(&self, place: &Place) -> std::ops::Range<usize> {
@@ -133,6 +142,8 @@ pub fn highest(mut scored: Vec<(f64, u32)>, n: usize) -> Vec<(f64, u32)> {
     if scored.len() > n {
         scored.select_nth_unstable_by(n, order);
         scored.truncate(n);
+        // Of a popular attribute it holds most of the catalogue, for every item.
+        scored.shrink_to_fit();
     }
     scored.sort_unstable_by(order);
     scored

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::uniform::Uniform;
 use super::{Place, Propose};
 use crate::rng::below;
-use crate::sampling::knowledge::{Catalogue, Groups};
+use crate::sampling::knowledge::{Catalogue, Codes, Groups};
 
 pub struct OneOfGroup {
     uniform: Uniform,
@@ -63,6 +63,10 @@ impl OneOfGroup {
         };
         let reached = (0..groups.width() as u32).map(sums).collect();
         OneOfGroup { uniform: Uniform::new(catalogue), groups, reached }
+    }
+    /// Bytes of the law over the groups of `items` V.
+    pub fn bytes(items: usize, of: &Codes) -> usize {
+        Groups::bytes(items, of) + size_of::<Vec<u64>>() * of.codes + 8 * of.members
     }
     fn group(&self, target: u32, code: u32) -> Option<Group<'_>> {
         let (items, reached) = (self.groups.of_code(code), &self.reached[code as usize][..]);

@@ -30,7 +30,7 @@ pub static DECLARED: Declared = Declared {
         help: "how an item of the attribute is drawn: all alike, or in proportion to training events",
     }],
     needs: &[Need::Attributes, Need::Target],
-    cost: "RN integer draws and binary searches in the attribute's items; 12 bytes per (item, attribute)",
+    cost: "RN integer draws and binary searches in the attribute's items; 16 bytes per (item, attribute)",
 };
 
 pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::Proposal;
 use super::neighbours::{Neighbours, highest};
 use super::uniform::Uniform;
+use crate::data::nearby::{self, Near};
 use crate::error::Result;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
@@ -66,6 +67,22 @@ pub fn build(params: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>)
     })
 }
 
+/// Neighbours of all items together.
+pub(in crate::sampling) fn count(params: &Params, knowledge: &Knowledge) -> usize {
+    let near = Near { back: SIXTHS.len(), ahead: SIXTHS.len(), itself: false, most: params.most("neighbours").round() as usize };
+    nearby::count(knowledge.event_items, knowledge.histories(), knowledge.train_counts.len(), near)
+}
+
+/// Bytes of the lists of `items` V that hold so many neighbours together; where `neighbours` follows a curve what all epochs' lists
+/// are made of, and those of the epoch before beside them.
+pub(in crate::sampling) fn bytes(params: &Params, items: usize, neighbours: usize) -> usize {
+    let lists = size_of::<Vec<u32>>() * items;
+    match params.follows("neighbours") {
+        true => 2 * Neighbours::bytes(items, neighbours) + 3 * lists + (4 + 4 + 16) * neighbours,
+        false => Neighbours::bytes(items, neighbours),
+    }
+}
+
 /// N(i) of every item, the strongest first.
 fn strongest(knowledge: &Knowledge, items: usize, most: usize) -> Vec<Vec<u32>> {
     // Where each item stands: (user, place in the user's history).
@@ -94,7 +111,8 @@ fn strongest(knowledge: &Knowledge, items: usize, most: usize) -> Vec<Vec<u32>> 
                     }
                 }
                 let scored = met.into_iter().map(|j| (std::mem::take(&mut weights[j as usize]) as f64, j)).collect();
-                highest(scored, most).into_iter().map(|(_, j)| j).collect()
+                // Copied: collected in place it would keep the room of what was cut.
+                highest(scored, most).iter().map(|&(_, j)| j).collect()
             },
         )
         .collect()

@@ -37,7 +37,7 @@ pub static DECLARED: Declared = Declared {
 };
 
 pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> Result<Proposal> {
-    let mut users = Lists { offsets: vec![0], ids: Vec::new() };
+    let mut users = Lists::with_capacity(knowledge.users(), knowledge.train_counts.iter().map(|&n| n as usize).sum());
     let mut counts = vec![0usize; catalogue.items()];
     for user in 0..knowledge.users() as u32 {
         let history = knowledge.history(user);
@@ -45,7 +45,7 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
         users.offsets.push(users.ids.len());
         history.iter().for_each(|&i| counts[i as usize] += 1);
     }
-    let mut items = Lists { offsets: vec![0], ids: vec![0; users.ids.len()] };
+    let mut items = Lists { ids: vec![0; users.ids.len()], ..Lists::with_capacity(counts.len(), 0) };
     let mut next = Vec::with_capacity(counts.len());
     for count in counts {
         let start = items.offsets[items.offsets.len() - 1];
@@ -61,6 +61,11 @@ pub fn build(_: &Params, knowledge: &Knowledge, catalogue: &Arc<Catalogue>) -> R
     Ok(Proposal::fixed(Arc::new(UserWalk { uniform: Uniform::new(catalogue), users, items })))
 }
 
+/// Bytes for `users` U, `items` V and so many training events.
+pub(in crate::sampling) fn bytes(users: usize, items: usize, events: usize) -> usize {
+    8 * (users + items + 2) + 8 * events
+}
+
 /// Lists one after the other.
 struct Lists {
     offsets: Vec<usize>,
@@ -68,6 +73,11 @@ struct Lists {
 }
 
 impl Lists {
+    fn with_capacity(lists: usize, ids: usize) -> Lists {
+        let mut offsets = Vec::with_capacity(lists + 1);
+        offsets.push(0);
+        Lists { offsets, ids: Vec::with_capacity(ids) }
+    }
     fn of(&self, list: u32) -> &[u32] {
         let list = list as usize;
         if list + 1 < self.offsets.len() { &self.ids[self.offsets[list]..self.offsets[list + 1]] } else { &[] }

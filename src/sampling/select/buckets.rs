@@ -28,6 +28,7 @@ use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::candidates::Hidden;
+use crate::ops::cost::{Cost, product};
 use crate::ops::embedding::{self, Into};
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
@@ -72,6 +73,18 @@ pub static DECLARED: Declared = Declared {
 
 pub fn build(params: &Params) -> Box<dyn Select> {
     Box::new(Buckets { params: params.clone() })
+}
+
+/// Of R `rows` that are given `n` of `items` V, `dim` D: the directions, the rows and items that lie furthest in each, and the scores of
+/// every bucket's rows against its items, which take so many `products`.
+pub(in crate::sampling) fn cost(params: &Params, rows: usize, n: usize, items: usize, dim: usize, products: u64) -> Cost {
+    let of_rows = |name: &str| (params.number(name, 0.0) * (rows as f64).sqrt()).ceil().max(1.0) as usize;
+    let (count, width) = (of_rows("buckets"), of_rows("rows").min(rows));
+    let directions = if params.word("directions") == "mixed" { product([count, rows, dim]) } else { 0 };
+    let ranked = product([count, rows, dim]) + product([count, items, dim]);
+    let scored = products * product([count * width, n, dim]);
+    let moved = (rows + items + count) * dim + count * (width + n) + count * width * n + rows * (n + 1);
+    Cost::new(directions + ranked + scored, moved)
 }
 
 struct Buckets {

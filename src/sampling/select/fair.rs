@@ -76,6 +76,18 @@ pub fn build(params: &Params) -> Box<dyn Select> {
     Box::new(Fair { params: params.clone(), groups: ItemGroups::default(), learned: Mutex::default() })
 }
 
+/// Bytes of the groups of `items` V, `trained` of them, by attributes below `codes`, and of what is learned of them.
+pub(in crate::sampling) fn bytes(items: usize, trained: usize, codes: usize) -> usize {
+    4 * (items + trained) + (size_of::<Vec<u32>>() + 16) * (codes + 1)
+}
+
+/// Bytes while it draws `n` negatives of each of `rows` from lists of `m`, with attributes below `codes`: the candidates beside the
+/// targets, and the law of a row for each thread.
+pub(in crate::sampling) fn drawing(rows: usize, n: usize, m: usize, codes: usize, threads: usize) -> usize {
+    let (beside, law) = (rows * (m + 1), 24 * m + (size_of::<Vec<usize>>() + 8) * (codes + 1));
+    (16 * beside).max(12 * beside + 8 * rows * n + threads * law + 16 * (codes + 1)) + 4 * rows
+}
+
 struct Fair {
     params: Params,
     groups: ItemGroups,
@@ -223,7 +235,9 @@ impl Select for Fair {
         let nothing = attributes.width() as u32;
         let of_item: Vec<u32> =
             (0..catalogue.items() as u32).map(|i| attributes.of_item(i).first().copied().unwrap_or(nothing)).collect();
-        let mut members = vec![Vec::new(); nothing as usize + 1];
+        let mut counts = vec![0; nothing as usize + 1];
+        catalogue.iter().for_each(|i| counts[of_item[i as usize] as usize] += 1);
+        let mut members: Vec<Vec<u32>> = counts.into_iter().map(Vec::with_capacity).collect();
         catalogue.iter().for_each(|i| members[of_item[i as usize] as usize].push(i));
         self.groups = ItemGroups { of_item, members };
         *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = self.begin();

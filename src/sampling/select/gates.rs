@@ -25,6 +25,7 @@ use rayon::prelude::*;
 use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_per_row, sigmoid, vectors_of};
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
+use crate::ops::cost::{Cost, product};
 use crate::ops::matmul::{self, Mat};
 use crate::ops::negatives::Negatives;
 use crate::sampling::State;
@@ -83,6 +84,19 @@ fn size(dim: usize) -> usize {
 /// Bytes of what the gates learn, once a draw has said `dim`.
 pub(in crate::sampling) fn bytes(dim: usize) -> usize {
     2 * 4 * size(dim)
+}
+
+/// Of R `rows`, `m` candidates of each and `n` kept, `different` items K among all of them and the targets, `dim` D: the vectors of
+/// gates, the relevant part of every candidate's score beside all of it, and the gradient of both for what is kept.
+pub(in crate::sampling) fn cost(rows: usize, m: usize, n: usize, different: usize, dim: usize) -> Cost {
+    let (wide, given) = (2 * dim + 1, rows * n);
+    let gates = product([rows, dim, wide]) + product([rows, dim, dim + 1]) + product([different, dim, dim]);
+    let relevance = 2 * product([rows, m, dim]);
+    // Both parts of the scores of a pair and its target; then the weights of either gate, and what the positives' pass on.
+    let slopes = 4 * product([rows, n, dim]);
+    let gradient = product([dim, wide, given]) + product([rows, dim, dim]) + product([dim, wide, rows]);
+    let moved = (different + rows) * dim + rows * (m + 1 + n) + 4 * size(dim);
+    Cost::new(gates + relevance + slopes + gradient, moved)
 }
 
 impl Learned {

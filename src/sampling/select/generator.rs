@@ -26,6 +26,7 @@ use super::{CANDIDATES, Candidates, Choice, Select, beside_targets, one_group_pe
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::ids::NONE;
+use crate::ops::cost::{Cost, product};
 use crate::ops::exclusion::Exclude;
 use crate::ops::matmul::{self, Mat};
 use crate::ops::negatives::Negatives;
@@ -81,6 +82,15 @@ pub static DECLARED: Declared = Declared {
 
 pub fn build(params: &Params) -> Box<dyn Select> {
     Box::new(Generator { params: params.clone(), learned: Mutex::default() })
+}
+
+/// Of R `rows` that each keep `n` of `m` candidates, or of the whole catalogue where that is `items` V, with `different` items among
+/// all candidates and `dim` D: their laws to draw from and to learn from, the gradient, and the rewards, whose scores take so many
+/// `products`.
+pub(in crate::sampling) fn cost(rows: usize, m: usize, n: usize, different: usize, dim: usize, products: u64) -> Cost {
+    let flops = 3 * product([rows, m, dim]) + products * product([rows, n + 1, dim]);
+    // The vectors and squares of what was met are read and written, and the model's of what was drawn are read.
+    Cost::new(flops, 2 * different * (dim + 1) + 2 * rows * dim + rows * n * (dim + 1))
 }
 
 struct Generator {

@@ -23,6 +23,7 @@ use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row, sigmoid};
 use crate::device::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
+use crate::ops::cost::Cost;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score;
@@ -83,6 +84,11 @@ struct Memory {
 pub(in crate::sampling) fn bytes(params: &Params, users: usize) -> usize {
     let most = params.most("size").round() as usize;
     users * (size_of::<Entry>() * most + (size_of::<(u32, Vec<Entry>)>() * 3).div_ceil(2))
+}
+
+/// What one more renewal of so many `sequences` moves: the items of each, read and written.
+pub(in crate::sampling) fn renewed(params: &Params, sequences: usize) -> Cost {
+    Cost::moved(2 * sequences * params.count("size", 0.0) * size_of::<Entry>() / 4)
 }
 
 /// A remembered item; f32, as a checkpoint stores it.

@@ -6,13 +6,13 @@
 mod adaptive;
 mod all;
 pub(super) mod buckets;
-mod fair;
+pub(super) mod fair;
 pub(super) mod gates;
 pub(super) mod generator;
 pub(super) mod learned;
 pub(super) mod memory;
 mod metropolis;
-mod policy;
+pub(super) mod policy;
 pub(super) mod pool;
 mod posterior;
 mod rank_band;

@@ -40,7 +40,7 @@ use crate::ids::NONE;
 use crate::ops::negatives::Negatives;
 use crate::rng::{Draws, Stream, open01, slot_index};
 use crate::sampling::State;
-use crate::sampling::knowledge::{Catalogue, Groups, Knowledge};
+use crate::sampling::knowledge::{Catalogue, Codes, Groups, Knowledge};
 use crate::sampling::registry::{Declared, Form, Need, Param, Params, Stage};
 
 /// Lane of the words that draw the two hops.
@@ -91,6 +91,48 @@ struct Policy {
     params: Params,
     entities: Groups,
     learned: Mutex<Learned>,
+}
+
+/// What the memory it draws in depends on: `rows` R of a batch, `n` negatives kept of `m` candidates, of which the share `walked` was
+/// proposed by a walk over the graph, `different` items among all of them and the targets, vectors of `dim` D, and on average so many
+/// `entities` around a target.
+pub(in crate::sampling) struct Drawing {
+    pub rows: usize,
+    pub n: usize,
+    pub m: usize,
+    pub walked: f64,
+    pub different: usize,
+    pub dim: usize,
+    pub entities: f64,
+    pub log_q: bool,
+}
+
+impl Drawing {
+    /// Bytes at the largest, result included: the candidates beside the targets and the vectors of both, what became of every row, and
+    /// the gradient of a block of rows. A walk met a candidate around each entity of the target, if there are so many.
+    pub fn bytes(&self, params: &Params, codes: &Codes) -> usize {
+        let Drawing { rows, n, m, dim, different, .. } = *self;
+        let (beside, walks) = (rows * (m + 1), n * params.most("walks") as usize);
+        let listed = |len: usize| if len == 0 { 0 } else { len.next_power_of_two().max(4) };
+        let (around, others) = ((self.walked * m as f64).ceil() as usize, ((1.0 - self.walked) * m as f64).ceil() as usize);
+        let entities = self.entities.min(around as f64);
+        let of_entity =
+            size_of::<u32>() + size_of::<Vec<usize>>() + 8 * listed(around.div_ceil(entities.ceil().max(1.0) as usize));
+        let of_row = size_of::<Walked>()
+            + size_of::<Candidate>() * m
+            + 8 * listed(others)
+            + (entities * of_entity as f64) as usize
+            + size_of::<Walk>() * listed(walks)
+            + 8 * walks
+            + if self.log_q { 8 * m } else { 0 };
+        let given = rows * n * if self.log_q { 8 } else { 4 };
+        let kept = 16 * beside + 8 * dim * (different + rows) + 8 * rows + rows * of_row + given;
+        // The rewards as one list and what they are above the baseline; then an average of `entities` gradients for each row of a block.
+        let rewards = 8 * (rows * walks).next_power_of_two() + 8 * rows * walks;
+        let parts = (rows.min(BLOCK) as f64 * entities * (size_of::<Vec<f64>>() + 8 * dim) as f64) as usize;
+        let sums = codes.codes.min((rows as f64 * entities) as usize) * (8 * dim + 2 * size_of::<(u32, Vec<f64>)>());
+        (kept + rewards + parts + sums).max(16 * beside + 4 * beside + 12 * different * dim)
+    }
 }
 
 /// Something a row may be given.

@@ -26,6 +26,7 @@ use super::{CANDIDATES, Candidates, Choice, Select, one_group_per_row};
 use crate::device::Buffer;
 use crate::error::{Code, Error, Result};
 use crate::ids::NONE;
+use crate::ops::cost::Cost;
 use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::score;
@@ -81,6 +82,13 @@ struct Pool {
 pub(in crate::sampling) fn bytes(params: &Params, users: usize) -> usize {
     let most = params.most("size").round() as usize;
     users * (4 * most + (size_of::<(u32, Pool)>() * 3).div_ceil(2))
+}
+
+/// Of R `rows` of so many `sequences` that each renew a pool from `m` candidates and draw `n` for every row; `scores` of the candidates
+/// against a row of each.
+pub(in crate::sampling) fn cost(params: &Params, scores: Cost, rows: usize, sequences: usize, m: usize, n: usize) -> Cost {
+    let slots = 2 * sequences * params.count("size", 0.0);
+    scores + Cost::moved(2 * sequences * m + slots + 2 * rows * n)
 }
 
 /// A user's first visit of the epoch: the candidates with `s - ln q` of each.

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::ids::NONE;
+use crate::ops::cost::{Cost, product};
 use crate::ops::negatives::Negatives;
 use crate::sampling::knowledge::{Catalogue, Knowledge};
 use crate::sampling::per_epoch::PerEpoch;
@@ -70,6 +71,18 @@ pub static LOG_Q: Declared = Declared {
     needs: &[Need::Probability],
     cost: "RN probabilities",
 };
+
+/// Of R `rows` and their `n` negatives, `dim` D, by a kind that weighs: those that look at scores make them anew, of negatives and
+/// targets, which takes so many `products`.
+pub(super) fn cost(name: &str, params: &Params, rows: usize, n: usize, dim: usize, products: u64) -> Cost {
+    match name {
+        "attention" | "divergence" => Cost::new(products * product([rows, n + 1, dim]), rows * (n + 1) * (dim + 1) + rows * n),
+        "category_balance" if params.word("of") == "negative" => Cost::moved(3 * rows * n),
+        // A target's weight for the row's.
+        "category_balance" | "propensity" => Cost::moved(3 * rows),
+        _ => Cost::default(),
+    }
+}
 
 /// A row's filled slots.
 struct Row<'a> {

@@ -35,7 +35,7 @@ fn counted(config: &Config) -> (StepCost, u64) {
     let set = set(config);
     let rows = set.extent([0], config.model.max_len as usize).0;
     let lengths = Lengths::of([rows; 4]);
-    let cost = StepCost::new(config, &Counts::of(&set, config), lengths).unwrap();
+    let cost = StepCost::new(config, &Counts::of(&set, config).unwrap(), lengths).unwrap();
     // All work of a pool of one thread is on that thread.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let made = pool.install(|| {
@@ -84,6 +84,83 @@ fn counted_flops_are_those_of_the_products_a_step_makes() {
     // Chosen by every row for itself: gathered, with the target.
     assert_eq!(flops(&cost), made + 6 * 4 * 6 * 8, "the catalogue");
     assert_eq!(cost.parts[2].flops, 2 * 4 * 60 * 8);
+}
+
+/// Stages that learn with products of their own, against the counter; what is gathered row by row is beside it.
+#[test]
+fn counted_flops_are_those_of_the_stages_that_learn() {
+    let of_preset = |preset: &str, loss: &str, settings: &dyn Fn(&mut config::Sampler)| {
+        let mut config = small();
+        config.model.causal = false;
+        config.train.targets = "last".into();
+        config.loss.kind = loss.into();
+        config.sampler = config::Sampler { preset: preset.into(), ..config::Sampler::default() };
+        settings(&mut config.sampler);
+        let (cost, made) = counted(&config);
+        assert_eq!(cost.uncounted.len(), 0, "{preset}");
+        flops(&cost) - made
+    };
+    // R = 4 rows of D = 8: a sampled loss gathers each row's target and N negatives three times.
+    let (rows, dim) = (4, 8);
+    let loss = |n: u64| 6 * rows * (n + 1) * dim;
+    // Items without a training event are taken for drawn all the same, each with a product of its vector and the gates.
+    let trained = Counts::of(&set(&small()), &small()).unwrap().trained as u64;
+    assert!((50..=60).contains(&trained));
+    // Every one of 60 items is among 1000 candidates of a row: two parts of the score of each, four of the pair that is kept.
+    let all = |sampler: &mut config::Sampler| {
+        sampler.exclude = Some("none".into());
+        sampler.select = Some(with("gates", "candidates", 1000.0));
+    };
+    assert_eq!(of_preset("dens", "bpr", &all), loss(1) + rows * 60 * 4 * dim + rows * 8 * dim + (60 - trained) * 2 * dim * dim);
+    // The rewards: scores of the draw and the target.
+    assert_eq!(of_preset("irgan", "bce", &|_| {}), loss(1) + rows * 2 * 2 * dim);
+    // 4 candidates: two laws, a gradient and the rewards.
+    let few = |sampler: &mut config::Sampler| sampler.select = Some(with("generator", "candidates", 4.0));
+    assert_eq!(of_preset("kbgan", "bpr", &few), loss(1) + rows * 4 * 6 * dim + rows * 2 * 2 * dim);
+    // Seven products of vectors for each fake, and the loss's two.
+    assert_eq!(of_preset("pure", "pu", &|_| {}), loss(16) + rows * 14 * dim + rows * 4 * dim);
+    // 2 sqrt(R) = 4 buckets of all 4 rows: random sums of the queries, and 7 items for each.
+    let seven = |sampler: &mut config::Sampler| sampler.negatives = Some(7.into());
+    assert_eq!(of_preset("sce", "sampled_softmax", &seven), loss(7) + 4 * rows * 2 * dim + 4 * rows * 7 * 2 * dim);
+}
+
+/// R = 4 rows of 4 sequences, D = 8, V = 60, N = 2 of M = 5 candidates.
+#[test]
+fn what_the_other_stages_score_and_remember() {
+    let select = |text: &str| {
+        let mut config = small();
+        config.loss.kind = "bce".into();
+        config.train.targets = "last".into();
+        config.sampler = toml::from_str(&format!("negatives = 2\n{text}")).unwrap();
+        let counts = Counts { items: 60, sequences: 4, ..Counts::default() };
+        let cost = StepCost::new(&config, &counts, Lengths::of([ROWS; 4])).unwrap();
+        assert!(cost.uncounted.is_empty(), "{text}");
+        (cost.parts[2].flops, cost.parts[2].bytes / 4)
+    };
+    // 2 D flops a score; queries, ids and the vectors of so many distinct of 60 items are read.
+    let distinct = |draws: i32| (60.0 * (1.0 - (1.0f64 - 1.0 / 60.0).powi(draws))).round() as u64;
+    let scored = |width: u64| (4 * width * 16, 32 + 4 * width + 8 * distinct(4 * width as i32));
+    let (flops, read) = scored(6);
+    // Scores of candidates and target, and what was taken; with it the law of the proposals, or the group of a target and two log q.
+    assert_eq!(select("select = { kind = 'metropolis', candidates = 5 }"), (flops, read + 4 * 8 + 20));
+    assert_eq!(select("select = { kind = 'fair', candidates = 5 }"), (flops, read + 4 * 8 + 4 * 3));
+    // A target, 8 remembered items and 5 candidates; four numbers of each remembered one are read and written.
+    let (flops, read) = scored(14);
+    assert_eq!(select("select = { kind = 'memory', candidates = 5, size = 8 }"), (flops, read + 4 * 16 + 2 * 4 * 8 * 4));
+    // The last row of each sequence against 5 candidates, their log q and scores, pools of 10 and two draws with their log q.
+    let (flops, read) = scored(5);
+    assert_eq!(select("select = { kind = 'pool', candidates = 5, size = 10 }"), (flops, read + 2 * 20 + 2 * 4 * 10 + 2 * 4 * 2));
+    // Weights by score look at both negatives and the target again; the others at one number of each row, or of each negative.
+    let scored = (4 * 3 * 16, 4 * 3 * 9 + 8);
+    assert_eq!(select("weight = { kind = 'attention' }"), scored);
+    assert_eq!(select("weight = { kind = 'divergence' }"), scored);
+    assert_eq!(select("weight = { kind = 'propensity' }"), (0, 12));
+    assert_eq!(select("weight = { kind = 'category_balance', of = 'negative' }"), (0, 24));
+    assert_eq!(select("mix = { kind = 'interpolate' }"), (0, 4));
+}
+
+fn with(name: &str, key: &str, value: f64) -> config::Kind {
+    config::Kind { kind: name.into(), params: [(key.to_string(), config::Value::Number(value))].into() }
 }
 
 fn kind(name: &str) -> config::Kind {
