@@ -35,7 +35,7 @@ use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
-use crate::ops::{full_softmax, rank, sampled_loss};
+use crate::ops::{embedding, full_softmax, rank, sampled_loss};
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
 use crate::sampling::{Need, Plan as Stages};
@@ -338,7 +338,10 @@ impl MemoryPlan {
             };
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
         }
-        plan.push("grouping of rows", memory::grouping(&hyper, c.items, rows), &[Moment::Backward], false);
+        match gpu {
+            true => plan.push("grouping of rows", embedding::bytes_there(rows, c.items, d), &[Moment::Backward], true),
+            false => plan.push("grouping of rows", memory::grouping(&hyper, c.items, rows), &[Moment::Backward], false),
+        }
 
         if config.train.eval_every > 0 && c.targets > 0 {
             let tile = eval::tile_rows(c.items).min(c.targets_of_part);
