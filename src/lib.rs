@@ -53,8 +53,9 @@
 //!   They come to the host ([`ops::negatives`]) for stages that decide there, and for diagnosis; which rows of a large table they
 //!   touch is found there too ([`ops::touched`]).
 //! - **Sums over rows that share an id** (item tables, categories) are grouped by it and added in the order of the rows: the same
-//!   bits every time, without atomics. The records of a sampled loss, millions a step, are grouped where they are
-//!   ([`ops::group`], a radix sort); the few thousand rows of a batch on the host ([`ops::segments`]).
+//!   bits every time, without atomics. The records of a sampled loss, millions a step, and the rows of a long batch are grouped where
+//!   they are ([`ops::group`], a radix sort), which the host would take longer for than for all else it does in a step
+//!   (`benches/host.rs`); few rows are on the host ([`ops::segments`]).
 //! - **Parameter gradients accumulate, activation gradients overwrite.** Loops split by fixed sizes and sums run in a fixed order,
 //!   so results do not depend on the number of threads.
 //! - **Selections that need a ranking decide on the host**, over scores gathered where the model is: one definition for every
