@@ -147,7 +147,7 @@ fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]
 }
 
 /// How far predictions were from the fastest steps of many configurations.
-const WITHIN: &str = "on the plain path within a factor of 1.25 of the fastest step in the median of 18 configurations, of 1.78 in \
+const WITHIN: &str = "on the plain path within a factor of 1.25 of the fastest step in the median of 18 configurations, of 1.60 in \
                       the worst: benches/runs/2026-11-28-cpu-prediction";
 
 /// The least time a step takes on this machine, and the time it is predicted to take.
