@@ -44,10 +44,7 @@ KERNEL(128, exchange)(u32* y, const u32* x) {
     __reduce_add_sync(~0u, v), __reduce_max_sync(~0u, v), __reduce_min_sync(~0u, v), (u32)__reduce_max_sync(~0u, (int)v), (u32)__reduce_min_sync(~0u, (int)v),
   };
   // Half a warp by itself.
-  u32 half = i % 32 < 16 ? 0xffffu : 0xffff0000u;
-  if (i % 32 < 16) half = __shfl_xor_sync(0xffffu, v, 8);
-  else half = __reduce_add_sync(0xffff0000u, v);
-  __syncwarp();
+  u32 half = i % 32 < 16 ? __shfl_xor_sync(0xffffu, v, 8) : __reduce_add_sync(0xffff0000u, v);
   for (u32 k = 0; k < sizeof results / sizeof results[0]; ++k) y[k * N + i] = results[k];
   y[sizeof results / sizeof results[0] * N + i] = half;
 }

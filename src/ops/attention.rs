@@ -350,32 +350,46 @@ fn launch_backward(
     runtime.launch(&kernel, grid, &mut args)
 }
 
+/// (R,3D) noise; with `low` every score is so far below zero that a weight is beyond f32 where a key that is none scores zero.
+fn noisy(rows: usize, dim: usize, low: bool) -> Vec<f64> {
+    let mut qkv = case::noise(1, rows * 3 * dim);
+    if low {
+        for row in qkv.chunks_exact_mut(3 * dim) {
+            row[..dim].iter_mut().for_each(|q| *q += 8.0);
+            row[dim..2 * dim].iter_mut().for_each(|k| *k -= 8.0);
+        }
+    }
+    qkv
+}
+
 pub fn cases() -> Vec<Case> {
     // Lengths around the tiles of 32 and 64 and the groups of 16, an empty sequence, one row, and two long ones.
     let all: &[u32] = &[1, 0, 15, 16, 17, 31, 33, 63, 64, 65, 130];
     let few: &[u32] = &[3, 0, 70];
-    let shapes: [(&[u32], usize, usize, bool, Option<f64>); 11] = [
-        (&[0, 0], 2, 16, true, None),
-        (all, 2, 16, true, None),
-        (all, 2, 16, true, Some(0.2)),
-        (few, 1, 1, true, None),
-        (few, 3, 5, false, Some(0.2)),
-        (few, 2, 6, true, None),
-        (few, 1, 7, false, None),
-        (&[1, 100, 33], 2, 32, true, Some(0.2)),
-        (few, 1, 64, true, Some(0.2)),
-        (few, 1, 100, false, None),
-        (few, 1, 128, true, Some(0.2)),
+    let shapes: [(&[u32], usize, usize, bool, Option<f64>, bool); 12] = [
+        (&[0, 0], 2, 16, true, None, false),
+        (all, 2, 16, true, None, false),
+        (all, 2, 16, true, Some(0.2), false),
+        (few, 1, 1, true, None, false),
+        (few, 3, 5, false, Some(0.2), false),
+        (few, 2, 6, true, None, false),
+        (few, 1, 7, false, None, false),
+        (&[1, 100, 33], 2, 32, true, Some(0.2), false),
+        (few, 1, 64, true, Some(0.2), false),
+        (few, 1, 100, false, None, false),
+        (few, 1, 128, true, Some(0.2), false),
+        (few, 2, 5, false, None, true),
     ];
-    let case = |(lengths, heads, width, causal, probability): (&'static [u32], usize, usize, bool, Option<f64>)| {
+    let case = |(lengths, heads, width, causal, probability, low): (&'static [u32], usize, usize, bool, Option<f64>, bool)| {
         let seen = if causal { "causal" } else { "full" };
-        let text = format!("lengths {lengths:?}, H {heads}, E {width}, {seen}, p {}", probability.unwrap_or(0.0));
+        let scores = if low { ", low scores" } else { "" };
+        let text = format!("lengths {lengths:?}, H {heads}, E {width}, {seen}, p {}{scores}", probability.unwrap_or(0.0));
         Case::new("attention", text, move |device| {
             let mut offsets = vec![0];
             lengths.iter().for_each(|l| offsets.push(offsets[offsets.len() - 1] + l));
             let (shape, rows) = (Shape { dim: heads * width, heads, causal }, offsets[offsets.len() - 1] as usize);
             let dropout = probability.map(|p| Dropout::new(p, 9, 4, 1 << 33));
-            let qkv = device.reals(&case::noise(1, rows * 3 * shape.dim))?;
+            let qkv = device.reals(&noisy(rows, shape.dim, low))?;
             let dout = device.reals(&case::noise(2, rows * shape.dim))?;
             let (mut out, mut lse, mut dqkv) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
             forward(device, &mut out, &mut lse, &qkv, &offsets, shape, dropout.as_ref())?;
@@ -394,13 +408,13 @@ pub fn rounded_cases() -> Vec<Case> {
     /// Lengths 1, 0, a prime, one below, at and above the tile, and more than two tiles.
     const OFFSETS: [u32; 8] = [0, 1, 1, 8, 39, 71, 104, 170];
     let bf16 = |x: f64| f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000));
-    let case = |(heads, width, causal, drops): (usize, usize, bool, bool)| {
+    let case = |(heads, width, causal, drops, low): (usize, usize, bool, bool, bool)| {
         let shape = Shape { dim: heads * width, heads, causal };
-        let name = format!("H {heads}, E {width}, causal {causal}, dropout {drops}, bf16");
+        let name = format!("H {heads}, E {width}, causal {causal}, dropout {drops}, low scores {low}, bf16");
         Case::rounded("attention", name, &[1e-6, 2e-3, 6e-3], move |device| {
             let dropout = drops.then(|| Dropout::new(0.3, 5, 2, 9));
             let rows = OFFSETS[7] as usize;
-            let inputs = [(1, 3), (2, 1)].map(|(lane, times)| case::noise(lane, rows * times * shape.dim));
+            let inputs = [noisy(rows, shape.dim, low), case::noise(2, rows * shape.dim)];
             let [qkv, dout] = inputs.map(|x| device.reals(&x.into_iter().map(bf16).collect::<Vec<f64>>()));
             let (qkv, dout) = (qkv?, dout?);
             let (mut out, mut lse, mut dqkv) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
@@ -410,7 +424,9 @@ pub fn rounded_cases() -> Vec<Case> {
             Ok(vec![reals("lse", &lse)?, reals("out", &out)?, reals("dqkv", &dqkv)?])
         })
     };
-    [(2, 16, true, true), (1, 64, true, false), (3, 5, false, true)].map(case).into()
+    [(2, 16, true, true, false), (1, 64, true, false, false), (3, 5, false, true, false), (2, 5, false, false, true)]
+        .map(case)
+        .into()
 }
 
 #[cfg(test)]
