@@ -385,17 +385,21 @@ impl Runtime for Recorded {
         if m == 0 || n == 0 || k == 0 && accumulate {
             return Ok(());
         }
-        let (mut rows, mut depth) = (round(m), round(k));
-        // Stored row by row, an operand goes on behind its last row.
-        let goes_on = |data: &Buffer, first: usize, stride: usize, columns: usize, rows: usize| {
+        if k == 0 {
+            return Err(Error::internal("a product over nothing"));
+        }
+        // Whether a matrix stored row by row, `given` rows of it, has room for `rows` and holds nothing behind its own.
+        let goes_on = |data: &Buffer, first: usize, stride: usize, columns: usize, given: usize, rows: usize| {
             let room = data.memory().map_or(0, |memory| extent(memory.bytes));
-            first + columns <= stride && 4 * rows * stride <= room
+            first + columns <= stride && data.len() <= given * stride && 4 * rows * stride <= room
         };
-        if a.transposed || !goes_on(a.data, a.first, a.stride, k, rows) || !goes_on(c.data, c.first, c.stride, n, rows) {
+        let (mut rows, mut depth) = (round(m), round(k));
+        let of_a = !a.transposed && goes_on(a.data, a.first, a.stride, k, m, rows);
+        if !of_a || !goes_on(c.data, c.first, c.stride, n, m, rows) {
             rows = m;
         }
-        let summed = a.transposed && !b.transposed;
-        if !summed || !goes_on(a.data, a.first, a.stride, m, depth) || !goes_on(b.data, b.first, b.stride, n, depth) {
+        let of_a = a.transposed && goes_on(a.data, a.first, a.stride, m, k, depth);
+        if !of_a || b.transposed || !goes_on(b.data, b.first, b.stride, n, k, depth) {
             depth = k;
         }
         let place = |data: &Buffer, first: usize, stride: usize, [rows, columns]: [usize; 2]| {

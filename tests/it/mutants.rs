@@ -113,6 +113,7 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
         1,
         "where both bounds are the same number either slope is one of the loss",
     ),
+    ("sampled_loss", "factor = free <= least ?", 1, "as the line before it"),
     (
         "sampled_loss",
         "for (int turn = WHOLE ? 0 : 1; turn <= 2; ++turn) {",

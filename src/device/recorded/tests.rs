@@ -180,3 +180,20 @@ fn what_the_host_brought_lasts_as_long_as_its_owner() {
         recorded.step().unwrap();
     }
 }
+
+#[test]
+fn a_product_of_some_rows_leaves_the_others_alone() {
+    let (devices, _) = both();
+    let (rows, width, all) = (105, 4, 112);
+    let outputs = devices.each_ref().map(|device| {
+        let x = device.reals(&(0..all * width).map(|i| (i as f64 * 0.37).fract()).collect::<Vec<f64>>()).unwrap();
+        let w = device.reals(&vec![0.5; width * width]).unwrap();
+        let [mut y, mut dw] = [device.reals(&vec![7.0; all * width]).unwrap(), device.zeros(width * width).unwrap()];
+        let (runtime, of) = (machine(device), |data| MatIn::new(data, width));
+        runtime.matmul(MatOut::new(&mut y, width), of(&x), of(&w), [rows, width, width], 1.0, false).unwrap();
+        runtime.matmul(MatOut::new(&mut dw, width), of(&x).t(), of(&y), [width, width, rows], 1.0, true).unwrap();
+        [&x, &y, &dw].map(|data| download::<f32>(runtime, data, data.len()).unwrap())
+    });
+    assert!(outputs[0] == outputs[1]);
+    assert!(outputs[0][1][rows * width..].iter().all(|&y| y == 7.0));
+}
