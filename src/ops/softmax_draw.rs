@@ -224,8 +224,14 @@ fn rule_of(batch: &Batch, n: usize, replace: bool) -> Rule<'_> {
 
 pub fn cases() -> Vec<Case> {
     /// (R, V, D), M, n and whether with replacement
-    const LISTS: [([usize; 3], usize, usize, bool); 4] =
-        [([1, 1, 1], 1, 2, true), ([7, 40, 31], 65, 9, true), ([5, 17, 64], 64, 30, false), ([2, 70, 5], 333, 130, true)];
+    const LISTS: [([usize; 3], usize, usize, bool); 5] = [
+        ([1, 1, 1], 1, 2, true),
+        ([7, 40, 31], 65, 9, true),
+        ([5, 17, 64], 64, 30, false),
+        ([2, 70, 5], 333, 130, true),
+        // Some are left when enough are drawn.
+        ([3, 400, 7], 70, 9, false),
+    ];
     /// (R, V, D), n and whether with replacement
     const SCANS: [([usize; 3], usize, bool); 5] = [
         ([1, 1, 1], 2, true),

@@ -173,7 +173,7 @@ fn recorded_steps_are_those_of_a_machine_that_records_nothing() {
         let count = |what: &str| steps[what].as_u64().unwrap();
         println!("{kind:?}: {steps}");
         assert!(steps["failed"].is_null() && count("replayed") + count("direct") == 60, "{kind:?}: {steps}");
-        assert!(if *stays { count("replayed") > 2 * count("recorded") } else { count("replayed") == 0 }, "{kind:?}: {steps}");
+        assert!(if *stays { count("replayed") >= 20 } else { count("replayed") == 0 }, "{kind:?}: {steps}");
         let (direct, graph) = (losses(&folder, &direct), losses(&folder, &graph));
         assert!(graph.len() > 2 && graph.len() == direct.len(), "{kind:?}");
         for (graph, direct) in graph.iter().zip(&direct) {

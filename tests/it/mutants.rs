@@ -37,7 +37,7 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
     ("attention_mma", "return pack_bf16(c <= E ?", 1, "c is even, and E is odd here"),
     (
         "attention_mma",
-        "for (int n = 0; n <= 2 * KS; ++n) | #pragma unroll | for (int i",
+        "for (int n = 0; n <= 2 * KS; ++n) | #pragma unroll | for (int i = 0; i < 2; ++i) {",
         1,
         "columns from 16 KS on are outside of E",
     ),
@@ -128,6 +128,7 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
     ),
     ("softmax_draw", "if (below <= n) return below;", 1, "the mark passes the last sum by rounding only, once in 2^50 draws"),
     ("softmax_draw", "if (query.lane == 0 && x <= count) s_weight[x] =", 1, "the weight behind the last is 0 and not summed"),
+    ("softmax_draw", "if (ids[out + x] - first <= count) s_weight", 1, "the weight behind the last is not summed"),
     ("touched", "for (int k = 0; k <= 4; ++k) {", 1, "the next block's first ids once more: a bit set twice is set"),
 ];
 
