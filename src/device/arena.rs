@@ -23,6 +23,7 @@ const CHUNK: usize = 2 << 20;
 /// From so many bytes on a piece is a table, which no work rounds up.
 const TABLE: usize = 1 << 30;
 
+/// All memory a machine gave, cut into blocks side by side.
 #[derive(Default)]
 struct Blocks {
     /// By first address: bytes, and whether nobody has it.
@@ -78,6 +79,7 @@ impl Blocks {
     }
 }
 
+/// Bytes of a block for so many.
 fn size(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of(ALIGNMENT)
 }

@@ -18,8 +18,8 @@
 //! Whoever drops a piece of memory drops it in the order of the calls, as on any machine; an address may therefore stand in calls
 //! that are still noted down only, and be given again, without harm.
 //!
-//! Price: the machine begins a step when the host has ended it; up to an eighth more flops in products, 1/16 on average; memory as
-//! in `arena.rs`, and two letters.
+//! Price: the machine begins a step when the host has ended it; up to an eighth more flops in products; memory as
+//! in `arena.rs`, and a letter or two.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -184,6 +184,7 @@ struct Letter {
     sent: usize,
 }
 
+/// A step the machine can replay.
 struct Recording {
     /// As the recording is now.
     calls: Vec<Call>,
@@ -192,6 +193,7 @@ struct Recording {
 
 #[derive(Default)]
 struct State {
+    /// One of each kernel, so that launches of the same one are told by its place.
     kernels: HashMap<Kernel, Arc<Kernel>>,
     /// Noted down and not yet given to the machine.
     calls: Vec<Call>,
@@ -204,6 +206,7 @@ struct State {
     spare: Vec<Letter>,
     /// The latest used last.
     recordings: Vec<Recording>,
+    /// Hashes of steps that were given call by call, the oldest first.
     met: VecDeque<u64>,
     steps: Steps,
 }
@@ -222,6 +225,7 @@ pub struct Steps {
     pub failed: Option<String>,
 }
 
+/// The machine that is given the steps, and what is known of them.
 pub struct Recorded {
     machine: Arc<dyn Runtime>,
     arena: Arena,
