@@ -201,9 +201,9 @@ fn main() {
         product(&mut scores);
         let targets: Vec<u32> = (0..rows as u32).map(|b| b * 13 % items as u32).collect();
         let seen: Vec<u32> = (0..rows).flat_map(|_| (0..100).map(|n| n * (items as u32 / 100))).collect();
-        let offsets: Vec<u32> = (0..=rows as u32).map(|b| 100 * b).collect();
+        let extents: Vec<[u64; 2]> = (0..rows as u64).map(|b| [100 * b, 100 * b + 100]).collect();
         let excluded = Excluded::new(items, |_| false);
-        let mask = Mask { excluded: &excluded, seen: Some((&offsets, &seen)) };
+        let mask = Mask { excluded: &excluded, seen: Some((&extents, &seen)) };
         let (mut standings, mut lists) = (vec![], vec![]);
         let times = alternate(
             &mut || {

@@ -45,19 +45,16 @@ fn main() {
         own.dedup();
         seen.push(own);
     }
-    let mut seen_offsets = vec![0u32];
-    seen.iter().for_each(|own| seen_offsets.push(seen_offsets[seen_offsets.len() - 1] + own.len() as u32));
     let batch = Batch {
         users: (0..SEQUENCES as u32).collect(),
         offsets: (0..=SEQUENCES).map(|b| (b * ROWS) as u32).collect(),
-        items: vec![0; rows],
+        items: vec![0; rows].into(),
         targets: (0..rows).map(|r| seen[r / ROWS][r % ROWS % seen[r / ROWS].len()]).collect(),
         row_keys: (0..rows as u64).collect(),
-        target_clusters: vec![0; rows],
-        seen_offsets,
-        seen: seen.concat(),
+        target_clusters: vec![0; rows].into(),
         ..Batch::default()
-    };
+    }
+    .with_seen(&seen);
     let noise = |lane: u8, n: usize| -> Vec<f64> {
         let draws = Draws::new(1, Stream::Test, lane, 0);
         (0..n as u64).map(|i| normal2(draws.words64(i))[0] * 0.1).collect()

@@ -7,7 +7,7 @@
 //   group_items     the keys of a sampled loss: the item of each record, V for an empty or dropped slot
 //
 // Shapes       keys, places (n)  counts (256,blocks)  totals (256)  extents (V,2), of keys below V
-//              targets, groups (R)  ids (G,N)  drop (R,N) bytes; records (R,1+N+W): target, negatives, W times the target
+//              targets, groups (R) or none  ids (G,N)  drop (R,N) bytes; records (R,1+N+W): target, negatives, W times the target
 // Defines      none
 // Launch       256 threads; count and scatter: a block per tile of 4,096; scan: a block per digit; the others: 1,024 a block
 // Traffic      count 4 n, scatter 16 n (12 n in the first pass, whose places are their own indices), extents 4 n; items 8 n
@@ -123,7 +123,7 @@ KERNEL(THREADS, group_items)(u32* keys, const u32* __restrict__ targets, const u
     u32 row = (u32)at / (1 + N + W), slot = (u32)at % (1 + N + W);
     u32 key = targets[row];
     if (slot > 0 && slot <= N) {
-      key = ids[(u64)groups[row] * N + slot - 1];
+      key = ids[(u64)(groups ? groups[row] : row) * N + slot - 1];
       if (drop && drop[(u64)row * N + slot - 1]) key = V;
     }
     keys[at] = min(key, V);

@@ -11,7 +11,7 @@
 //   online recurrence of attention. alpha = ds heat / (|p| |e|), beta = -ds s / |e|^2 (dot: ds, 0) as in src/ops/score.rs
 //   dp = sum alpha e - (sum ds s / |p|^2) p      dg = sum beta e + (sum alpha) p      dg~ = alpha p + beta e
 //
-// Shapes   p, g, dp, dg (R,D)  a (V,D)  wrong, dwrong (R,W,D)  targets, groups (R)  ids, log_q (G,N)  drop (R,N) bytes
+// Shapes   p, g, dp, dg (R,D)  a (V,D)  wrong, dwrong (R,W,D)  targets (R)  groups (R) or none  ids, log_q (G,N)  drop (R,N) bytes
 //          weight (R,N)  row_weight, toward (R)  losses (R)
 //          alpha, beta (R,1+N+W): slot 0 the positive, then negatives, then wrong contexts
 // Defines  those of gathered.cuh; LOSS 0 BCE, 1 gBCE, 2 BPR, 3 softmax, 4 contrastive, 5 BPR-max, 6 hinge, 7 hard BPR;
@@ -203,7 +203,7 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
   scale *= of_all;
   Query query(p, g, r, heat);
   int lane = threadIdx.x % 32;
-  u64 at = (u64)r * (1 + N + W), first = (u64)groups[r] * N, of_row = (u64)r * N;
+  u64 at = (u64)r * (1 + N + W), first = (u64)(groups ? groups[r] : r) * N, of_row = (u64)r * N;
   const u32* slots = ids + first;
   const u8* dropped = drop ? drop + of_row : nullptr;
   auto keeps = [&](u32 j) { return slots[j] != NONE && !(dropped && dropped[j]); };

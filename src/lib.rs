@@ -41,9 +41,14 @@
 //!   short and skewed; padding to the longest wastes most of the work.
 //! - **The plain path defines every operation.** `Host(F64)` is the oracle of all gradients, `Host(F32)` the product where there is
 //!   no GPU. A machine ([`device::Runtime`]) knows memory, launches and time, and no operation.
-//! - **Work on a machine is enqueued call by call, and the host runs ahead of it**: the rows of a batch are copied through pinned
-//!   memory, loss and gradient norm stay there ([`device::Scalar`]) until a line, a record or a checkpoint needs them, and a
-//!   gradient that is not finite halts the updates there. Samplers that decide on the host wait for their scores.
+//! - **The training set lies where the model is.** On a machine a batch is a function of its place in the epoch: order, cuts, rows,
+//!   keys and contexts are made there ([`ops::batch`], [`ops::contexts`]) from a log that was sent once. The host holds the same
+//!   batch as promises ([`data::column`]), which are kept where a stage decides there; it knows how long a batch is, because launches
+//!   need its size. The price is 4 bytes an event (8 with time clusters, 92 more with temporal contexts), so a log larger than a
+//!   GPU's memory is refused by the plan instead of being streamed.
+//! - **Work on a machine is enqueued call by call, and the host runs ahead of it**: loss and gradient norm stay there
+//!   ([`device::Scalar`]) until a line, a record or a checkpoint needs them, and a gradient that is not finite halts the updates
+//!   there. Samplers that decide on the host wait for their scores.
 //! - **A step becomes a graph below the operations** (`train.graph`, [`device::recorded`]): the machine notes a step's calls, and
 //!   replays the recording of an equal one after setting anew what differs. No kernel reads its sizes or the number of the step from
 //!   memory, and no batch is padded, as a graph that never changes would need: the price is a change of some hundred nodes a step by

@@ -7,6 +7,7 @@
 pub mod batch;
 mod clean;
 pub mod clusters;
+pub mod column;
 pub mod context;
 pub mod graph;
 pub mod interactions;

@@ -37,6 +37,11 @@ impl Order {
         }
     }
 
+    /// The draws of the first round (those of another have its number as their lane), half the bits, and n: what a kernel is given.
+    pub fn parts(&self) -> ([u32; 4], u32, u64) {
+        (self.rounds[0].parts(), self.half, self.n)
+    }
+
     /// A permutation of all codes of `2 half` bits.
     fn permute(&self, code: u64) -> u64 {
         let mask = (1u64 << self.half) - 1;

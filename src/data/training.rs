@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::batch::{Batch, ContextRows};
+use super::batch::{Batch, ContextRows, Contexts};
 use super::clusters::TimeClusters;
+use super::column::Column;
 use super::context::{ContextEncoder, Request};
 use super::interactions::Interactions;
 use super::split::{Split, Target};
@@ -26,15 +27,15 @@ const CHUNK: usize = 256;
 pub struct TrainingSet {
     data: Arc<Interactions>,
     split: Arc<Split>,
-    context: Option<ContextEncoder>,
-    clusters: Option<TimeClusters>,
+    context: Option<Arc<ContextEncoder>>,
+    clusters: Option<Arc<TimeClusters>>,
     max_len: usize,
     random_prefix: bool,
     /// (S) the user of each sequence.
     sequences: Vec<u32>,
     /// (S+1), and each sequence's distinct training items, ascending.
     seen_offsets: Vec<u64>,
-    seen: Vec<u32>,
+    seen: Column<u32>,
 }
 
 /// A history from outside the log.
@@ -96,6 +97,7 @@ impl TrainingSet {
             }));
         }
         let (max_len, random_prefix) = (config.model.max_len as usize, config.train.random_prefix);
+        let (context, clusters, seen) = (context.map(Arc::new), clusters.map(Arc::new), seen.into());
         Ok(TrainingSet { data, split, context, clusters, max_len, random_prefix, sequences, seen_offsets, seen })
     }
 
@@ -139,23 +141,47 @@ impl TrainingSet {
         &self.split
     }
     pub fn context(&self) -> Option<&ContextEncoder> {
-        self.context.as_ref()
+        self.context.as_deref()
     }
     pub fn clusters(&self) -> Option<&TimeClusters> {
-        self.clusters.as_ref()
+        self.clusters.as_deref()
+    }
+
+    /// (S) first training event and number of training events of each sequence.
+    pub fn extents(&self) -> (Vec<u64>, Vec<u32>) {
+        let training = |&user: &u32| self.split.training(&self.data, user);
+        self.sequences.iter().map(training).map(|events| (events.start as u64, events.len() as u32)).unzip()
+    }
+    /// (S+1) and the distinct training items of every sequence, ascending.
+    pub fn seen(&self) -> (&[u64], &[u32]) {
+        (&self.seen_offsets, &self.seen)
+    }
+    /// (E) the time cluster of every event; empty without clusters.
+    pub fn clusters_of_events(&self) -> Vec<u32> {
+        match (&self.clusters, self.data.times()) {
+            (Some(clusters), Some(times)) => times.par_iter().map(|&time| clusters.of(time)).collect(),
+            _ => Vec::new(),
+        }
+    }
+    /// The draws by which histories are cut in `epoch`; none where they are not.
+    pub fn cuts(&self, seed: u64, epoch: u64) -> Option<Draws> {
+        self.random_prefix.then(|| Draws::new(seed, Stream::Augment, 0, epoch))
+    }
+    pub fn max_len(&self) -> usize {
+        self.max_len
     }
 
     /// A training batch of the sequences `indexes` (below [`TrainingSet::len`]). With random prefixes each sequence is cut
     /// to a length uniform in `2..=len`, drawn from (seed, epoch, user) alone.
     pub fn gather(&self, indexes: &[u32], epoch: u64, seed: u64) -> Batch {
-        let draws = Draws::new(seed, Stream::Augment, 0, epoch);
-        let pieces: Vec<Piece> = indexes
+        let cuts = self.cuts(seed, epoch);
+        let pieces: Arc<[Piece]> = indexes
             .iter()
             .map(|&index| {
                 let user = self.sequences[index as usize];
                 let mut training = self.split.training(&self.data, user);
-                if self.random_prefix {
-                    let cut = 2 + below(draws.words64(u64::from(user))[0], training.len() as u64 - 1) as usize;
+                if let Some(cuts) = cuts {
+                    let cut = 2 + below(cuts.words64(u64::from(user))[0], training.len() as u64 - 1) as usize;
                     training.end = training.start + cut;
                 }
                 let target = training.end - 1;
@@ -163,12 +189,9 @@ impl TrainingSet {
             })
             .collect();
         let mut batch = self.assemble(&pieces);
-        batch.seen_offsets.push(0);
-        for &index in indexes {
-            let range = self.seen_offsets[index as usize] as usize..self.seen_offsets[index as usize + 1] as usize;
-            batch.seen.extend_from_slice(&self.seen[range]);
-            batch.seen_offsets.push(batch.seen.len() as u32);
-        }
+        let extent = |&index: &u32| [self.seen_offsets[index as usize], self.seen_offsets[index as usize + 1]];
+        batch.seen_extents = indexes.iter().map(extent).collect();
+        batch.seen = self.seen.clone();
         batch
     }
 
@@ -176,17 +199,15 @@ impl TrainingSet {
     /// are those of the event to be predicted; seen items are those of the whole visible history.
     pub fn requests(&self, targets: &[Target]) -> Batch {
         let start = |t: &Target| self.data.range(t.user).start;
-        let pieces: Vec<Piece> = targets
+        let pieces: Arc<[Piece]> = targets
             .iter()
             .map(|t| {
                 let end = t.history_end as usize;
                 Piece { user: t.user, events: end.saturating_sub(self.max_len).max(start(t))..end, target: t.at as usize }
             })
             .collect();
-        let mut batch = self.assemble(&pieces);
         let histories: Vec<&[u32]> = targets.iter().map(|t| &self.data.event_items()[start(t)..t.history_end as usize]).collect();
-        add_seen(&mut batch, &histories);
-        batch
+        add_seen(self.assemble(&pieces), &histories)
     }
 
     /// What comes after the whole history of `users`. There is no target: it is [`NONE`] in the last row. `requests` is
@@ -203,20 +224,20 @@ impl TrainingSet {
             let events = range.end.saturating_sub(self.max_len).max(range.start)..range.end;
             pieces.push(Piece { user, events, target: range.end });
         }
-        let mut batch = self.rows_of(&pieces);
+        let pieces: Arc<[Piece]> = pieces.into();
+        let mut batch = self.rows_of(&pieces, false);
         if let (Some(encoder), Some(last)) = (&self.context, last) {
             let events: Vec<u64> = pieces.iter().flat_map(|p| p.events.clone()).map(|e| e as u64).collect();
-            batch.context = encoder.rows(&self.data, &events);
-            batch.target_context = following(&batch, encoder, &last);
+            batch.context = encoder.rows(&self.data, &events).into();
+            batch.target_context = following(&batch.context, &batch.offsets, encoder, &last).into();
         }
-        add_seen(&mut batch, &histories);
-        Ok(batch)
+        Ok(add_seen(batch, &histories))
     }
 
     /// As [`TrainingSet::requests_now`] for histories from outside the log; users are [`NONE`], row keys count from 0.
     pub fn adhoc(&self, histories: &[History], requests: &[Request]) -> Result<Batch> {
         let last = self.situations(histories.len(), requests)?;
-        let mut batch = Batch { users: vec![NONE; histories.len()], offsets: vec![0], ..Batch::default() };
+        let (mut items, mut offsets, mut targets) = (vec![], vec![0], vec![]);
         let mut situations = ContextRows::default();
         for history in histories {
             if let Some(item) = history.items.iter().find(|&&i| i as usize >= self.data.items()) {
@@ -226,11 +247,9 @@ impl TrainingSet {
                 return Err(Error::new(Code::D0406, "a history has a different number of times than of items"));
             }
             let from = history.items.len().saturating_sub(self.max_len);
-            batch.items.extend_from_slice(&history.items[from..]);
-            batch
-                .targets
-                .extend(history.items.iter().skip(from + 1).copied().chain((from < history.items.len()).then_some(NONE)));
-            batch.offsets.push(batch.items.len() as u32);
+            items.extend_from_slice(&history.items[from..]);
+            targets.extend(history.items.iter().skip(from + 1).copied().chain((from < history.items.len()).then_some(NONE)));
+            offsets.push(items.len() as u32);
             if let Some(encoder) = &self.context {
                 for at in from..history.items.len() {
                     let time = history.times.as_ref().map(|t| t[at]);
@@ -238,66 +257,81 @@ impl TrainingSet {
                 }
             }
         }
-        batch.row_keys = (0..batch.items.len() as u64).collect();
+        let (users, row_keys) = (vec![NONE; histories.len()], (0..items.len() as u64).collect());
+        let (items, offsets, targets) = (items.into(), offsets.into(), targets.into());
+        let mut batch = Batch { users, offsets, items, targets, row_keys, ..Batch::default() };
         if let (Some(encoder), Some(last)) = (&self.context, last) {
-            batch.context = situations;
-            batch.target_context = following(&batch, encoder, &last);
+            batch.context = situations.into();
+            batch.target_context = following(&batch.context, &batch.offsets, encoder, &last).into();
         }
         let histories: Vec<&[u32]> = histories.iter().map(|h| &h.items[..]).collect();
-        add_seen(&mut batch, &histories);
-        Ok(batch)
+        Ok(add_seen(batch, &histories))
     }
 
     /// Rows, keys and clusters, all targets being events of the log; with context.
-    fn assemble(&self, pieces: &[Piece]) -> Batch {
-        let mut batch = self.rows_of(pieces);
-        for (row, piece) in pieces.iter().enumerate().filter(|(_, p)| !p.events.is_empty()) {
-            let last = batch.offsets[row + 1] as usize - 1;
-            batch.targets[last] = self.data.event_items()[piece.target];
-        }
-        if let (Some(clusters), Some(times)) = (&self.clusters, self.data.times()) {
-            batch.target_clusters = batch.row_keys.iter().map(|&at| clusters.of(times[at as usize])).collect();
+    fn assemble(&self, pieces: &Arc<[Piece]>) -> Batch {
+        let mut batch = self.rows_of(pieces, true);
+        if let Some(clusters) = self.clusters.as_ref().filter(|_| self.data.times().is_some()) {
+            let (clusters, data, keys) = (clusters.clone(), self.data.clone(), batch.row_keys.clone());
+            batch.target_clusters = Column::promised(batch.rows(), move || {
+                let times = data.times().unwrap_or_default();
+                keys.iter().map(|&at| clusters.of(times[at as usize])).collect()
+            });
         }
         if let Some(encoder) = &self.context {
-            // One pass of the encoder over all events, then all last targets.
-            let mut at: Vec<u64> = pieces.iter().flat_map(|p| p.events.clone()).map(|e| e as u64).collect();
-            let rows = at.len();
-            at.extend(pieces.iter().map(|p| p.target as u64));
-            let mut all = encoder.rows(&self.data, &at);
-            let last = ContextRows {
-                numeric: all.numeric.split_off(rows * encoder.numeric_width()),
-                categories: all.categories.split_off(rows * encoder.category_sizes().len()),
-            };
-            batch.context = all;
-            batch.target_context = following(&batch, encoder, &last);
+            let (of, data, with) = (pieces.clone(), self.data.clone(), encoder.clone());
+            batch.context = Contexts::promised(move || {
+                let events: Vec<u64> = of.iter().flat_map(|piece| piece.events.clone()).map(|event| event as u64).collect();
+                with.rows(&data, &events)
+            });
+            let (of, data, with) = (pieces.clone(), self.data.clone(), encoder.clone());
+            let (own, offsets) = (batch.context.clone(), batch.offsets.clone());
+            batch.target_context = Contexts::promised(move || {
+                let targets: Vec<u64> = of.iter().map(|piece| piece.target as u64).collect();
+                following(&own, &offsets, &with, &with.rows(&data, &targets))
+            });
         }
         batch
     }
 
-    /// Users, offsets, items, targets (the last [`NONE`]) and row keys.
-    fn rows_of(&self, pieces: &[Piece]) -> Batch {
-        let items = self.data.event_items();
-        let rows = pieces.iter().map(|p| p.events.len()).sum();
-        let mut batch = Batch {
-            users: pieces.iter().map(|p| p.user).collect(),
-            offsets: Vec::with_capacity(pieces.len() + 1),
-            items: Vec::with_capacity(rows),
-            targets: Vec::with_capacity(rows),
-            row_keys: Vec::with_capacity(rows),
-            ..Batch::default()
-        };
-        batch.offsets.push(0);
-        for Piece { events, target, .. } in pieces {
-            batch.items.extend_from_slice(&items[events.clone()]);
-            batch.offsets.push(batch.items.len() as u32);
-            if !events.is_empty() {
-                batch.targets.extend_from_slice(&items[events.start + 1..events.end]);
-                batch.targets.push(NONE);
-                batch.row_keys.extend((events.start + 1..events.end).map(|e| e as u64));
-                batch.row_keys.push(*target as u64);
-            }
+    /// Users, offsets, items, targets (the last [`NONE`] unless it is `known`) and row keys; what is as long as the rows is read from
+    /// the log when somebody asks for it.
+    fn rows_of(&self, pieces: &Arc<[Piece]>, known: bool) -> Batch {
+        let mut offsets = Vec::with_capacity(pieces.len() + 1);
+        offsets.push(0);
+        let mut rows = 0;
+        for piece in pieces.iter() {
+            rows += piece.events.len();
+            offsets.push(rows as u32);
         }
-        batch
+        let (of, data) = (pieces.clone(), self.data.clone());
+        let items = Column::promised(rows, move || {
+            let mut items = Vec::with_capacity(rows);
+            of.iter().for_each(|piece| items.extend_from_slice(&data.event_items()[piece.events.clone()]));
+            items
+        });
+        let (of, data) = (pieces.clone(), self.data.clone());
+        let targets = Column::promised(rows, move || {
+            let (log, mut targets) = (data.event_items(), Vec::with_capacity(rows));
+            for Piece { events, target, .. } in of.iter().filter(|piece| !piece.events.is_empty()) {
+                targets.extend_from_slice(&log[events.start + 1..events.end]);
+                targets.push(if known { log[*target] } else { NONE });
+            }
+            targets
+        });
+        let of = pieces.clone();
+        let row_keys = Column::promised(rows, move || {
+            let mut keys = Vec::with_capacity(rows);
+            for Piece { events, target, .. } in of.iter().filter(|piece| !piece.events.is_empty()) {
+                keys.extend((events.start + 1..events.end).map(|event| event as u64));
+                keys.push(*target as u64);
+            }
+            keys
+        });
+        let users = pieces.iter().map(|piece| piece.user).collect();
+        let all = self.data.items() as u32;
+        let (items, targets) = (items.below(all), if known { targets.below(all) } else { targets });
+        Batch { users, offsets: offsets.into(), items, targets, row_keys, ..Batch::default() }
     }
 
     /// (B) encoded requests; none without a context encoder.
@@ -328,20 +362,16 @@ fn append(to: &mut ContextRows, rows: &ContextRows) {
 }
 
 /// Contexts of the targets: the next row's context, and `last` (B) for the last row of each sequence.
-fn following(batch: &Batch, encoder: &ContextEncoder, last: &ContextRows) -> ContextRows {
+fn following(own: &ContextRows, offsets: &[u32], encoder: &ContextEncoder, last: &ContextRows) -> ContextRows {
     let (width, many) = (encoder.numeric_width(), encoder.category_sizes().len());
-    let mut rows = ContextRows {
-        numeric: Vec::with_capacity(batch.context.numeric.len()),
-        categories: Vec::with_capacity(batch.context.categories.len()),
-    };
-    for b in 0..batch.sequences() {
-        let range = batch.range(b);
-        if !range.is_empty() {
-            rows.numeric.extend_from_slice(&batch.context.numeric[(range.start + 1) * width..range.end * width]);
-            rows.numeric.extend_from_slice(&last.numeric[b * width..(b + 1) * width]);
-            rows.categories.extend_from_slice(&batch.context.categories[(range.start + 1) * many..range.end * many]);
-            rows.categories.extend_from_slice(&last.categories[b * many..(b + 1) * many]);
-        }
+    let mut rows =
+        ContextRows { numeric: Vec::with_capacity(own.numeric.len()), categories: Vec::with_capacity(own.categories.len()) };
+    for (b, ends) in offsets.windows(2).enumerate().filter(|(_, ends)| ends[0] < ends[1]) {
+        let (next, end) = (ends[0] as usize + 1, ends[1] as usize);
+        rows.numeric.extend_from_slice(&own.numeric[next * width..end * width]);
+        rows.numeric.extend_from_slice(&last.numeric[b * width..(b + 1) * width]);
+        rows.categories.extend_from_slice(&own.categories[next * many..end * many]);
+        rows.categories.extend_from_slice(&last.categories[b * many..(b + 1) * many]);
     }
     rows
 }
@@ -361,7 +391,7 @@ fn distinct(history: &[u32], to: &mut Vec<u32>) {
     to.truncate(kept);
 }
 
-fn add_seen(batch: &mut Batch, histories: &[&[u32]]) {
+fn add_seen(batch: Batch, histories: &[&[u32]]) -> Batch {
     let sets: Vec<Vec<u32>> = histories
         .par_iter()
         .with_min_len(32)
@@ -371,11 +401,7 @@ fn add_seen(batch: &mut Batch, histories: &[&[u32]]) {
             set
         })
         .collect();
-    batch.seen_offsets.push(0);
-    for set in sets {
-        batch.seen.extend(set);
-        batch.seen_offsets.push(batch.seen.len() as u32);
-    }
+    batch.with_seen(&sets)
 }
 
 #[cfg(test)]
@@ -492,8 +518,8 @@ mod tests {
                 })
                 .collect();
             let (own, target) = (encoder.rows(&data, &own), encoder.rows(&data, &batch.row_keys));
-            assert_eq!((batch.context.numeric, batch.context.categories), (own.numeric, own.categories));
-            assert_eq!((batch.target_context.numeric, batch.target_context.categories), (target.numeric, target.categories));
+            assert_eq!(*batch.context, own);
+            assert_eq!(*batch.target_context, target);
         }
         let time = Some(5 * 3_600_000_000);
         let columns = [("number".to_string(), "6".to_string()), ("parity".into(), "even".into())].into();
@@ -507,7 +533,7 @@ mod tests {
         }
         let history = History { items: vec![0, 1], times: Some(vec![3_600_000_000, 7_200_000_000]) };
         let adhoc = all.adhoc(&[History::default(), history], &[request]).unwrap();
-        assert_eq!((adhoc.offsets, adhoc.targets), (vec![0, 0, 2], vec![1, NONE]));
+        assert_eq!((&adhoc.offsets[..], &adhoc.targets[..]), (&[0, 0, 2][..], &[1, NONE][..]));
         assert_eq!(adhoc.seen, [0, 1]);
         assert_eq!(adhoc.context.numeric[width..], adhoc.target_context.numeric[..width]);
         assert_eq!(adhoc.target_context.numeric[width..], event.numeric);
@@ -565,8 +591,8 @@ mod tests {
         assert_eq!((&a.items, &a.seen, &a.context.numeric), (&b.items, &b.seen, &b.context.numeric));
         let set = make();
         let parts: Vec<Batch> = indexes.chunks(97).map(|part| set.gather(part, 2, 5)).collect();
-        assert_eq!(a.items, parts.iter().flat_map(|p| p.items.clone()).collect::<Vec<_>>());
-        assert_eq!(a.row_keys, parts.iter().flat_map(|p| p.row_keys.clone()).collect::<Vec<_>>());
+        assert_eq!(a.items, parts.iter().flat_map(|p| p.items.to_vec()).collect::<Vec<_>>());
+        assert_eq!(a.row_keys, parts.iter().flat_map(|p| p.row_keys.to_vec()).collect::<Vec<_>>());
         assert_eq!(a.target_context.numeric, parts.iter().flat_map(|p| p.target_context.numeric.clone()).collect::<Vec<_>>());
     }
 

@@ -15,6 +15,7 @@ pub mod emulator;
 mod gemm;
 pub mod heap;
 mod lanes;
+pub mod numbers;
 pub mod places;
 pub mod recorded;
 mod scalar;
@@ -28,6 +29,7 @@ pub use elementary::exp_f64;
 #[cfg(test)]
 pub use gemm::made_by;
 pub use gemm::{Mat, gemm, kept_per_thread};
+pub use numbers::Numbers;
 pub use scalar::Scalar;
 
 use crate::error::{Code, Error, Result};

@@ -1,4 +1,4 @@
-//! A machine that is watched: how much of its memory is held, and how often the host waits for it.
+//! A machine that is watched: how much of its memory is held, how often the host waits for it, and how much it sends.
 //!
 //! It passes everything on. Memory is counted as it is asked for, without what a machine adds to align it or keeps for later.
 
@@ -12,6 +12,7 @@ pub struct Watched {
     machine: Arc<dyn Runtime>,
     held: Arc<Held>,
     waits: AtomicU64,
+    sent: AtomicU64,
 }
 
 /// Bytes held now, and the most since the last restart.
@@ -36,7 +37,7 @@ impl Drop for Piece {
 
 impl Watched {
     pub fn new(machine: Arc<dyn Runtime>) -> Watched {
-        Watched { machine, held: Arc::default(), waits: AtomicU64::new(0) }
+        Watched { machine, held: Arc::default(), waits: AtomicU64::new(0), sent: AtomicU64::new(0) }
     }
     /// The most bytes held at once since the last [`Watched::restart`].
     pub fn most(&self) -> u64 {
@@ -49,6 +50,10 @@ impl Watched {
     /// How often the host has waited so far.
     pub fn waits(&self) -> u64 {
         self.waits.load(Relaxed)
+    }
+    /// Bytes the host has sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
     fn awaited(&self) -> &dyn Runtime {
         self.waits.fetch_add(1, Relaxed);
@@ -68,6 +73,7 @@ impl Runtime for Watched {
         Ok(Memory { address, bytes, owner: Box::new(piece) })
     }
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
+        self.sent.fetch_add(from.len() as u64, Relaxed);
         self.machine.write(to, from)
     }
     fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {

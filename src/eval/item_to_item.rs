@@ -154,7 +154,7 @@ mod tests {
 
     fn request(history: &[u32]) -> Batch {
         let rows = history.len() as u32;
-        Batch { users: vec![0], offsets: vec![0, rows], items: history.to_vec(), ..Batch::default() }
+        Batch { users: vec![0], offsets: vec![0, rows].into(), items: history.to_vec().into(), ..Batch::default() }
     }
 
     /// Sequences 0 1 2 and 0 2, with a held-out event between them that must not be learned from.

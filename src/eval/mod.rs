@@ -250,7 +250,7 @@ impl<'a> Ranking<'a> {
         excluded: &Excluded,
     ) -> Result<()> {
         if self.rules.candidates == Candidates::Full {
-            let seen = self.rules.exclude_seen.then_some((&batch.seen_offsets[..], &batch.seen[..]));
+            let seen = self.rules.exclude_seen.then_some((&batch.seen_extents[..], &batch.seen[..]));
             return ranker.rank(batch, &Mask { excluded, seen }, Some(wanted), self.k, &mut self.ranked);
         }
         let items = ranker.items();

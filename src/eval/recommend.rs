@@ -55,7 +55,7 @@ pub fn recommend<'n>(
     let (mut ranked, mut written) = (Ranked::default(), 0u64);
     for batch in batches {
         let batch = batch?;
-        let seen = limits.exclude_seen.then_some((&batch.seen_offsets[..], &batch.seen[..]));
+        let seen = limits.exclude_seen.then_some((&batch.seen_extents[..], &batch.seen[..]));
         let mask = Mask { excluded: &limits.excluded, seen };
         ranker.rank(&batch, &mask, None, limits.k, &mut ranked)?;
         for (&user, list) in batch.users.iter().zip(ranked.lists.chunks_exact(limits.k)) {

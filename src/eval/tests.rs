@@ -37,18 +37,14 @@ fn wanted(user: u32) -> u32 {
 }
 
 fn gather(targets: &[Target]) -> Result<Batch> {
-    let mut batch = Batch { offsets: vec![0], seen_offsets: vec![0], ..Batch::default() };
-    for target in targets {
-        let history = seen(target.user);
-        batch.users.push(target.user);
-        batch.items.extend(&history);
-        batch.targets.extend(&history[1..]);
-        batch.targets.push(wanted(target.user));
-        batch.seen.extend(&history);
-        batch.offsets.push(batch.items.len() as u32);
-        batch.seen_offsets.push(batch.seen.len() as u32);
-    }
-    Ok(batch)
+    let users = || targets.iter().map(|target| target.user);
+    let histories: Vec<Vec<u32>> = users().map(seen).collect();
+    let mut offsets = vec![0];
+    histories.iter().for_each(|history| offsets.push(offsets[offsets.len() - 1] + history.len() as u32));
+    let following = |(history, user): (&Vec<u32>, u32)| [&history[1..], &[wanted(user)]].concat();
+    let targets = histories.iter().zip(users()).flat_map(following).collect();
+    let items = histories.concat().into();
+    Ok(Batch { users: users().collect(), offsets: offsets.into(), items, targets, ..Batch::default() }.with_seen(&histories))
 }
 
 fn targets() -> Vec<Target> {
@@ -256,10 +252,11 @@ fn untrained_items_can_be_left_out_and_cold_targets_are_misses() {
 fn a_target_in_its_own_history_is_a_miss_unless_the_history_may_be_ranked_and_is_reported() {
     let mut repeat = |targets: &[Target]| {
         let mut batch = gather(targets)?;
+        let mut changed = batch.targets.to_vec();
         for (b, target) in targets.iter().enumerate() {
-            let row = batch.range(b).end - 1;
-            batch.targets[row] = seen(target.user)[0];
+            changed[batch.range(b).end - 1] = seen(target.user)[0];
         }
+        batch.targets = changed.into();
         Ok(batch)
     };
     let (counts, (offsets, log)) = (counts(), log());

@@ -10,7 +10,7 @@
 //! al. (2017). `sasrec` is what that model's program does (Kang and McAuley, ICDM 2018), unlike the paper's text: only what asks is
 //! normalised before attention, and the residual connections carry the normalised vectors.
 
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Numbers};
 use crate::error::Result;
 use crate::model::cost::Lengths;
 use crate::model::params::ParamList;
@@ -152,7 +152,7 @@ impl Block {
         saved: &mut Saved,
         scratch: &mut Scratch,
         x: &Buffer,
-        offsets: &[u32],
+        offsets: Numbers,
         masks: &Masks,
     ) -> Result<()> {
         let (d, f) = (hyper.dim, hyper.ffn);
@@ -232,7 +232,7 @@ impl Block {
         scratch: &mut Scratch,
         dy: &mut Buffer,
         x: &Buffer,
-        offsets: &[u32],
+        offsets: Numbers,
         masks: &Masks,
     ) -> Result<()> {
         let (d, f) = (hyper.dim, hyper.ffn);

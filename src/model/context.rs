@@ -7,8 +7,10 @@
 //! Affine on purpose: `e(i,c) = a_i + g(c)` lets a candidate be scored without running an encoder per (item, context)
 //! pair. Source: CaNS (Seol and Choi 2025), whose two stacked linear layers without a non-linearity collapse to this.
 
-use crate::data::batch::ContextRows;
-use crate::device::{Buffer, Device};
+use std::sync::Arc;
+
+use crate::data::batch::{ContextRows, Contexts};
+use crate::device::{Buffer, Device, numbers};
 use crate::error::Result;
 use crate::model::params::ParamList;
 use crate::ops::embedding::{self, Into};
@@ -24,14 +26,18 @@ pub struct Projection {
 /// Context vectors on the device, kept from forward to backward.
 pub struct Rows {
     /// (n,Cn)
-    numeric: Buffer,
+    numeric: Arc<Buffer>,
     /// Per category column, (n) codes.
     categories: Vec<Vec<u32>>,
     n: usize,
 }
 
-#[cfg(test)]
 impl Rows {
+    /// `numeric` (n,Cn) where the model is, without categories.
+    pub fn there(numeric: Arc<Buffer>, n: usize) -> Rows {
+        Rows { numeric, categories: Vec::new(), n }
+    }
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.numeric.bytes() + self.categories.iter().map(|codes| 4 * codes.len() as u64).sum::<u64>()
     }
@@ -50,7 +56,17 @@ impl Projection {
         let numeric: Vec<f64> = context.numeric.iter().map(|&x| f64::from(x)).collect();
         let columns = self.tables.len();
         let categories = (0..columns).map(|j| context.categories.iter().skip(j).step_by(columns).copied().collect()).collect();
-        Ok(Rows { numeric: device.reals(&numeric)?, categories, n })
+        Ok(Rows { numeric: Arc::new(device.reals(&numeric)?), categories, n })
+    }
+
+    /// Of a batch's contexts, which may have been made in a machine's memory.
+    pub fn rows_of(&self, device: &Device, contexts: &Contexts, n: usize) -> Result<Rows> {
+        if let Device::Machine(runtime) = device
+            && let Some(numeric) = numbers::copied(contexts.copy(), &**runtime)?
+        {
+            return Ok(Rows::there(numeric, n));
+        }
+        self.rows(device, contexts, n)
     }
 
     /// `g (n,D)`

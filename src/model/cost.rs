@@ -47,8 +47,9 @@ pub fn encoder(hyper: &Hyper, sizes: &Sizes, batch: Lengths, asked: Queries) -> 
         parts.extend([context(hyper, sizes, r), both(rows::add_cost(r * d)), context(hyper, sizes, queries)]);
     }
     parts.push(Block::cost(hyper, batch) * hyper.layers);
-    let select = rows::select_cost(queries, r, d);
-    parts.push(if asked == Queries::All { Pass { backward: Cost::default(), ..select } } else { select });
+    if asked == Queries::Last {
+        parts.push(rows::select_cost(queries, r, d));
+    }
     if hyper.norm != Norm::Post {
         parts.push(layer_norm::cost(queries, d));
     }

@@ -17,12 +17,12 @@ fn batch() -> Batch {
     };
     Batch {
         users: vec![0, 1, 2, 3],
-        offsets,
-        items: vec![3, 0, 6, 6, 1, 2, 5, 4, 3, 0, 1],
-        targets: vec![1; r],
+        offsets: offsets.into(),
+        items: vec![3, 0, 6, 6, 1, 2, 5, 4, 3, 0, 1].into(),
+        targets: vec![1; r].into(),
         row_keys: (0..r as u64).collect(),
-        context: context(50),
-        target_context: context(51),
+        context: context(50).into(),
+        target_context: context(51).into(),
         ..Batch::default()
     }
 }
@@ -173,8 +173,13 @@ fn a_prediction_does_not_depend_on_its_batch() {
     let mut model = model(&small("sasrec"), false);
     model.forward(&batch, Queries::Last, &Masks::none()).unwrap();
     let all = f64::of(model.scoring().query).unwrap().to_vec();
-    let alone =
-        Batch { users: vec![3], offsets: vec![0, 5], items: batch.items[6..].to_vec(), targets: vec![1; 5], ..Batch::default() };
+    let alone = Batch {
+        users: vec![3],
+        offsets: vec![0, 5].into(),
+        items: batch.items[6..].to_vec().into(),
+        targets: vec![1; 5].into(),
+        ..Batch::default()
+    };
     model.forward(&alone, Queries::Last, &Masks::none()).unwrap();
     assert_eq!(f64::of(model.scoring().query).unwrap(), &all[12..]);
 }

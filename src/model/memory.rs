@@ -70,19 +70,27 @@ pub fn parameters(hyper: &Hyper, sizes: &Sizes) -> Vec<Extent> {
 }
 
 /// Bytes of all buffers a forward pass over `rows` R that asks at `queries` Q of them leaves behind.
-pub fn forward(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize) -> u64 {
+pub fn forward(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize, asked: Queries) -> u64 {
     let d = hyper.dim;
-    // x and work; selected and query.
-    let mut reals = 2 * rows * d + 2 * queries * d;
+    // x and work.
+    let mut reals = 2 * rows * d;
+    if asked == Queries::Last {
+        reals += queries * d;
+    }
     reals += hyper.layers * Saved::elements(hyper, rows) + rows * d * hyper.layers.min(1);
     if hyper.norm != Norm::Post {
-        reals += 2 * queries;
+        reals += (d + 2) * queries;
     }
     if hyper.context {
         reals += queries * d + (rows + queries) * sizes.numeric;
     }
     let codes = if hyper.context { (rows + queries) * sizes.categories.len() } else { 0 };
     (REAL * reals + 4 * codes) as u64
+}
+
+/// Bytes of a further buffer: the rows that ask in an evaluation of `tile` sequences, beside training that asks at every row.
+pub fn asking(hyper: &Hyper, tile: usize) -> u64 {
+    (REAL * tile * hyper.dim) as u64
 }
 
 /// Bytes of the further buffers a backward pass leaves behind: gradients of queries and contexts, the blocks' scratch, and of
@@ -133,11 +141,11 @@ mod tests {
         let context = || ContextRows { numeric: vec![0.5; rows * numeric], categories: vec![0; rows * categories.len()] };
         let batch = Batch {
             users: vec![0, 1],
-            offsets: vec![0, 3, 7],
+            offsets: vec![0, 3, 7].into(),
             items: (0..7).collect(),
             targets: (1..8).collect(),
-            context: context(),
-            target_context: context(),
+            context: context().into(),
+            target_context: context().into(),
             ..Batch::default()
         };
         for asked in [Queries::All, Queries::Last] {
@@ -145,7 +153,7 @@ mod tests {
             let queries = if asked == Queries::All { 7 } else { 2 };
             // Twice, since buffers change places.
             (0..2).for_each(|_| model.forward(&batch, asked, &Masks::none()).unwrap());
-            assert_eq!(model.held(), forward(&model.hyper, &sizes, rows, queries), "{config:?} {asked:?}");
+            assert_eq!(model.held(), forward(&model.hyper, &sizes, rows, queries, asked), "{config:?} {asked:?}");
             let d = model.hyper.dim;
             let (mut dquery, mut dcontext) = (Buffer::F32(vec![0.1; queries * d]), Buffer::empty(&device));
             if model.hyper.context {
@@ -155,7 +163,7 @@ mod tests {
             model.backward(&batch, &mut dquery, given, &Masks::none()).unwrap();
             model.forward(&batch, asked, &Masks::none()).unwrap();
             let held = model.held() + dquery.bytes() + dcontext.bytes();
-            let planned = forward(&model.hyper, &sizes, rows, queries) + backward(&model.hyper, rows, queries, 0, asked);
+            let planned = forward(&model.hyper, &sizes, rows, queries, asked) + backward(&model.hyper, rows, queries, 0, asked);
             assert_eq!(held, planned, "{config:?} {asked:?}");
         }
         model.refresh_tables().unwrap();

@@ -14,7 +14,7 @@
 //! "start"` counts from the first event that is kept.
 
 mod block;
-mod context;
+pub mod context;
 pub mod cost;
 #[cfg(test)]
 mod gradients;
@@ -22,6 +22,8 @@ pub mod memory;
 mod params;
 
 pub use params::{Glorot, ParamList};
+
+use std::sync::Arc;
 
 use crate::config;
 use crate::data::batch::{Batch, ContextRows};
@@ -215,6 +217,7 @@ pub struct Model {
     target_rows: Option<context::Rows>,
     /// (Q) rows of the queries; empty when every row is one.
     query_rows: Vec<u32>,
+    queries: Queries,
 }
 
 impl Model {
@@ -255,6 +258,7 @@ impl Model {
             input_rows: None,
             target_rows: None,
             query_rows: Vec::new(),
+            queries: Queries::All,
         })
     }
 
@@ -318,14 +322,14 @@ impl Model {
         let mut work = std::mem::replace(&mut self.work, Buffer::empty(&device));
         embedding::forward(&device, &mut work, Into::Set, self.input_parts(), &batch.items, d, self.hyper.scale)?;
         if let Some(projection) = &self.projection {
-            let context = projection.rows(&device, &batch.context, r)?;
+            let context = projection.rows_of(&device, &batch.context, r)?;
             projection.forward(&device, &self.list, &mut x, &context, d)?;
             rows::add(&device, &mut work, &x, self.hyper.scale)?;
             self.input_rows = Some(context);
         }
         if let Some(positions) = self.positions {
-            let places = places(batch, self.hyper.from_start);
-            embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), &places, d, 1.0)?;
+            let places = batch.places(self.hyper.from_start);
+            embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), places, d, 1.0)?;
         }
         dropout::forward(&device, &mut x, &work, masks.input().as_ref())?;
         self.x = x;
@@ -334,36 +338,35 @@ impl Model {
             let (before, rest) = self.saved.split_at_mut(b);
             let input = before.last().map_or(&self.x, |s| &s.y);
             let block = &self.blocks[b];
-            block.forward(&device, &self.hyper, &self.list, &mut rest[0], &mut self.scratch, input, &batch.offsets, masks)?;
+            block.forward(
+                &device,
+                &self.hyper,
+                &self.list,
+                &mut rest[0],
+                &mut self.scratch,
+                input,
+                (&batch.offsets).into(),
+                masks,
+            )?;
         }
 
         self.query_rows = match queries {
             Queries::All => Vec::new(),
             Queries::Last => batch.offsets[1..].iter().map(|&end| end - 1).collect(),
         };
-        let top = self.saved.last().map_or(&self.x, |s| &s.y);
-        let all: Vec<u32>;
-        let chosen = if queries == Queries::All {
-            all = (0..r as u32).collect();
-            &all
-        } else {
-            &self.query_rows
-        };
-        rows::select(&device, &mut self.selected, top, chosen, d)?;
-        match self.final_norm {
-            Some([gain, bias]) => layer_norm::forward(
-                &device,
-                &mut self.query,
-                &mut self.final_stats,
-                &self.selected,
-                self.list.value(gain),
-                self.list.value(bias),
-            )?,
-            None => std::mem::swap(&mut self.query, &mut self.selected),
+        self.queries = queries;
+        if queries == Queries::Last {
+            let top = self.saved.last().map_or(&self.x, |s| &s.y);
+            rows::select(&device, &mut self.selected, top, &self.query_rows, d)?;
+        }
+        if let Some([gain, bias]) = self.final_norm {
+            let asking = asking(queries, &self.selected, &self.saved, &self.x);
+            let (gain, bias) = (self.list.value(gain), self.list.value(bias));
+            layer_norm::forward(&device, &mut self.query, &mut self.final_stats, asking, gain, bias)?;
         }
         if let Some(projection) = &self.projection {
             let context = match queries {
-                Queries::All => projection.rows(&device, &batch.target_context, r)?,
+                Queries::All => projection.rows_of(&device, &batch.target_context, r)?,
                 Queries::Last => {
                     projection.rows(&device, &batch.target_context.pick(&self.query_rows, r), self.query_rows.len())?
                 }
@@ -380,16 +383,22 @@ impl Model {
             kind: self.hyper.score,
             dim: self.hyper.dim,
             items: self.sizes.items,
-            query: &self.query,
+            query: match self.final_norm {
+                Some(_) => &self.query,
+                None => asking(self.queries, &self.selected, &self.saved, &self.x),
+            },
             context: self.projection.is_some().then_some(&self.target_context),
             table: self.table(),
         }
     }
 
     /// g (n,D) of other contexts (wrong ones, for CaNS); its gradient goes to [`Model::other_backward`].
-    pub fn other_context(&self, context: &ContextRows, n: usize) -> Result<(Buffer, context::Rows)> {
+    pub fn other_context(&self, context: Other, n: usize) -> Result<(Buffer, context::Rows)> {
         let projection = self.projection.as_ref().ok_or_else(|| Error::internal("contexts for a model without context"))?;
-        let rows = projection.rows(&self.device, context, n)?;
+        let rows = match context {
+            Other::Here(context) => projection.rows(&self.device, context, n)?,
+            Other::There(numeric) => context::Rows::there(numeric, n),
+        };
         let mut g = Buffer::empty(&self.device);
         projection.forward(&self.device, &self.list, &mut g, &rows, self.hyper.dim)?;
         Ok((g, rows))
@@ -432,7 +441,8 @@ impl Model {
         let mut work = std::mem::replace(&mut self.work, Buffer::empty(&device));
         if let Some(at) = self.final_norm {
             let (gain, dgain, dbias) = self.list.norm_parts(at);
-            layer_norm::backward(&device, &mut work, dgain, dbias, dquery, &self.final_stats, &self.selected, gain)?;
+            let asking = asking(self.queries, &self.selected, &self.saved, &self.x);
+            layer_norm::backward(&device, &mut work, dgain, dbias, dquery, &self.final_stats, asking, gain)?;
             std::mem::swap(&mut work, dquery);
         }
         if !self.query_rows.is_empty() {
@@ -452,15 +462,15 @@ impl Model {
                 &mut self.scratch,
                 dy,
                 input,
-                &batch.offsets,
+                (&batch.offsets).into(),
                 masks,
             )?;
         }
         dropout::forward(&device, &mut work, dy, masks.input().as_ref())?;
         embedding::backward(&device, self.list.grad_mut(self.items), &work, &batch.items, d, self.hyper.scale)?;
         if let Some(positions) = self.positions {
-            let places = places(batch, self.hyper.from_start);
-            embedding::backward(&device, self.list.grad_mut(positions), &work, &places, d, 1.0)?;
+            let places = batch.places(self.hyper.from_start);
+            embedding::backward(&device, self.list.grad_mut(positions), &work, places, d, 1.0)?;
         }
         if let (Some(projection), Some(context)) = (&self.projection, &self.input_rows) {
             dy.clear(&device)?;
@@ -478,12 +488,16 @@ impl Model {
     }
 }
 
-/// (R) position of each row, counted back from its sequence's last row or on from its first.
-fn places(batch: &Batch, from_start: bool) -> Vec<u32> {
-    let mut places = Vec::with_capacity(batch.rows());
-    for b in 0..batch.sequences() {
-        let all = 0..batch.range(b).len() as u32;
-        if from_start { places.extend(all) } else { places.extend(all.rev()) }
+/// Contexts of events outside the batch: encoded on the host, or (n,Cn) where the model is.
+pub enum Other<'a> {
+    Here(&'a ContextRows),
+    There(Arc<Buffer>),
+}
+
+/// (Q,D) the rows that ask: those `selected`, or all of the last block's, of x where there is none.
+fn asking<'a>(queries: Queries, selected: &'a Buffer, saved: &'a [Saved], x: &'a Buffer) -> &'a Buffer {
+    match queries {
+        Queries::All => saved.last().map_or(x, |block| &block.y),
+        Queries::Last => selected,
     }
-    places
 }

@@ -14,10 +14,12 @@
 //! cut into tiles of [`TILE`] and keys beyond a tile's last row are never touched, which halves the work of causal
 //! attention. Source: Vaswani et al. 2017; recomputation as in FlashAttention (Dao et al., arXiv 2205.14135).
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use crate::device::places::Rounding;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Real, Runtime, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Output};
@@ -39,24 +41,25 @@ pub struct Shape {
 }
 
 /// `out (R,D)`, `lse (R,H)` from `qkv (R,3D)`; `offsets (B+1)` are the first rows of the sequences.
-pub fn forward(
+pub fn forward<'a>(
     device: &Device,
     out: &mut Buffer,
     lse: &mut Buffer,
     qkv: &Buffer,
-    offsets: &[u32],
+    offsets: impl Into<Numbers<'a>>,
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {
+    let offsets = offsets.into();
     let rows = qkv.len() / (3 * shape.dim);
     out.resize(device, rows * shape.dim)?;
     lse.resize(device, rows * shape.heads)?;
     dispatch!(device, T => {
-        let out = by_sequence(T::of_mut(out)?, offsets, shape.dim);
-        let lse = by_sequence(T::of_mut(lse)?, offsets, shape.heads);
+        let out = by_sequence(T::of_mut(out)?, offsets.here(), shape.dim);
+        let lse = by_sequence(T::of_mut(lse)?, offsets.here(), shape.heads);
         let qkv = T::of(qkv)?;
         out.into_par_iter().zip(lse).enumerate().for_each_init(Vec::new, |tile, (b, (out, lse))| {
-            let first = offsets[b] as usize;
+            let first = offsets.here()[b] as usize;
             vector::fast(#[inline(always)] || attend::<T>(out, lse, &qkv[first * 3 * shape.dim..], first, shape, dropout, tile));
         });
         Ok(())
@@ -65,23 +68,24 @@ pub fn forward(
 
 /// `dqkv (R,3D)` from `dout (R,D)` and what [`forward`] saved.
 #[allow(clippy::too_many_arguments)]
-pub fn backward(
+pub fn backward<'a>(
     device: &Device,
     dqkv: &mut Buffer,
     dout: &Buffer,
     out: &Buffer,
     lse: &Buffer,
     qkv: &Buffer,
-    offsets: &[u32],
+    offsets: impl Into<Numbers<'a>>,
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {
+    let offsets = offsets.into();
     dqkv.resize(device, qkv.len())?;
     dispatch!(device, T => {
-        let dqkv = by_sequence(T::of_mut(dqkv)?, offsets, 3 * shape.dim);
+        let dqkv = by_sequence(T::of_mut(dqkv)?, offsets.here(), 3 * shape.dim);
         let (dout, out, lse, qkv) = (T::of(dout)?, T::of(out)?, T::of(lse)?, T::of(qkv)?);
         dqkv.into_par_iter().enumerate().for_each_init(|| (Vec::new(), Vec::new()), |(p, dp), (b, dqkv)| {
-            let first = offsets[b] as usize;
+            let first = offsets.here()[b] as usize;
             let d = first * shape.dim;
             vector::fast(#[inline(always)] || {
                 differentiate::<T>(dqkv, &dout[d..], &out[d..], &lse[first * shape.heads..], &qkv[3 * d..], first, shape, dropout, p, dp);
@@ -244,7 +248,7 @@ struct Launch {
     width: usize,
     drop: bool,
     /// (B+1) and the sequences that have rows, longest first, so that the last blocks to start are short ones.
-    offsets: Buffer,
+    offsets: Arc<Buffer>,
     order: Buffer,
     /// Sequences times heads.
     blocks: usize,
@@ -253,21 +257,22 @@ struct Launch {
 }
 
 impl Launch {
-    fn new(runtime: &dyn Runtime, offsets: &[u32], shape: Shape, drop: bool) -> Result<Launch> {
+    fn new(runtime: &dyn Runtime, offsets: Numbers, shape: Shape, drop: bool) -> Result<Launch> {
         let width = shape.dim / shape.heads;
         if width > 128 {
             return Err(Error::new(Code::G0502, format!("attention has no kernel for heads {width} wide"))
                 .help(format!("use {} heads or more (`--set model.heads`), or `--device host`", shape.dim.div_ceil(128))));
         }
-        let length = |b: u32| offsets[b as usize + 1] - offsets[b as usize];
-        let mut order: Vec<u32> = (0..offsets.len().saturating_sub(1) as u32).filter(|&b| length(b) > 0).collect();
+        let rows = offsets.here();
+        let length = |b: u32| rows[b as usize + 1] - rows[b as usize];
+        let mut order: Vec<u32> = (0..rows.len().saturating_sub(1) as u32).filter(|&b| length(b) > 0).collect();
         order.sort_by_key(|&b| std::cmp::Reverse(length(b)));
         Ok(Launch {
             shape,
             width,
             drop,
             blocks: order.len() * shape.heads,
-            offsets: upload(runtime, offsets)?,
+            offsets: offsets.on(runtime)?,
             order: upload(runtime, &order)?,
             tensor_cores: runtime.facts().rounding == Rounding::Bf16 && width <= 64,
         })
@@ -303,7 +308,7 @@ fn launch_forward(
     out: &mut Buffer,
     lse: &mut Buffer,
     qkv: &Buffer,
-    offsets: &[u32],
+    offsets: Numbers,
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {
@@ -329,7 +334,7 @@ fn launch_backward(
     out: &Buffer,
     lse: &Buffer,
     qkv: &Buffer,
-    offsets: &[u32],
+    offsets: Numbers,
     shape: Shape,
     dropout: Option<&Dropout>,
 ) -> Result<()> {

@@ -165,20 +165,19 @@ pub fn lists(rows: usize, m: usize, items: usize, group: usize) -> Negatives {
 /// `rows` rows over `items` items in sequences of one to five rows, whose users have seen about every third item; the first
 /// has seen everything, the second nothing.
 pub fn batch(rows: usize, items: usize) -> Batch {
-    let mut batch = Batch { offsets: vec![0], seen_offsets: vec![0], ..Batch::default() };
-    while batch.items.len() < rows {
-        let b = batch.users.len();
-        let end = rows.min(batch.items.len() + 1 + b % 5);
-        batch.items.resize(end, 0);
-        let seen = (0..items as u32).filter(|i| b == 0 || b > 1 && (i * 7 + b as u32).is_multiple_of(3));
-        batch.seen.extend(seen);
-        batch.users.push(b as u32);
-        batch.offsets.push(end as u32);
-        batch.seen_offsets.push(batch.seen.len() as u32);
+    let (mut offsets, mut seen, mut end) = (vec![0], vec![], 0);
+    for b in 0.. {
+        if end == rows {
+            break;
+        }
+        end = rows.min(end + 1 + b as usize % 5);
+        offsets.push(end as u32);
+        seen.push((0..items as u32).filter(|i| b == 0 || b > 1 && (i * 7 + b).is_multiple_of(3)).collect());
     }
-    batch.targets = ids(3, rows, items);
-    batch.row_keys = (0..rows as u64).map(|r| 1000 + 3 * r).collect();
-    batch
+    let users = (0..seen.len() as u32).collect();
+    let row_keys = (0..rows as u64).map(|r| 1000 + 3 * r).collect();
+    let (items, targets) = (vec![0; rows].into(), ids(3, rows, items).into());
+    Batch { users, offsets: offsets.into(), items, targets, row_keys, ..Batch::default() }.with_seen(&seen)
 }
 
 #[cfg(test)]

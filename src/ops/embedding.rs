@@ -12,7 +12,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Real, Runtime};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
@@ -35,24 +35,41 @@ pub enum Into {
     Add,
 }
 
-pub fn forward(device: &Device, out: &mut Buffer, mode: Into, table: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
+pub fn forward<'a>(
+    device: &Device,
+    out: &mut Buffer,
+    mode: Into,
+    table: &Buffer,
+    ids: impl std::convert::Into<Numbers<'a>>,
+    dim: usize,
+    scale: f64,
+) -> Result<()> {
+    let ids = ids.into();
     check(table.len(), ids, dim)?;
     if mode == Into::Set {
         out.resize(device, ids.len() * dim)?;
     }
-    dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids, dim, scale); Ok(()) },
+    dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids.here(), dim, scale); Ok(()) },
         runtime => launch(&**runtime, out, mode, table, ids, dim, scale))
 }
 
-pub fn backward(device: &Device, dtable: &mut Buffer, dout: &Buffer, ids: &[u32], dim: usize, scale: f64) -> Result<()> {
+pub fn backward<'a>(
+    device: &Device,
+    dtable: &mut Buffer,
+    dout: &Buffer,
+    ids: impl std::convert::Into<Numbers<'a>>,
+    dim: usize,
+    scale: f64,
+) -> Result<()> {
+    let ids = ids.into();
     check(dtable.len(), ids, dim)?;
-    dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids, dim, scale); Ok(()) },
+    dispatch!(device, T => { scatter::<T>(T::of_mut(dtable)?, T::of(dout)?, ids.here(), dim, scale); Ok(()) },
     runtime => {
         let runtime = &**runtime;
         if ids.len() < MANY || dim > WIDEST {
-            return segments::sum(runtime, dtable, None, dout, None, &Segments::of(ids), dim, scale);
+            return segments::sum(runtime, dtable, None, dout, None, &Segments::of(ids.here()), dim, scale);
         }
-        let grouped = group::by_key(device, runtime, upload(runtime, ids)?, dtable.len() / dim)?;
+        let grouped = group::by_key(device, runtime, ids.on(runtime)?, dtable.len() / dim)?;
         table_gradient::of_rows(device, runtime, dtable, dout, &grouped, dim, scale as f32)
     })
 }
@@ -75,11 +92,11 @@ pub fn cost(rows: usize, of: usize, dim: usize, mode: Into) -> Pass {
 }
 
 /// An id beyond the table would read foreign memory on a machine; it is refused once, here.
-fn check(table_len: usize, ids: &[u32], dim: usize) -> Result<()> {
+fn check(table_len: usize, ids: Numbers, dim: usize) -> Result<()> {
     let rows = table_len / dim;
-    match ids.iter().find(|&&i| i as usize >= rows) {
-        Some(id) => Err(Error::internal(format!("id {id} is not a row of a table of {rows}"))),
-        None => Ok(()),
+    match ids.all_below(u32::try_from(rows).unwrap_or(u32::MAX)) {
+        true => Ok(()),
+        false => Err(Error::internal(format!("an id is not a row of a table of {rows}"))),
     }
 }
 
@@ -144,7 +161,7 @@ pub fn launch(
     out: &mut Buffer,
     mode: Into,
     table: &Buffer,
-    ids: &[u32],
+    ids: Numbers,
     dim: usize,
     scale: f64,
 ) -> Result<()> {
@@ -152,7 +169,7 @@ pub fn launch(
     if n == 0 {
         return Ok(());
     }
-    let ids = upload(runtime, ids)?;
+    let ids = ids.on(runtime)?;
     let kernel = Kernel::new("embedding", "embedding_fwd", &[("D", dim as i64), ("ADD", i64::from(mode == Into::Add))]);
     let args = &mut [Arg::Out(out), Arg::In(table), Arg::In(&ids), Arg::U64(n as u64), Arg::F32(scale as f32)];
     runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), args)

@@ -76,11 +76,11 @@ mod tests {
     fn the_target_is_named_once() {
         let batch = Batch {
             users: vec![0],
-            offsets: vec![0, 2],
-            items: vec![1, 2],
-            targets: vec![2, 9],
-            seen_offsets: vec![0, 2],
-            seen: vec![1, 2],
+            offsets: vec![0, 2].into(),
+            items: vec![1, 2].into(),
+            targets: vec![2, 9].into(),
+            seen_extents: vec![[0, 2]],
+            seen: vec![1, 2].into(),
             ..Batch::default()
         };
         let mut bits = Bits::new(10);

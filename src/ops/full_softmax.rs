@@ -14,7 +14,7 @@
 use rayon::prelude::*;
 
 use crate::device::places::Rounding;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, Scalar, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Real, Runtime, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
@@ -51,12 +51,19 @@ pub fn cost(rows: usize, items: usize, dim: usize, context: bool, products: u64)
 }
 
 /// Mean (times `scale`, 1/R) cross-entropy of `targets (R)`; gradients by the rules of [`Gradients`].
-pub fn forward_backward(device: &Device, mut grads: Gradients, scoring: &Scoring, targets: &[u32], scale: f64) -> Result<Scalar> {
+pub fn forward_backward<'a>(
+    device: &Device,
+    mut grads: Gradients,
+    scoring: &Scoring,
+    targets: impl Into<Numbers<'a>>,
+    scale: f64,
+) -> Result<Scalar> {
+    let targets = targets.into();
     grads.prepare(device, scoring, 0)?;
-    if targets.len() != scoring.rows() || targets.iter().any(|&t| t as usize >= scoring.items) {
+    if targets.len() != scoring.rows() || !targets.all_below(scoring.items as u32) {
         return Err(Error::internal("softmax: the targets do not fit the rows or the table"));
     }
-    dispatch!(device, T => reference::<T>(grads, scoring, targets, scale).map(Scalar::Here), runtime => {
+    dispatch!(device, T => reference::<T>(grads, scoring, targets.here(), scale).map(Scalar::Here), runtime => {
         on_machine(device, &**runtime, grads, scoring, targets, scale)
     })
 }
@@ -88,7 +95,7 @@ fn on_machine(
     runtime: &dyn Runtime,
     grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: Numbers,
     scale: f64,
 ) -> Result<Scalar> {
     let rounded = is_rounded(runtime.facts().rounding, scoring.kind, scoring.context.is_some(), scoring.dim);
@@ -102,7 +109,7 @@ fn on_tensor_cores(
     runtime: &dyn Runtime,
     grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: Numbers,
     scale: f64,
 ) -> Result<Scalar> {
     scoring.check()?;
@@ -130,7 +137,7 @@ fn on_tensor_cores(
     let heat = scan::heat(scoring);
     let row_factor = inverse_norms(scoring.query, rows, heat)?;
     let item_inverse = inverse_norms(scoring.table, items, 1.0)?;
-    let targets = upload(runtime, targets)?;
+    let targets = targets.on(runtime)?;
     let (mut saved, mut losses) = (Buffer::sized(device, 2 * rows)?, Buffer::sized(device, rows)?);
     let inputs = || [Arg::In(scoring.query), Arg::In(scoring.table), Arg::In(&targets)];
     let norms = || [scan::maybe(&row_factor), scan::maybe(&item_inverse)];
@@ -168,7 +175,7 @@ fn in_f32(
     runtime: &dyn Runtime,
     mut grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: Numbers,
     scale: f64,
 ) -> Result<Scalar> {
     scoring.check()?;
@@ -183,7 +190,7 @@ fn in_f32(
         dg.clear(device)?;
     }
     let context = || if dot { Arg::None } else { scan::context(scoring) };
-    let targets = upload(runtime, targets)?;
+    let targets = targets.on(runtime)?;
     let (mut saved, mut losses, mut parts) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
     saved.resize(device, 2 * rows)?;
     losses.resize(device, rows)?;

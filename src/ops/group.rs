@@ -11,6 +11,8 @@
 //! Price: one pass of counting and one of scattering per eight bits of the largest key (20 bytes a key each), and 8 bytes per
 //! possible key for the extents, cleared every time.
 
+use std::sync::Arc;
+
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, upload};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
@@ -23,7 +25,7 @@ const DIGITS: usize = 256;
 /// Where each key's places stand.
 pub struct Grouped {
     /// (n) ascending; `below` where there is no key.
-    pub keys: Buffer,
+    pub keys: Arc<Buffer>,
     /// (n) where each of the sorted keys stood.
     pub places: Buffer,
     /// (below,2) first and end of each key's places; equal for a key that does not occur.
@@ -43,7 +45,7 @@ fn kernel(entry: &'static str) -> Kernel {
 }
 
 /// Groups the places of `keys (n)`, numbers up to and including `below`.
-pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Buffer, below: usize) -> Result<Grouped> {
+pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Arc<Buffer>, below: usize) -> Result<Grouped> {
     let n = keys.len();
     if n >= NONE as usize || below >= NONE as usize {
         return Err(Error::internal("more than 2^32 places or keys to group"));
@@ -57,11 +59,13 @@ pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Buffer, below: usize
         return Ok(Grouped { keys, places, extents, len: 0, below });
     }
     let blocks = n.div_ceil(TILE);
-    let (mut other_keys, mut other_places) = (Buffer::sized(device, n)?, Buffer::sized(device, n)?);
+    // What the keys lay in is written to again, unless somebody else reads it.
+    let (mut spare, mut other_places) = (None, Buffer::sized(device, n)?);
     let (mut counts, mut totals) = (Buffer::sized(device, DIGITS * blocks)?, Buffer::sized(device, DIGITS)?);
     // One pass even for a single key: it writes the places.
     let bits = (usize::BITS - below.leading_zeros()).max(1);
     for shift in (0..bits).step_by(8) {
+        let mut other_keys = spare.take().map_or_else(|| Buffer::sized(device, n), Ok)?;
         let size = Arg::U32(n as u32);
         let args = &mut [Arg::Out(&mut counts), Arg::In(&keys), size, Arg::U32(shift)];
         runtime.launch(&kernel("group_count"), Grid::row(blocks, 256), args)?;
@@ -78,7 +82,7 @@ pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Buffer, below: usize
             Arg::U32(shift),
         ];
         runtime.launch(&kernel("group_scatter"), Grid::row(blocks, 256), args)?;
-        std::mem::swap(&mut keys, &mut other_keys);
+        spare = Arc::into_inner(std::mem::replace(&mut keys, Arc::new(other_keys)));
         std::mem::swap(&mut places, &mut other_places);
     }
     if below > 0 {
@@ -92,8 +96,8 @@ pub fn by_key(device: &Device, runtime: &dyn Runtime, keys: Buffer, below: usize
 pub struct Slots<'a> {
     /// (R)
     pub targets: &'a Buffer,
-    /// (R) the list of each row
-    pub groups: &'a Buffer,
+    /// (R) the list of each row; absent where each has its own
+    pub groups: Option<&'a Buffer>,
     /// (G,N) item ids or `NONE`
     pub ids: &'a Buffer,
     /// (R,N) bytes, 1 where the negative is not the row's
@@ -112,8 +116,8 @@ pub fn items(device: &Device, runtime: &dyn Runtime, slots: &Slots, items: usize
     }
     let mut keys = Buffer::sized(device, n)?;
     if n > 0 {
-        let mut args = vec![Arg::Out(&mut keys), Arg::In(slots.targets), Arg::In(slots.groups), Arg::In(slots.ids)];
-        args.push(slots.drop.map_or(Arg::None, Arg::In));
+        let mut args = vec![Arg::Out(&mut keys), Arg::In(slots.targets), slots.groups.map_or(Arg::None, Arg::In)];
+        args.extend([Arg::In(slots.ids), slots.drop.map_or(Arg::None, Arg::In)]);
         args.extend([n, slots.n, slots.w, items].map(|size| Arg::U32(size as u32)));
         runtime.launch(&kernel("group_items"), Grid::row(n.div_ceil(1024), 256), &mut args)?;
     }
@@ -158,8 +162,8 @@ pub fn cases() -> Vec<Case> {
                     bytes.resize(bytes.len().next_multiple_of(4), 0);
                     let drop = upload(runtime, &bytes)?;
                     let drop = drops.then_some(&drop);
-                    let slots = Slots { targets: &targets, groups: &groups, ids: &ids, drop, rows, n, w };
-                    let grouped = by_key(device, runtime, items(device, runtime, &slots, below)?, below)?;
+                    let slots = Slots { targets: &targets, groups: Some(&groups), ids: &ids, drop, rows, n, w };
+                    let grouped = by_key(device, runtime, Arc::new(items(device, runtime, &slots, below)?), below)?;
                     let read = |list: &Buffer, len: usize| download::<u32>(runtime, list, len);
                     [read(&grouped.keys, records)?, read(&grouped.places, records)?, read(&grouped.extents, 2 * below)?]
                 }

@@ -9,11 +9,13 @@
 pub mod activation;
 pub mod attention;
 pub mod attributes;
+pub mod batch;
 pub mod candidates;
 pub mod case;
 #[cfg(test)]
 pub mod central;
 pub mod column_sum;
+pub mod contexts;
 pub mod cost;
 pub mod dropout;
 pub mod embedding;
@@ -44,8 +46,10 @@ pub mod whole_data;
 
 /// The cases of every operation that has a kernel, in the order of a step.
 pub fn cases() -> Vec<case::Case> {
-    let operations: [fn() -> Vec<case::Case>; 18] = [
+    let operations: [fn() -> Vec<case::Case>; 20] = [
         vocabulary::cases,
+        batch::cases,
+        contexts::cases,
         embedding::cases,
         attributes::cases,
         rows::cases,

@@ -126,6 +126,14 @@ impl Negatives {
     pub fn groups_of_rows(&self) -> Vec<u32> {
         (0..self.groups()).flat_map(|g| self.range(g).map(move |_| g as u32)).collect()
     }
+    /// Whether every row has a list of its own.
+    pub fn are_of_rows(&self) -> bool {
+        self.group_offsets.iter().enumerate().all(|(row, &first)| row == first as usize)
+    }
+    /// The group of each row in the memory of `runtime`; none where every row has its own.
+    pub fn groups_on(&self, runtime: &dyn Runtime) -> Result<Option<Buffer>> {
+        (!self.are_of_rows()).then(|| upload(runtime, &self.groups_of_rows())).transpose()
+    }
     /// Ids of group `g`.
     pub fn ids_of(&self, g: usize) -> &[u32] {
         &self.ids[g * self.n..(g + 1) * self.n]

@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, upload};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::negatives::{Negatives, Resident};
@@ -119,17 +119,17 @@ pub struct Request<'a> {
     /// Of the first attempt.
     pub draws: Draws,
     /// (G) key of each group's words.
-    pub keys: &'a [u64],
+    pub keys: Numbers<'a, u64>,
     /// (G) time cluster, or empty.
-    pub clusters: &'a [u32],
+    pub clusters: Numbers<'a>,
     /// (G,2) of what each group excludes in `seen`, or empty.
-    pub extents: &'a [u32],
-    /// Ascending within an extent.
-    pub seen: &'a [u32],
+    pub extents: Numbers<'a>,
+    /// Ascending within an extent; empty where no extents are.
+    pub seen: Numbers<'a>,
     /// (G) one more item each group excludes, or empty.
-    pub barred: &'a [u32],
+    pub barred: Numbers<'a>,
     /// (R) targets of the batch, and its distinct ones ascending with how often they occur; empty where no law asks.
-    pub targets: &'a [u32],
+    pub targets: Numbers<'a>,
     pub items: &'a [u32],
     pub counts: &'a [u32],
     /// (G) logarithm of the probability that is left to each group; empty where no log-probability is asked for.
@@ -141,9 +141,9 @@ pub struct Request<'a> {
 /// What the rows of shared lists must not count.
 pub struct Sharers<'a> {
     /// (R)
-    pub targets: &'a [u32],
+    pub targets: Numbers<'a>,
     /// (R,2) of what each row has seen in `Request::seen`, or empty.
-    pub extents: &'a [u32],
+    pub extents: Numbers<'a>,
 }
 
 const KERNEL: &str = "propose";
@@ -166,19 +166,19 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
         let share = request.mixed.as_ref().map_or(1.0, |mixed| mixed.shares[c]);
         heads.extend([kind, bound, share.to_bits(), at]);
     }
-    let optional = |values: &[u32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
-    let (of_laws, keys) = (upload(runtime, &heads)?, upload(runtime, request.keys)?);
-    let (clusters, extents, seen) = (optional(request.clusters)?, optional(request.extents)?, upload(runtime, request.seen)?);
+    let optional = |values: Numbers| (!values.is_empty()).then(|| values.on(runtime)).transpose();
+    let (of_laws, keys) = (upload(runtime, &heads)?, request.keys.on(runtime)?);
+    let (clusters, extents, seen) = (optional(request.clusters)?, optional(request.extents)?, request.seen.on(runtime)?);
     let (barred, targets) = (optional(request.barred)?, optional(request.targets)?);
-    let (items, counts) = (optional(request.items)?, optional(request.counts)?);
+    let (items, counts) = (optional(request.items.into())?, optional(request.counts.into())?);
     let log_left = (!request.log_left.is_empty()).then(|| upload(runtime, request.log_left)).transpose()?;
     let mut ids = Buffer::sized(device, groups * n)?;
     let mut log_q = log_left.as_ref().map(|_| Buffer::sized(device, groups * n)).transpose()?;
     if groups * n > 0 {
         let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out)];
-        args.extend([Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue), scan::maybe(&targets)]);
-        args.extend([scan::maybe(&items), scan::maybe(&counts), Arg::In(&keys), scan::maybe(&clusters)]);
-        args.extend([scan::maybe(&extents), Arg::In(&seen), scan::maybe(&barred), scan::maybe(&log_left)]);
+        args.extend([Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue), scan::shared(&targets)]);
+        args.extend([scan::shared(&items), scan::shared(&counts), Arg::In(&keys), scan::shared(&clusters)]);
+        args.extend([scan::shared(&extents), Arg::In(&seen), scan::shared(&barred), scan::maybe(&log_left)]);
         let sizes = [groups, n, components, usize::from(request.mixed.is_some()), request.words];
         args.extend(sizes.map(|size| Arg::U32(size as u32)));
         args.extend([laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32)));
@@ -194,9 +194,9 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     if let Some(rows) = request.sharers.filter(|rows| !rows.targets.is_empty() && n > 0) {
         let count = rows.targets.len();
         let (groups, of_rows) = (upload(runtime, &negatives.groups_of_rows())?, optional(rows.extents)?);
-        let targets = upload(runtime, rows.targets)?;
+        let targets = rows.targets.on(runtime)?;
         let mut bytes = Buffer::sized(device, (count * n).div_ceil(4))?;
-        let mut args = vec![Arg::Out(&mut bytes), Arg::In(&ids), Arg::In(&groups), scan::maybe(&of_rows), Arg::In(&seen)];
+        let mut args = vec![Arg::Out(&mut bytes), Arg::In(&ids), Arg::In(&groups), scan::shared(&of_rows), Arg::In(&seen)];
         args.extend([Arg::In(&targets), Arg::U32(count as u32), Arg::U32(n as u32)]);
         runtime.launch(&Kernel::new(KERNEL, "propose_drop", &[]), Grid::row((count * n).div_ceil(256), 256), &mut args)?;
         drop = Some(bytes);
@@ -237,7 +237,7 @@ impl Candidates {
 impl Spread {
     pub fn new(runtime: &dyn Runtime, lists: &Negatives) -> Result<Spread> {
         let there = lists.on(runtime)?;
-        let own = there.drop.is_none() && lists.groups() == lists.rows();
+        let own = there.drop.is_none() && lists.are_of_rows();
         let groups = (!own).then(|| upload(runtime, &lists.groups_of_rows())).transpose()?;
         Ok(Spread { lists: there, groups, m: lists.n })
     }

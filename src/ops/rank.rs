@@ -17,6 +17,7 @@
 
 use rayon::prelude::*;
 
+use crate::data::batch;
 use crate::device::{Arg, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
@@ -100,8 +101,18 @@ impl Excluded {
 /// What is masked in each row.
 pub struct Mask<'a> {
     pub excluded: &'a Excluded,
-    /// Row b also loses `seen[offsets[b]..offsets[b + 1]]`, ascending.
-    pub seen: Option<(&'a [u32], &'a [u32])>,
+    /// (B,2), and the list of which row b also loses the part between its two, ascending.
+    pub seen: Option<(&'a [[u64; 2]], &'a [u32])>,
+}
+
+impl Mask<'_> {
+    fn fits(&self, rows: usize) -> bool {
+        let inside = |seen: &[u32], extent: &[u64; 2]| extent[0] <= extent[1] && extent[1] as usize <= seen.len();
+        self.seen.is_none_or(|(extents, seen)| extents.len() == rows && extents.iter().all(|extent| inside(seen, extent)))
+    }
+    fn seen_of(&self, row: usize) -> &[u32] {
+        self.seen.map_or(&[], |(extents, seen)| &seen[extents[row][0] as usize..extents[row][1] as usize])
+    }
 }
 
 /// Ranks a tile of scores (B,V), which is used up. `standings` (B): none where the target is masked; empty without
@@ -118,14 +129,14 @@ pub fn forward(
     let rows = scores.len().checked_div(items).unwrap_or(0);
     let shaped = rows * items == scores.len()
         && targets.is_none_or(|t| t.len() == rows && t.iter().all(|&t| (t as usize) < items))
-        && mask.seen.is_none_or(|(offsets, seen)| offsets.len() == rows + 1 && offsets[rows] as usize <= seen.len());
+        && mask.fits(rows);
     if !shaped {
         return Err(Error::internal(format!("a tile of {} scores does not fit {items} items and its mask", scores.len())));
     }
     lists.clear();
     lists.resize(rows * k, Entry::EMPTY);
     let one_row = |scratch: &mut Scratch, row: usize, scores: &mut [f32], list: &mut [Entry]| {
-        let seen = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
+        let seen = mask.seen_of(row);
         let target = targets.map(|t| t[row]);
         let masked = hide(scores, mask.excluded, seen)?;
         let open = |t: &u32| !mask.excluded.contains(*t) && seen.binary_search(t).is_err();
@@ -177,7 +188,7 @@ pub fn of_catalogue(
         let rows = scoring.rows();
         let shaped = mask.excluded.is.len() == scoring.items
             && targets.is_none_or(|t| t.len() == rows && t.iter().all(|&t| (t as usize) < scoring.items))
-            && mask.seen.is_none_or(|(offsets, seen)| offsets.len() == rows + 1 && offsets[rows] as usize <= seen.len());
+            && mask.fits(rows);
         if !shaped {
             return Err(Error::internal("the catalogue does not fit the mask or the targets"));
         }
@@ -246,7 +257,7 @@ fn standings_on(
         if not_numbers > 0 {
             return Err(nan());
         }
-        let own = mask.seen.map_or(&[][..], |(offsets, seen)| &seen[offsets[row] as usize..offsets[row + 1] as usize]);
+        let own = mask.seen_of(row);
         let masked = mask.excluded.contains(target) || own.binary_search(&target).is_ok();
         // A masked target is not among its equals.
         let tied = equal.checked_sub(1).filter(|_| !masked);
@@ -273,10 +284,9 @@ pub fn cases() -> Vec<Case> {
                     let excluded = Excluded::new(v, |i| i % 11 == 7);
                     let seen: Vec<Vec<u32>> =
                         (0..r as u32).map(|r| (0..v as u32).filter(|i| (i + r) % 4 == 1 && r != 1).collect()).collect();
-                    let mut offsets = vec![0];
-                    seen.iter().for_each(|list| offsets.push(offsets[offsets.len() - 1] + list.len() as u32));
+                    let extents = batch::extents(seen.iter().map(Vec::len));
                     let seen = seen.concat();
-                    let mask = Mask { excluded: &excluded, seen: with_seen.then_some((&offsets[..], &seen[..])) };
+                    let mask = Mask { excluded: &excluded, seen: with_seen.then_some((&extents[..], &seen[..])) };
                     let (mut standings, mut lists) = (vec![], vec![]);
                     let targets = case::ids(3, r, v);
                     of_catalogue(device, &mut standings, &mut lists, &inputs.scoring(), &mask, Some(&targets), k)?;
@@ -493,7 +503,7 @@ mod tests {
                         tied_before: count(&|i| i < target && s[i as usize] == own),
                     };
                     let (mut standings, mut lists) = (vec![], vec![]);
-                    let mask = Mask { excluded: &excluded, seen: Some((&[0, seen.len() as u32], &seen)) };
+                    let mask = Mask { excluded: &excluded, seen: Some((&[[0, seen.len() as u64]], &seen)) };
                     forward(&mut standings, &mut lists, &mut s.clone(), &mask, Some(&[target]), n).unwrap();
                     assert_eq!(standings, [Some(expected)]);
                     let place = lists.iter().position(|e| e.item == target).unwrap() + 1;
@@ -523,7 +533,7 @@ mod tests {
     #[test]
     fn nan_is_an_error_wherever_it_stands_and_infinities_are_scores() {
         let excluded = Excluded::new(5, |i| i == 4);
-        let mask = Mask { excluded: &excluded, seen: Some((&[0, 1], &[3])) };
+        let mask = Mask { excluded: &excluded, seen: Some((&[[0, 1]], &[3])) };
         let run = |s: [f32; 5], target| forward(&mut vec![], &mut vec![], &mut s.clone(), &mask, target, 2);
         for at in 0..5 {
             let mut s = [0.5, 0.25, 0.125, 2.0, 3.0];

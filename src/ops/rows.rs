@@ -26,7 +26,7 @@ pub fn select(device: &Device, out: &mut Buffer, x: &Buffer, rows: &[u32], dim: 
             out.copy_from_slice(&x[r as usize * dim..][..dim]);
         }
         Ok(())
-    }, runtime => embedding::launch(&**runtime, out, Into::Set, x, rows, dim, 1.0))
+    }, runtime => embedding::launch(&**runtime, out, Into::Set, x, rows.into(), dim, 1.0))
 }
 
 /// `total` is R, the rows of `dx`.

@@ -19,7 +19,7 @@ mod rows;
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, Real, Scalar};
+use crate::device::{Buffer, Device, Numbers, Real, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids;
@@ -126,16 +126,17 @@ impl LossReal for f64 {
 /// Sum of row losses times `scale` (1/R); gradients by the rules of [`Gradients`]. `wrong (R,W,D)` are the context vectors
 /// of the wrong contexts.
 #[allow(clippy::too_many_arguments)]
-pub fn forward_backward(
+pub fn forward_backward<'a>(
     device: &Device,
     grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: impl Into<Numbers<'a>>,
     negatives: &Negatives,
     wrong: Option<&Buffer>,
     loss: &dyn RowLoss,
     scale: f64,
 ) -> Result<Scalar> {
+    let targets = targets.into();
     if negatives.generated.is_empty() {
         return of_items(device, grads, scoring, targets, negatives, wrong, loss, scale);
     }
@@ -147,7 +148,7 @@ pub fn forward_backward(
     if !fits || negatives.generated.len() != rows * count * dim {
         return Err(Error::internal("loss: the generated vectors do not fit the rows or the score"));
     }
-    let own: Vec<u32> = targets.iter().flat_map(|&target| std::iter::repeat_n(target, count)).collect();
+    let own: Vec<u32> = targets.here().iter().flat_map(|&target| std::iter::repeat_n(target, count)).collect();
     let vectors: Vec<f64> = negatives.generated.iter().map(|&x| f64::from(x)).collect();
     let mut moved = device.reals(&vectors)?;
     embedding::forward(device, &mut moved, embedding::Into::Add, scoring.table, &own, dim, -1.0)?;
@@ -165,7 +166,7 @@ fn of_items(
     device: &Device,
     mut grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: Numbers,
     negatives: &Negatives,
     wrong: Option<&Buffer>,
     loss: &dyn RowLoss,
@@ -181,7 +182,7 @@ fn of_items(
     dispatch!(device, T => {
         let job = Job {
             view: scoring.view::<T>()?,
-            targets,
+            targets: targets.here(),
             negatives,
             wrong: wrong.map(T::of).transpose()?.unwrap_or(&[]),
             w,
@@ -197,7 +198,7 @@ fn of_items(
     })
 }
 
-fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w: usize, loss: &dyn RowLoss) -> Result<()> {
+fn check(s: &Scoring, targets: Numbers, n: &Negatives, wrong: Option<&Buffer>, w: usize, loss: &dyn RowLoss) -> Result<()> {
     let rows = s.rows();
     let in_table = |i: &u32| (*i as usize) < s.items;
     let groups_fit = n.group_offsets.first().is_none_or(|&o| o == 0)
@@ -222,7 +223,7 @@ fn check(s: &Scoring, targets: &[u32], n: &Negatives, wrong: Option<&Buffer>, w:
         && (n.row_weight.is_empty() || n.row_weight.len() == rows)
         && (n.toward_positive.is_empty() || n.toward_positive.len() == rows)
         && wrong.is_none_or(|g| g.len() == rows * w * s.dim);
-    let ids_fit = targets.len() == rows && targets.iter().all(in_table);
+    let ids_fit = targets.len() == rows && targets.all_below(s.items as u32);
     if !groups_fit || !lengths_fit || !ids_fit || !n.ids.iter().all(|i| in_table(i) || *i == ids::NONE) {
         return Err(Error::internal("loss: the negatives do not fit the rows or the table"));
     }

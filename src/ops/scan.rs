@@ -3,7 +3,10 @@
 //! Sizes that are fixed for a model (D, the form of the score) become defines, so that every kernel is compiled for them; tiles
 //! are chosen so that shared memory and registers suffice on every GPU the crate runs on.
 
-use crate::device::{Arg, Buffer, Runtime, upload};
+use std::sync::Arc;
+
+use crate::data::column::Column;
+use crate::device::{Arg, Buffer, Numbers, Runtime, upload};
 use crate::error::{Code, Error, Result};
 use crate::ops::candidates::Hidden;
 use crate::ops::exclusion::Exclude;
@@ -43,6 +46,10 @@ pub fn context<'a>(scoring: &Scoring<'a>) -> Arg<'a> {
 /// An optional input.
 pub fn maybe(buffer: &Option<Buffer>) -> Arg<'_> {
     buffer.as_ref().map_or(Arg::None, Arg::In)
+}
+
+pub fn shared(buffer: &Option<Arc<Buffer>>) -> Arg<'_> {
+    buffer.as_ref().map_or(Arg::None, |buffer| Arg::In(buffer))
 }
 
 fn form(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
@@ -143,46 +150,38 @@ pub fn splits(blocks: usize, tiles: usize, least: usize) -> usize {
 /// What the rows must not see, in a machine's memory (struct Hidden of `scan.cuh`).
 pub struct Veil {
     barred: Option<Buffer>,
-    extents: Option<Buffer>,
-    seen: Option<Buffer>,
-    targets: Option<Buffer>,
+    extents: Option<Arc<Buffer>>,
+    seen: Option<Arc<Buffer>>,
+    targets: Option<Arc<Buffer>>,
 }
 
 impl Veil {
     pub fn of_batch(runtime: &dyn Runtime, hidden: &Hidden, items: usize) -> Result<Veil> {
         let batch = hidden.batch;
         let barred = bits(runtime, hidden.untrained.iter().copied(), items)?;
-        let targets = match hidden.exclude {
-            Exclude::None => None,
-            Exclude::Target | Exclude::History => Some(upload(runtime, &batch.targets)?),
-        };
-        let mut veil = Veil { barred, extents: None, seen: None, targets };
-        if hidden.exclude == Exclude::History {
-            let sequences = hidden.sequences.iter().map(|&b| b as usize);
-            veil.hide(runtime, sequences.map(|b| [batch.seen_offsets[b], batch.seen_offsets[b + 1]]), &batch.seen)?;
-        }
-        Ok(veil)
+        let list = |wanted: bool, column: &Column<u32>| wanted.then(|| Numbers::from(column).on(runtime)).transpose();
+        let history = hidden.exclude == Exclude::History;
+        Ok(Veil {
+            barred,
+            extents: if history { list(true, batch.extents_of_rows())? } else { None },
+            seen: list(history, &batch.seen)?,
+            targets: list(hidden.exclude != Exclude::None, &batch.targets)?,
+        })
     }
 
     pub fn of_mask(runtime: &dyn Runtime, mask: &Mask, items: usize) -> Result<Veil> {
         let barred = bits(runtime, (0..items as u32).filter(|&i| mask.excluded.contains(i)), items)?;
-        let mut veil = Veil { barred, extents: None, seen: None, targets: None };
-        if let Some((offsets, seen)) = mask.seen {
-            veil.hide(runtime, offsets.windows(2).map(|w| [w[0], w[1]]), seen)?;
-        }
-        Ok(veil)
-    }
-
-    fn hide(&mut self, runtime: &dyn Runtime, extents: impl Iterator<Item = [u32; 2]>, seen: &[u32]) -> Result<()> {
-        let extents: Vec<u32> = extents.flatten().collect();
-        self.extents = Some(upload(runtime, &extents)?);
-        self.seen = Some(upload(runtime, seen)?);
-        Ok(())
+        let Some((extents, seen)) = mask.seen else {
+            return Ok(Veil { barred, extents: None, seen: None, targets: None });
+        };
+        let extents: Vec<u32> = extents.iter().flatten().map(|&at| at as u32).collect();
+        let list = |list: &[u32]| upload(runtime, list).map(|there| Some(Arc::new(there)));
+        Ok(Veil { barred, extents: list(&extents)?, seen: list(seen)?, targets: None })
     }
 
     /// barred, extents, seen, targets
     pub fn args(&self) -> [Arg<'_>; 4] {
-        [&self.barred, &self.extents, &self.seen, &self.targets].map(maybe)
+        [maybe(&self.barred), shared(&self.extents), shared(&self.seen), shared(&self.targets)]
     }
 }
 

@@ -17,9 +17,10 @@
 //! al., SIGIR 2022, and its public program).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::data::batch::Batch;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Real, Runtime};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
@@ -42,7 +43,7 @@ pub struct Rule<'a> {
     pub replace: bool,
     pub draws: Draws,
     /// (R) key of each row's random words.
-    pub row_keys: &'a [u64],
+    pub row_keys: Numbers<'a, u64>,
 }
 
 /// `rows` empty lists.
@@ -67,7 +68,7 @@ pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, rule: &Ru
             let mut weights = Weights::of_list(s, proposed, rule.beta);
             let total = weights.total;
             for (slot, (to, log_q)) in to.iter_mut().zip(log_q).enumerate() {
-                let word = rule.draws.words64(slot_index(rule.row_keys[r], slot))[0];
+                let word = rule.draws.words64(slot_index(rule.row_keys.here()[r], slot))[0];
                 let Some(at) = weights.draw(word) else { break };
                 *to = ids[at];
                 let same = || (0..ids.len()).filter(|&j| ids[j] == ids[at]);
@@ -114,7 +115,7 @@ pub fn bytes_there(rows: usize, m: usize, written_out: bool) -> u64 {
 struct There {
     ids: Buffer,
     log_q: Buffer,
-    keys: Buffer,
+    keys: Arc<Buffer>,
 }
 
 impl There {
@@ -123,7 +124,7 @@ impl There {
         let (mut ids, mut log_q) = (Buffer::empty(device), Buffer::empty(device));
         ids.resize(device, n)?;
         log_q.resize(device, n)?;
-        Ok(There { ids, log_q, keys: upload(runtime, rule.row_keys)? })
+        Ok(There { ids, log_q, keys: rule.row_keys.on(runtime)? })
     }
     fn lists(self, rule: &Rule) -> Negatives {
         Negatives::of_rows_there(rule.n, rule.row_keys.len(), self.ids, Some(self.log_q))
@@ -219,7 +220,7 @@ fn catalogue_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, hidde
 }
 
 fn rule_of(batch: &Batch, n: usize, replace: bool) -> Rule<'_> {
-    Rule { beta: 0.7, n, replace, draws: Draws::new(5, Stream::Select, 2, 3), row_keys: &batch.row_keys }
+    Rule { beta: 0.7, n, replace, draws: Draws::new(5, Stream::Select, 2, 3), row_keys: (&batch.row_keys).into() }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -327,7 +328,7 @@ fn two_steps<T: Real>(
         w
     };
     let total = weights.total;
-    let words = |slot: usize| rule.draws.words64(slot_index(rule.row_keys[r], slot));
+    let words = |slot: usize| rule.draws.words64(slot_index(rule.row_keys.here()[r], slot));
     // With replacement the tiles are known beforehand, so that each is scored once for all its draws.
     let mut order: Vec<(usize, Option<usize>)> = (0..to.len()).map(|slot| (slot, None)).collect();
     if rule.replace {

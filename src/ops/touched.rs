@@ -5,7 +5,7 @@
 //!
 //! Price: 4 bytes a row of the table on the plain path, and a sort of what is found; 4 1/8 bytes a row on a machine.
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, download};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::case::{self, Case, Output};
@@ -13,7 +13,7 @@ use crate::ops::case::{self, Case, Output};
 /// Ids, `NONE` among them, here or on the machine.
 #[derive(Clone, Copy)]
 pub enum List<'a> {
-    Here(&'a [u32]),
+    Here(Numbers<'a>),
     There(&'a Buffer),
 }
 
@@ -69,7 +69,7 @@ impl Touched {
         self.ids.clear();
         for list in lists {
             let List::Here(list) = list else { return Err(Error::internal("ids of a machine on the plain path")) };
-            for &id in list.iter().filter(|id| **id != NONE) {
+            for &id in list.here().iter().filter(|id| **id != NONE) {
                 if self.met[id as usize] != self.round {
                     self.met[id as usize] = self.round;
                     self.ids.push(id);
@@ -98,10 +98,10 @@ impl Touched {
         for list in lists {
             let copied;
             let list = match list {
-                List::There(list) => list,
+                List::There(list) => *list,
                 List::Here(list) => {
-                    copied = upload(runtime, list)?;
-                    &copied
+                    copied = list.on(runtime)?;
+                    &*copied
                 }
             };
             if list.is_empty() {
@@ -134,7 +134,10 @@ pub fn cases() -> Vec<Case> {
                 let mut touched = Touched::new(items);
                 let mut found = Vec::new();
                 // The second round has to forget the first.
-                for lists in [[List::Here(&first), List::Here(&second)], [List::Here(&second), List::Here(&[])]] {
+                for lists in [
+                    [List::Here((&first).into()), List::Here((&second).into())],
+                    [List::Here((&second).into()), List::Here((&[]).into())],
+                ] {
                     touched.collect(device, &lists)?;
                     let ids = match (touched.rows(), device) {
                         (Rows::There(rows), Device::Machine(runtime)) => {

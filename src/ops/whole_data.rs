@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, MatIn, MatOut, Real, Runtime, Scalar, upload};
+use crate::device::{Buffer, Device, MatIn, MatOut, Numbers, Real, Runtime, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output, Values};
@@ -29,25 +29,26 @@ use crate::ops::vector;
 
 /// Sum over the rows times `scale` (1/R), where an item that was not the row's target weighs `unseen` (c); gradients by the rules
 /// of [`Gradients`].
-pub fn forward_backward(
+pub fn forward_backward<'a>(
     device: &Device,
     mut grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: impl Into<Numbers<'a>>,
     unseen: f64,
     scale: f64,
 ) -> Result<Scalar> {
+    let targets = targets.into();
     grads.prepare(device, scoring, 0)?;
     if scoring.kind != ScoreKind::Dot || scoring.context.is_some() {
         return Err(Error::internal("whole data: only dot products without context have this form"));
     }
-    if targets.len() != scoring.rows() || targets.iter().any(|&t| t as usize >= scoring.items) {
+    if targets.len() != scoring.rows() || !targets.all_below(scoring.items as u32) {
         return Err(Error::internal("whole data: the targets do not fit the rows or the table"));
     }
     if targets.is_empty() {
         return Ok(Scalar::Here(0.0));
     }
-    let value = dispatch!(device, T => reference::<T>(grads, scoring, targets, unseen, scale), runtime => {
+    let value = dispatch!(device, T => reference::<T>(grads, scoring, targets.here(), unseen, scale), runtime => {
         on_machine(device, &**runtime, grads, scoring, targets, unseen, scale)
     });
     value.map(Scalar::Here)
@@ -98,7 +99,7 @@ fn on_machine(
     runtime: &dyn Runtime,
     grads: Gradients,
     scoring: &Scoring,
-    targets: &[u32],
+    targets: Numbers,
     unseen: f64,
     scale: f64,
 ) -> Result<f64> {
@@ -119,14 +120,14 @@ fn on_machine(
 
     let mut s = Buffer::empty(device);
     s.resize(device, r)?;
-    score::gather_on(runtime, &mut s, scoring, &upload(runtime, targets)?, 1)?;
+    score::gather_on(runtime, &mut s, scoring, &*targets.on(runtime)?, 1)?;
     let pulls: Vec<(f64, f64)> = s.to_f64(device)?.into_iter().map(|s| pull(s, unseen, scale)).collect();
     let w: Vec<f32> = pulls.iter().map(|p| p.0 as f32).collect();
     // Each row has one item, each item its rows.
     let each: Vec<u32> = (0..r as u32).collect();
-    let of_row = Segments { rows: each, offsets: (0..=r as u32).collect(), positions: targets.to_vec() };
+    let of_row = Segments { rows: each, offsets: (0..=r as u32).collect(), positions: targets.here().to_vec() };
     segments::sum(runtime, grads.query, None, scoring.table, Some(&w), &of_row, d, 1.0)?;
-    let of_item = Segments::of(targets);
+    let of_item = Segments::of(targets.here());
     let by_position: Vec<f32> = of_item.positions.iter().map(|&r| w[r as usize]).collect();
     segments::sum(runtime, grads.table, None, scoring.query, Some(&by_position), &of_item, d, 1.0)?;
 

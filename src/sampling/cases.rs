@@ -89,18 +89,15 @@ impl World {
     fn batch(&self, rows: usize) -> Batch {
         let trained: Vec<u32> = (0..self.counts.len() as u32).filter(|&i| self.counts[i as usize] > 0).collect();
         let mut batch = case::batch(rows, self.counts.len());
-        batch.targets.iter_mut().for_each(|target| *target = trained[*target as usize % trained.len()]);
-        batch.target_clusters = case::ids(2, rows, CLUSTERS);
-        (batch.seen, batch.seen_offsets) = (vec![], vec![0]);
-        for b in 0..batch.sequences() as u32 {
-            match b {
-                0 => batch.seen.extend(&trained[1..trained.len() - 1]),
-                1 => {}
-                b => batch.seen.extend(trained.iter().filter(|&i| (i * 7 + b).is_multiple_of(3))),
-            }
-            batch.seen_offsets.push(batch.seen.len() as u32);
-        }
-        batch
+        batch.targets = batch.targets.iter().map(|&target| trained[target as usize % trained.len()]).collect();
+        batch.target_clusters = case::ids(2, rows, CLUSTERS).into();
+        let seen = |b: u32| match b {
+            0 => trained[1..trained.len() - 1].to_vec(),
+            1 => vec![],
+            b => trained.iter().copied().filter(|i| (i * 7 + b).is_multiple_of(3)).collect(),
+        };
+        let lists: Vec<Vec<u32>> = (0..batch.sequences() as u32).map(seen).collect();
+        batch.with_seen(&lists)
     }
 }
 

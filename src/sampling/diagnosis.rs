@@ -185,11 +185,11 @@ mod tests {
         let scoring = Scoring { kind: ScoreKind::Dot, dim: 1, items: 20, query: &query, context: None, table: &table };
         let batch = Batch {
             users: vec![0],
-            offsets: vec![0, rows as u32],
-            items: vec![1; rows],
-            targets: vec![2; rows],
+            offsets: vec![0, rows as u32].into(),
+            items: vec![1; rows].into(),
+            targets: vec![2; rows].into(),
             row_keys: (0..rows as u64).collect(),
-            seen_offsets: vec![0, 0],
+            seen_extents: vec![[0, 0]],
             ..Batch::default()
         };
         let deciles = Deciles::new(&(0..20).collect::<Vec<u32>>());

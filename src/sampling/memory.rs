@@ -90,6 +90,8 @@ pub struct Needs {
     pub tables: u64,
     /// While it draws, the result included.
     pub drawing: u64,
+    /// Whether the seen items of all users are needed where negatives are drawn.
+    pub excludes_history: bool,
     /// The same in a machine's memory: what is drawn there, and what is chosen from there.
     pub drawing_there: u64,
     /// What it hands to the loss.
@@ -247,7 +249,8 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     // Who may not have what they know has popular items less often.
     let uniform = plan.propose.iter().all(|(entry, _)| entry.declared.name == "uniform");
     let even = uniform && plan.select.0.declared.name == "all" && plan.exclude != Exclude::History;
-    let mut needs = Needs { per_row: negatives, groups, even, ..Needs::default() };
+    let excludes_history = plan.exclude == Exclude::History;
+    let mut needs = Needs { per_row: negatives, groups, even, excludes_history, ..Needs::default() };
     let stages =
         [(plan.select.0.declared, &plan.select.1), (plan.mix.0.declared, &plan.mix.1), (plan.weight.0.declared, &plan.weight.1)];
     let proposals = plan.propose.iter().map(|(entry, params)| (entry.declared, params));

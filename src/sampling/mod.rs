@@ -44,6 +44,7 @@ use crate::config;
 use crate::data::batch::Batch;
 use crate::device::Device;
 use crate::error::{Code, Error, Result, did_you_mean};
+use crate::ops::exclusion::Exclude;
 use crate::ops::negatives::Negatives;
 use crate::ops::propose::{Laws, Mixed};
 use crate::ops::score::Scoring;
@@ -137,6 +138,10 @@ impl Sampler {
         self.select.needs_scores()
             || self.mix.as_ref().is_some_and(|mix| mix.needs_scores())
             || self.weigh.as_ref().is_some_and(|weigh| weigh.needs_scores())
+    }
+    /// Whether draws leave out what the user has seen.
+    pub fn excludes_history(&self) -> bool {
+        self.plan.exclude == Exclude::History
     }
     /// Whether `Batch::target_clusters` must be filled.
     pub fn needs_clusters(&self) -> bool {

@@ -35,7 +35,7 @@ use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
-use crate::ops::{embedding, full_softmax, rank, sampled_loss};
+use crate::ops::{batch as gathered, contexts, embedding, full_softmax, rank, sampled_loss};
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
 use crate::sampling::{Need, Plan as Stages};
@@ -281,7 +281,7 @@ impl MemoryPlan {
             plan.push("lists of attributes", lists as u64, &Moment::ALL, true);
         }
 
-        let kept = memory::forward(&hyper, &model, rows, queries);
+        let kept = memory::forward(&hyper, &model, rows, queries, asked);
         plan.push("activations", kept, &Moment::ALL, true);
         let of = sampler::Extent {
             items: c.items,
@@ -316,6 +316,15 @@ impl MemoryPlan {
         let clusters = sampled && by_time(Stages::new(&config.sampler)?);
         let batch = Batch::bytes(rows, sequences, c.seen_of_batch, c.numeric, c.categories.len(), clusters);
         plan.push("batch", batch, &Moment::STEP, false);
+        if gpu {
+            let seen = drawn.as_ref().filter(|n| n.excludes_history).map(|_| c.seen);
+            plan.push("training sequences", gathered::resident_bytes(c.sequences, c.events, clusters, seen), &Moment::ALL, true);
+            if hyper.context {
+                let contexts = contexts::resident_bytes(c.events, c.numeric, c.categories.len());
+                plan.push("contexts of all events", contexts, &Moment::ALL, true);
+            }
+            plan.push("batch gathered there", gathered::bytes_there(rows, sequences, clusters), &Moment::STEP, true);
+        }
         if let Some(n) = &drawn {
             plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
             plan.push("drawing negatives", if gpu { n.drawing_there } else { n.drawing }, &[Moment::Drawing], true);
@@ -346,7 +355,8 @@ impl MemoryPlan {
         if config.train.eval_every > 0 && c.targets > 0 {
             let tile = eval::tile_rows(c.items).min(c.targets_of_part);
             // A tile of requests may hold more rows than a batch.
-            let longer = memory::forward(&hyper, &model, rows.max(c.rows_of_requests), queries.max(tile)) - kept;
+            let of_tile = if asked == Queries::All { memory::asking(&hyper, tile) } else { 0 };
+            let longer = memory::forward(&hyper, &model, rows.max(c.rows_of_requests), queries.max(tile), asked) + of_tile - kept;
             let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
             let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
             let counted = 8 * c.items * config.eval.at.len() + outcomes;

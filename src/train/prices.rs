@@ -442,21 +442,23 @@ impl Scene<'_> {
             ..Knowledge::default()
         };
         let Ok(sampler) = Sampler::new(&self.config.sampler, &knowledge, self.config.train.seed) else { return Ok(None) };
-        let mut batch = Batch { offsets: vec![0], seen_offsets: vec![0], ..Batch::default() };
-        for user in 0..users {
-            let from = user * of_user;
-            batch.users.push(user as u32);
-            batch.items.extend(&event_items[from..from + l]);
-            batch.targets.extend(&event_items[from + 1..from + l + 1]);
-            batch.row_keys.extend((from + 1..from + l + 1).map(|event| event as u64));
-            batch.offsets.push(batch.items.len() as u32);
-            let mut seen = event_items[from..from + l + 1].to_vec();
+        let events = |first: usize| (0..users).flat_map(move |user| user * of_user + first..user * of_user + first + l);
+        let seen = |user: usize| {
+            let mut seen = event_items[user * of_user..user * of_user + l + 1].to_vec();
             seen.sort_unstable();
             seen.dedup();
-            batch.seen.extend(seen);
-            batch.seen_offsets.push(batch.seen.len() as u32);
+            seen
+        };
+        let batch = Batch {
+            users: (0..users as u32).collect(),
+            offsets: (0..=users).map(|user| (user * l) as u32).collect(),
+            items: events(0).map(|event| event_items[event]).collect(),
+            targets: events(1).map(|event| event_items[event]).collect(),
+            row_keys: events(1).map(|event| event as u64).collect(),
+            target_clusters: (0..r).map(|row| (row % self.clusters.max(1)) as u32).collect(),
+            ..Batch::default()
         }
-        batch.target_clusters = (0..r).map(|row| (row % self.clusters.max(1)) as u32).collect();
+        .with_seen(&(0..users).map(seen).collect::<Vec<_>>());
         let (query, context, table) = (self.reals(r * d)?, self.reals(r * d)?, self.reals(self.items * d)?);
         let context = self.hyper.context.then_some(&context);
         let scoring = Scoring { kind: self.hyper.score, dim: d, items: self.items, query: &query, context, table: &table };

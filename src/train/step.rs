@@ -5,19 +5,22 @@ use std::time::Instant;
 
 use crate::config::{self, Config};
 use crate::data::batch::Batch;
+use crate::data::context::ContextEncoder;
 use crate::data::order::Order;
 use crate::data::training::TrainingSet;
-use crate::device::{Buffer, Device, Mark, Runtime, Scalar};
+use crate::device::{Buffer, Device, Mark, Runtime, Scalar, upload};
 use crate::error::{Code, Error, Result};
 use crate::loss::{self, Loss};
-use crate::model::{Masks, Model, Queries, Sizes};
+use crate::model::context::Rows;
+use crate::model::{Masks, Model, Other, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
+use crate::ops::batch::{Part, Resident, Sequences};
 use crate::ops::negatives::Negatives;
 use crate::ops::param::Param;
 use crate::ops::sampled_loss::{self, Gradients};
 use crate::ops::score::ScoreKind;
 use crate::ops::touched::{List, Touched};
-use crate::ops::{full_softmax, whole_data};
+use crate::ops::{contexts, full_softmax, whole_data};
 use crate::optim::{Optimizer, Schedule, State};
 use crate::sampling::diagnosis::{Deciles, Diagnosis, Evidence};
 use crate::sampling::{self, Attributes, Clusters, Explicit, Knowledge, Moment, Sampler};
@@ -32,6 +35,10 @@ pub struct Trainer {
     config: Config,
     data: Arc<TrainingSet>,
     device: Device,
+    /// The data where the machine is.
+    resident: Option<Resident>,
+    /// The contexts of all events there.
+    contexts: Option<contexts::All>,
     pub model: Model,
     sampler: Option<Sampler>,
     loss: Loss,
@@ -116,6 +123,8 @@ impl Trainer {
         let mut trainer = Trainer {
             config: config.clone(),
             device: device.clone(),
+            resident: resident(&data, device, sampler.as_ref())?,
+            contexts: all_contexts(&data, device, model.hyper.context)?,
             sampler,
             loss,
             per_row,
@@ -149,12 +158,23 @@ impl Trainer {
     }
 
     /// The sequences of step `step`: a slice of the epoch's order.
-    fn gather(&self, epoch: u64, within: u64) -> Batch {
+    fn gather(&self, epoch: u64, within: u64) -> Result<Batch> {
         let size = u64::from(self.config.train.batch_size);
         let n = self.data.len() as u64;
         let order = Order::new(self.config.train.seed, epoch, n);
-        let indexes: Vec<u32> = (within * size..((within + 1) * size).min(n)).map(|i| order.at(i) as u32).collect();
-        self.data.gather(&indexes, epoch, self.config.train.seed)
+        let begin = within * size;
+        let indexes: Vec<u32> = (begin..(begin + size).min(n)).map(|i| order.at(i) as u32).collect();
+        let batch = self.data.gather(&indexes, epoch, self.config.train.seed);
+        if let (Some(resident), Device::Machine(runtime)) = (&self.resident, &self.device) {
+            let cuts = self.data.cuts(self.config.train.seed, epoch);
+            let (longest, from_start) = (self.data.max_len(), self.model.hyper.from_start);
+            let part = Part { order: &order, begin, sequences: indexes.len(), cuts, longest, from_start };
+            resident.gather(&self.device, &**runtime, part, &batch)?;
+            if let Some(contexts) = &self.contexts {
+                contexts.gather(&self.device, &**runtime, &batch)?;
+            }
+        }
+        Ok(batch)
     }
 
     /// The rows that ask for a prediction, as a batch of their own: all of them, or the last of each sequence.
@@ -171,14 +191,16 @@ impl Trainer {
         let value = match (&self.loss, negatives) {
             (Loss::Sampled(row_loss), Some(negatives)) => {
                 let w = negatives.wrong_contexts();
-                let wrong = self.data.context().filter(|_| w > 0).map(|encoder| {
-                    let contexts = encoder.rows(self.data.data(), &negatives.wrong_context);
-                    self.model.other_context(&contexts, negatives.wrong_context.len())
-                });
+                let wrong =
+                    self.data.context().filter(|_| w > 0).map(|encoder| self.wrong_contexts(encoder, &negatives.wrong_context));
                 let wrong = wrong.transpose()?;
                 if let Some(touched) = &mut self.touched {
-                    let drawn = negatives.resident.as_ref().map_or(List::Here(&negatives.ids), |there| List::There(&there.ids));
-                    touched.collect(&self.device, &[List::Here(&batch.items), List::Here(&asked.targets), drawn])?;
+                    let drawn =
+                        negatives.resident.as_ref().map_or(List::Here((&negatives.ids).into()), |there| List::There(&there.ids));
+                    touched.collect(
+                        &self.device,
+                        &[List::Here((&batch.items).into()), List::Here((&asked.targets).into()), drawn],
+                    )?;
                 }
                 let grads = Gradients {
                     query: &mut self.dquery,
@@ -221,6 +243,15 @@ impl Trainer {
         Ok(value)
     }
 
+    /// g of the contexts of `events`, and what they are made of.
+    fn wrong_contexts(&self, encoder: &ContextEncoder, events: &[u64]) -> Result<(Buffer, Rows)> {
+        if let (Some(all), Device::Machine(runtime)) = (&self.contexts, &self.device) {
+            let numeric = all.of(&self.device, &**runtime, &upload(&**runtime, events)?, 0)?;
+            return self.model.other_context(Other::There(Arc::new(numeric)), events.len());
+        }
+        self.model.other_context(Other::Here(&encoder.rows(self.data.data(), events)), events.len())
+    }
+
     /// What the negatives of a step are like; draws nothing that training uses.
     fn diagnose(&self, asked: &Batch, negatives: &Negatives, step: u64) -> Result<Diagnosis> {
         let (log, split) = (self.data.data(), self.data.split());
@@ -253,10 +284,10 @@ impl Trainer {
 
     /// The same without waiting for a machine.
     fn enqueue(&mut self, step: u64, negatives: Option<Negatives>) -> Result<(Enqueued, Option<Negatives>)> {
-        let (started, mut lap) = (Instant::now(), Lap::new(&self.device));
+        let (started, mut lap) = (Instant::now(), Lap::new(&self.device)?);
         let per_epoch = self.steps_per_epoch();
         let (epoch, within) = (step / per_epoch, step % per_epoch);
-        let batch = self.gather(epoch, within);
+        let batch = self.gather(epoch, within)?;
         lap.ends(|stages| &mut stages.gather)?;
 
         let masks = Masks::training(self.config.model.dropout, self.config.train.seed, step);
@@ -305,6 +336,33 @@ impl Trainer {
     }
 }
 
+/// Hands the training sequences to a machine.
+fn resident(data: &TrainingSet, device: &Device, sampler: Option<&Sampler>) -> Result<Option<Resident>> {
+    let Device::Machine(runtime) = device else { return Ok(None) };
+    let ((starts, counts), clusters, (seen_starts, seen)) = (data.extents(), data.clusters_of_events(), data.seen());
+    let of = Sequences {
+        log: data.data().event_items(),
+        clusters: &clusters,
+        starts: &starts,
+        counts: &counts,
+        users: data.sequences(),
+        seen_starts,
+        seen: if sampler.is_some_and(Sampler::excludes_history) { seen } else { &[] },
+    };
+    Resident::new(&**runtime, &of).map(Some)
+}
+
+/// The contexts of all events, encoded and handed to a machine, where they are numbers alone and not too many.
+fn all_contexts(data: &TrainingSet, device: &Device, wanted: bool) -> Result<Option<contexts::All>> {
+    let (Device::Machine(runtime), Some(encoder), true) = (device, data.context(), wanted) else { return Ok(None) };
+    let (width, events) = (encoder.numeric_width(), data.data().events());
+    if contexts::resident_bytes(events, width, encoder.category_sizes().len()) == 0 {
+        return Ok(None);
+    }
+    let rows = encoder.rows(data.data(), &(0..events as u64).collect::<Vec<_>>());
+    contexts::All::new(&**runtime, &rows.numeric, width).map(Some)
+}
+
 /// A step that a machine may still be at.
 struct Enqueued {
     loss: Scalar,
@@ -331,9 +389,8 @@ type Of = fn(&mut Stages) -> &mut f64;
 /// Times the stages of a step.
 ///
 /// On the plain path by the host's clock. On a machine a stage is as long as the machine took from the mark at the border before
-/// it to its own, whatever the host did meanwhile. The host gathers, so that is timed by its clock; and it or the machine
-/// proposes, whichever took longer, since ids drawn on the host while the machine was still going forward cost the machine nothing
-/// and the host all the same.
+/// it to its own, whatever the host did meanwhile. Both gather, and the host or the machine proposes: whichever took longer counts,
+/// since what the host does while the machine is still at the step before costs the machine nothing and the host all the same.
 struct Lap {
     machine: Option<Arc<dyn Runtime>>,
     since: Instant,
@@ -343,12 +400,14 @@ struct Lap {
 }
 
 impl Lap {
-    fn new(device: &Device) -> Lap {
+    fn new(device: &Device) -> Result<Lap> {
         let machine = match device {
             Device::Machine(runtime) => Some(runtime.clone()),
             Device::Host(_) => None,
         };
-        Lap { machine, since: Instant::now(), stages: Stages::default(), borders: vec![] }
+        let mut lap = Lap { machine, since: Instant::now(), stages: Stages::default(), borders: vec![] };
+        lap.skips()?;
+        Ok(lap)
     }
     /// A stage ends here.
     fn ends(&mut self, of: Of) -> Result<()> {
@@ -376,6 +435,7 @@ impl Lap {
                 }
             }
         }
+        stages.gather = stages.gather.max(host.gather);
         stages.propose = stages.propose.max(host.propose);
         // Its last border is that of the stages behind the first.
         stages.sample += stages.propose;

@@ -117,12 +117,12 @@ fn the_graph_of_movielens_100k_is_walked_as_its_text_says() {
             let rows = 400;
             let batch = Batch {
                 users: vec![0],
-                offsets: vec![0, rows],
-                items: vec![0; rows as usize],
-                targets: vec![target as u32; rows as usize],
+                offsets: vec![0, rows].into(),
+                items: vec![0; rows as usize].into(),
+                targets: vec![target as u32; rows as usize].into(),
                 row_keys: (0..u64::from(rows)).collect(),
-                seen_offsets: vec![0, seen.len() as u32],
-                seen,
+                seen_extents: vec![[0, seen.len() as u64]],
+                seen: seen.into(),
                 ..Batch::default()
             };
             let moment = Moment { epoch: 0.0, epoch_index: 0, batch_index: 0 };

@@ -252,11 +252,11 @@ fn the_mean_gradient_of_genni_is_that_of_the_full_softmax() {
     let (counts, device) = ([1; ITEMS], Device::ORACLE);
     let batch = Batch {
         users: vec![0, 1],
-        offsets: vec![0, 11, 25],
-        items: vec![0; ROWS],
+        offsets: vec![0, 11, 25].into(),
+        items: vec![0; ROWS].into(),
         targets: (0..ROWS as u32).map(|r| r * r % 37).collect(),
         row_keys: (70..95).collect(),
-        seen_offsets: vec![0, 0, 0],
+        seen_extents: vec![[0, 0]; 2],
         ..Batch::default()
     };
     let noise = |lane: u8, n: usize| -> Vec<f64> {
@@ -311,11 +311,11 @@ fn buckets_that_hold_everything_are_the_full_softmax() {
     let (counts, device) = ([1; ITEMS], Device::ORACLE);
     let batch = Batch {
         users: vec![0, 1],
-        offsets: vec![0, 11, 25],
-        items: vec![0; 25],
+        offsets: vec![0, 11, 25].into(),
+        items: vec![0; 25].into(),
         targets: (0..25).map(|r| r * r % 37).collect(),
         row_keys: (70..95).collect(),
-        seen_offsets: vec![0, 0, 0],
+        seen_extents: vec![[0, 0]; 2],
         ..Batch::default()
     };
     let noise = |lane: u8, n: usize| {
@@ -383,12 +383,12 @@ fn a_seed_means_the_same_draws_in_every_version() {
     let knowledge = counted(&counts);
     let batch = Batch {
         users: vec![11, 12],
-        offsets: vec![0, 3, 5],
-        items: vec![0; 5],
-        targets: vec![1, 2, 3, 4, 5],
-        row_keys: vec![100, 101, 102, 7_000_000_000, 7_000_000_001],
-        seen_offsets: vec![0, 3, 5],
-        seen: vec![1, 2, 3, 4, 5],
+        offsets: vec![0, 3, 5].into(),
+        items: vec![0; 5].into(),
+        targets: vec![1, 2, 3, 4, 5].into(),
+        row_keys: vec![100, 101, 102, 7_000_000_000, 7_000_000_001].into(),
+        seen_extents: vec![[0, 3], [3, 5]],
+        seen: vec![1, 2, 3, 4, 5].into(),
         ..Batch::default()
     };
     let drawn: Vec<(&str, u64)> = GOLDEN
@@ -418,12 +418,12 @@ fn a_catalogue_of_millions_is_drawn_from_evenly() {
     let knowledge = counted(&counts);
     let batch = Batch {
         users: vec![0; 1],
-        offsets: vec![0, 1000],
-        items: vec![0; 1000],
-        targets: vec![0; 1000],
+        offsets: vec![0, 1000].into(),
+        items: vec![0; 1000].into(),
+        targets: vec![0; 1000].into(),
         row_keys: (0..1000).collect(),
-        seen_offsets: vec![0, 1],
-        seen: vec![0],
+        seen_extents: vec![[0, 1]],
+        seen: vec![0].into(),
         ..Batch::default()
     };
     for propose in ["{ kind = 'uniform' }", "{ kind = 'popularity', alpha = 1.0 }"] {

@@ -1,7 +1,9 @@
 //! A sampled loss on a machine: one pass over the rows, then the table gradient from their records.
 
 use super::{Correction, Gradients, Twin};
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, Scalar, upload};
+use std::sync::Arc;
+
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, Scalar, upload};
 use crate::error::Result;
 use crate::ops::group::{self, Slots};
 use crate::ops::loss_total;
@@ -12,7 +14,7 @@ use crate::ops::table_gradient::{self, Records};
 
 pub struct Job<'a> {
     pub scoring: &'a Scoring<'a>,
-    pub targets: &'a [u32],
+    pub targets: Numbers<'a>,
     pub negatives: &'a Negatives,
     /// g~ (R,W,D)
     pub wrong: Option<&'a Buffer>,
@@ -64,8 +66,8 @@ impl Job<'_> {
         let (mut losses, mut alpha) = (Buffer::sized(device, rows)?, Buffer::sized(device, rows * slots)?);
         let mut beta = if cosine { Some(Buffer::sized(device, rows * slots)?) } else { None };
         let optional = |values: &[f32]| (!values.is_empty()).then(|| upload(runtime, values)).transpose();
-        let targets = upload(runtime, self.targets)?;
-        let groups = upload(runtime, &n.groups_of_rows())?;
+        let targets = self.targets.on(runtime)?;
+        let groups = n.groups_on(runtime)?;
         let lists = n.on(runtime)?;
         let (weight, row_weight, toward) = (optional(&n.weight)?, optional(&n.row_weight)?, optional(&n.toward_positive)?);
 
@@ -82,7 +84,7 @@ impl Job<'_> {
             beta.as_mut().map_or(Arg::None, Arg::Out),
         ];
         args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
-        args.extend([Arg::In(&groups), Arg::In(&lists.ids), scan::maybe(&lists.log_q), scan::maybe(&lists.drop)]);
+        args.extend([scan::maybe(&groups), Arg::In(&lists.ids), scan::maybe(&lists.log_q), scan::maybe(&lists.drop)]);
         args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
         args.extend([scan::heat(scoring), self.scale].map(Arg::F32));
@@ -92,8 +94,9 @@ impl Job<'_> {
 
         let records = Records { alpha: &alpha, beta: beta.as_ref(), slots, wrong: self.wrong.filter(|_| self.w > 0), w: self.w };
         let (ids, drop) = (&lists.ids, lists.drop.as_ref());
-        let slots = Slots { targets: &targets, groups: &groups, ids, drop, rows, n: n.n, w: self.w };
-        let grouped = group::by_key(device, runtime, group::items(device, runtime, &slots, scoring.items)?, scoring.items)?;
+        let slots = Slots { targets: &targets, groups: groups.as_ref(), ids, drop, rows, n: n.n, w: self.w };
+        let grouped =
+            group::by_key(device, runtime, Arc::new(group::items(device, runtime, &slots, scoring.items)?), scoring.items)?;
         table_gradient::of_records(device, runtime, grads.table, scoring, &records, &grouped)?;
         loss_total::of(device, runtime, &losses, rows, factor)
     }

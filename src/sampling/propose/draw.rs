@@ -57,7 +57,7 @@ impl Rules<'_> {
     pub fn group_offsets(&self, batch: &Batch) -> Vec<u32> {
         match self.scope {
             Scope::Position => (0..=batch.rows() as u32).collect(),
-            Scope::Sequence => batch.offsets.clone(),
+            Scope::Sequence => batch.offsets.to_vec(),
             Scope::Batch => vec![0, batch.rows() as u32],
         }
     }

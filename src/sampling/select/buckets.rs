@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use super::{Candidates, Choice, Select, one_group_per_row};
 use crate::data::batch::Batch;
+use crate::data::column::Column;
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ids::NONE;
@@ -114,7 +115,8 @@ impl Buckets {
         let mixed = self.params.word("directions") == "mixed";
         let directions = choice.device.reals(&directions(choice, mixed.then_some(x), count, scoring.dim))?;
         // A direction is a row that hides nothing of its own.
-        let (batch, sequences) = (Batch { items: vec![0; count], targets: vec![0; count], ..Batch::default() }, vec![0; count]);
+        let none = Column::from(vec![0; count]);
+        let (batch, sequences) = (Batch { items: none.clone(), targets: none, ..Batch::default() }, vec![0; count]);
         let highest = |table: &Buffer, items: usize, untrained: &[u32], k: usize| {
             let along = Scoring { query: &directions, context: None, table, items, ..*scoring };
             let hidden = Hidden { untrained, exclude: Exclude::None, batch: &batch, sequences: &sequences };
@@ -240,7 +242,8 @@ mod tests {
     fn directions_are_normal_with_the_covariance_of_the_queries() {
         const N: usize = 200_000;
         let x = [0.5, -1.0, 2.0, 0.0, 0.3, 0.3, -0.7, 0.1];
-        let batch = Batch { row_keys: (900..904).collect(), targets: vec![0; 4], items: vec![0; 4], ..Batch::default() };
+        let batch =
+            Batch { row_keys: (900..904).collect(), targets: vec![0; 4].into(), items: vec![0; 4].into(), ..Batch::default() };
         let catalogue = Catalogue::new(&[1]);
         let choice = Choice {
             device: &Device::ORACLE,

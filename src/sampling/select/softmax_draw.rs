@@ -68,7 +68,7 @@ impl Select for SoftmaxDraw {
             n: choice.negatives,
             replace: self.params.flag("replace"),
             draws: Draws::new(choice.seed, Stream::Select, 0, choice.epoch_index),
-            row_keys: &choice.batch.row_keys,
+            row_keys: (&choice.batch.row_keys).into(),
         };
         let mut drawn = match candidates {
             Candidates::Listed(lists) => softmax_draw::of_lists(choice.device, scoring, &lists, &rule)?,

@@ -26,7 +26,7 @@ fn on_a_line(x: [f64; 4], rows: f64, exclude: &str, targets: [u32; 4], seen: &[u
     let sampler = Sampler::new(&configured(2, exclude, &params), &world.knowledge(), SEED).unwrap();
     let (query, table): (Buffer, Buffer) = (device.reals(&x).unwrap(), device.reals(&items).unwrap());
     let scoring = Scoring { kind: ScoreKind::Dot, dim: 1, items: 5, query: &query, context: None, table: &table };
-    let batch = Batch { targets: targets.to_vec(), ..batch(1, 4, 0, 0, seen) };
+    let batch = Batch { targets: targets.to_vec().into(), ..batch(1, 4, 0, 0, seen) };
     sampler.draw(&device, &batch, Some(&scoring), START).unwrap()
 }
 
@@ -152,7 +152,7 @@ fn what_is_handed_over_is_what_the_rules_say_and_faults_are_seen() {
     const ITEMS: usize = 90;
     let world = gappy(ITEMS);
     let mut batch = batch(4, 9, 8, 0, &[0, 4, 9, 15, 30, 31, 32]);
-    batch.targets.iter_mut().enumerate().for_each(|(r, target)| *target = (r * r % 44) as u32);
+    batch.targets = (0..batch.rows()).map(|r| (r * r % 44) as u32).collect();
     let moment = Moment { epoch: 1.5, epoch_index: 1, batch_index: 7 };
     let settings = [
         Setting { buckets: 2.0, rows: 0.6, mixed: true, n: 12, exclude: "target", moment },

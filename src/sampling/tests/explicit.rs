@@ -26,7 +26,7 @@ fn sampler(world: &World, n: u32, exclude: &str, propose: Vec<Kind>) -> Sampler 
 fn row(world: &World, user: usize, at: usize, seen: &[u32]) -> Batch {
     let event = world.offsets[user] + at as u64;
     let target = world.event_items[event as usize];
-    Batch { users: vec![user as u32], row_keys: vec![event], ..batch(1, 1, target, 0, seen) }
+    Batch { users: vec![user as u32], row_keys: vec![event].into(), ..batch(1, 1, target, 0, seen) }
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn rows_of_one_target_are_not_taken_for_each_other() {
     let seen: Vec<u32> = known(&world, 0, 0);
     let (first, second) = (world.offsets[0], world.offsets[0] + 8);
     let batch = Batch {
-        row_keys: vec![first, second, first, second],
-        targets: vec![30; 4],
+        row_keys: vec![first, second, first, second].into(),
+        targets: vec![30; 4].into(),
         ..Batch { users: vec![0], ..batch(1, 4, 30, 0, &seen) }
     };
     let drawn = drawn(&sampler(&world, 500, "history", vec![kind("explicit", &[])]), &batch);

@@ -136,7 +136,7 @@ fn an_epoch_moves_the_groups_by_the_losses_of_its_targets() {
     let scores: Vec<f64> = (0..ITEMS).map(|i| i as f64 / 10.0 - 1.0).collect();
     let sampler = sampler(&world, 1, &[("candidates", number(5.0)), ("momentum", number(0.5)), ("rate", number(0.4))]);
     let mut batch = batch(4, 6, TARGET, 0, &[]);
-    batch.targets.iter_mut().enumerate().for_each(|(r, target)| *target = [1, 2, 3, 5, 7, 8][r % 6]);
+    batch.targets = (0..batch.rows()).map(|r| [1, 2, 3, 5, 7, 8][r % 6]).collect();
     draw(&sampler, &batch, &scores, 0);
     let before = state(&sampler, "fair.share");
     draw(&sampler, &batch, &scores, 0);

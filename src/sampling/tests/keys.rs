@@ -7,12 +7,12 @@ fn ids_do_not_depend_on_batching_order_or_threads() {
     let world = steep();
     let whole = Batch {
         users: vec![4, 9, 2],
-        offsets: vec![0, 5, 6, 13],
-        items: vec![0; 13],
+        offsets: vec![0, 5, 6, 13].into(),
+        items: vec![0; 13].into(),
         targets: (0..13).map(|r| (r * 3 % 6) as u32).collect(),
         row_keys: (0..13).map(|r| 77 + 13 * r as u64).collect(),
         target_clusters: (0..13).map(|r| r % 3).collect(),
-        seen_offsets: vec![0, 4, 6, 36],
+        seen_extents: vec![[0, 4], [4, 6], [6, 36]],
         seen: vec![0, 1, 2, 3, 4, 5].into_iter().chain(0..30).collect(),
         ..Batch::default()
     };
@@ -20,13 +20,13 @@ fn ids_do_not_depend_on_batching_order_or_threads() {
         let (rows, seen) = (whole.range(b), whole.seen_of(b).to_vec());
         Batch {
             users: vec![whole.users[b]],
-            offsets: vec![0, rows.len() as u32],
-            items: vec![0; rows.len()],
-            targets: whole.targets[rows.clone()].to_vec(),
-            row_keys: whole.row_keys[rows.clone()].to_vec(),
-            target_clusters: whole.target_clusters[rows].to_vec(),
-            seen_offsets: vec![0, seen.len() as u32],
-            seen,
+            offsets: vec![0, rows.len() as u32].into(),
+            items: vec![0; rows.len()].into(),
+            targets: whole.targets[rows.clone()].to_vec().into(),
+            row_keys: whole.row_keys[rows.clone()].to_vec().into(),
+            target_clusters: whole.target_clusters[rows].to_vec().into(),
+            seen_extents: vec![[0, seen.len() as u64]],
+            seen: seen.into(),
             ..Batch::default()
         }
     };
@@ -62,9 +62,7 @@ fn shared_draws_mark_what_a_row_must_not_count() {
     for scope in ["sequence", "batch"] {
         for exclude in ["none", "target", "history"] {
             let mut batch = batch(3, 7, 1, 0, &[0, 4, 9]);
-            for (r, target) in batch.targets.iter_mut().enumerate() {
-                *target = [1, 4, 2, 50][r % 4];
-            }
+            batch.targets = (0..batch.rows()).map(|r| [1, 4, 2, 50][r % 4]).collect();
             let sampler =
                 Sampler::new(&config(scope, 200, exclude, vec![kind("popularity", &[])], true), &world.knowledge(), 2).unwrap();
             let negatives = drawn(&sampler, &batch);
@@ -107,16 +105,13 @@ fn nothing_of_a_sequence_is_left_for_the_next() {
         Batch {
             users: users.clone().collect(),
             offsets: (0..=users.len() as u32).map(|b| 3 * b).collect(),
-            items: vec![0; 3 * users.len()],
+            items: vec![0; 3 * users.len()].into(),
             targets: rows().map(|key| [1, 4, 60][key as usize % 3]).collect(),
             row_keys: rows().map(u64::from).collect(),
             target_clusters: rows().map(|key| key % 3).collect(),
-            seen_offsets: lists
-                .iter()
-                .fold(vec![0], |ends, list| [&ends[..], &[ends[ends.len() - 1] + list.len() as u32]].concat()),
-            seen: lists.concat(),
             ..Batch::default()
         }
+        .with_seen(&lists)
     };
     let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     for (scope, propose) in [

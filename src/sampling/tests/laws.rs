@@ -258,7 +258,7 @@ fn what_one_row_enumerates_is_not_taken_for_another_target() {
     let seen: Vec<u32> = (0..ITEMS as u32).filter(|i| ![4, 13, 19, 28, 31, 34].contains(i)).collect();
     for (kind, definition) in defined(&world).into_iter().filter(|(k, _)| k.kind != "user_walk") {
         let mut batch = batch(1, 1200, 1, 0, &seen);
-        batch.targets.iter_mut().enumerate().for_each(|(r, target)| *target = [1, 7, 10, 16][r % 4]);
+        batch.targets = (0..batch.rows()).map(|r| [1, 7, 10, 16][r % 4]).collect();
         let moment = Moment { epoch: 10.0, epoch_index: 10, batch_index: 0 };
         let negatives = sampler(&world, "history", vec![kind.clone()]).draw(&Device::HOST, &batch, None, moment).unwrap();
         for target in [1u32, 7, 10, 16] {
@@ -291,12 +291,12 @@ fn ids_are_a_function_of_the_row_whatever_else_is_in_the_batch() {
         Batch {
             users: users.to_vec(),
             offsets: (0..=users.len() as u32).map(|b| b * 6).collect(),
-            items: vec![0; users.len() * 6],
+            items: vec![0; users.len() * 6].into(),
             row_keys: users.iter().flat_map(|&u| rows(u).map(|r| r.0)).collect(),
             targets: users.iter().flat_map(|&u| rows(u).map(|r| r.1)).collect(),
-            target_clusters: vec![0; users.len() * 6],
-            seen_offsets: (0..=users.len() as u32).map(|b| b * 9).collect(),
-            seen: seen.concat(),
+            target_clusters: vec![0; users.len() * 6].into(),
+            seen_extents: (0..users.len() as u64).map(|b| [9 * b, 9 * b + 9]).collect(),
+            seen: seen.concat().into(),
             ..Batch::default()
         }
     };

@@ -170,11 +170,11 @@ fn batch(sequences: usize, rows: usize, target: u32, cluster: u32, seen: &[u32])
     Batch {
         users: (0..sequences as u32).collect(),
         offsets: (0..=sequences).map(|b| (b * rows) as u32).collect(),
-        items: vec![0; r],
-        targets: vec![target; r],
+        items: vec![0; r].into(),
+        targets: vec![target; r].into(),
         row_keys: (0..r as u64).map(|k| 1000 + k).collect(),
-        target_clusters: vec![cluster; r],
-        seen_offsets: (0..=sequences).map(|b| (b * seen.len()) as u32).collect(),
+        target_clusters: vec![cluster; r].into(),
+        seen_extents: (0..sequences).map(|b| [b, b + 1].map(|end| (end * seen.len()) as u64)).collect(),
         seen: (0..sequences).flat_map(|_| seen.iter().copied()).collect(),
         ..Batch::default()
     }

@@ -172,7 +172,7 @@ fn within_an_epoch_and_a_user_the_pool_is_one() {
     assert_ne!(pools(&sampler, 20), first);
     // The second sequence alone does what it did beside the first.
     let (again, second) = (whole(20, "history", 23), batch(1, 3, TARGET, 0, &SEEN));
-    let second = Batch { users: vec![6], row_keys: two.row_keys[3..].to_vec(), ..second };
+    let second = Batch { users: vec![6], row_keys: two.row_keys[3..].to_vec().into(), ..second };
     draw(&again, &two, &scores, 0);
     assert_eq!(draw(&again, &second, &scores, 0).ids, draw(&again, &two, &scores, 0).ids[3..]);
 }

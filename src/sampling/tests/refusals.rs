@@ -153,7 +153,7 @@ fn numbers_that_are_none_are_refused_everywhere() {
 fn presets_have_nothing_for_a_user_who_has_seen_everything() {
     let world = World::new(3, &[vec![0, 1, 2], vec![2, 1]], 1, |_, _| 0);
     let model = super::select::Model::new(crate::ops::score::ScoreKind::Dot, 4, 3, false, false);
-    let batch = Batch { row_keys: vec![0, 1, 2, 3], ..batch(1, 4, 1, 0, &[0, 1, 2]) };
+    let batch = Batch { row_keys: vec![0, 1, 2, 3].into(), ..batch(1, 4, 1, 0, &[0, 1, 2]) };
     let (mut refused, mut left_empty) = (0, 0);
     for preset in presets().unwrap() {
         let own = config::Sampler { preset: preset.name.clone(), negatives: Some(1.into()), ..Default::default() };

@@ -204,7 +204,7 @@ fn a_step_worked_by_hand() {
         + (12 + 16 + 4 + 12)
         + (12 + 32 + 8 + 24)
         + (24 + 32 + 4 + 12);
-    let queries = (2 * 12 + 3) + (24 + 6 + 8);
+    let queries = 24 + 6 + 8;
     assert_eq!(forward.bytes, 4 * (embedding + 24 + block + queries));
     assert_eq!(propose.bytes, 4 * 6);
     assert_eq!(loss.bytes, 4 * (2 * 12 + 3 * 5 * 4 + 6 + 3));

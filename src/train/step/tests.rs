@@ -7,6 +7,7 @@ use crate::data::split::Split;
 use crate::data::synthetic;
 use crate::device::emulator::{Emulator, Options};
 use crate::device::watched::Watched;
+use crate::device::{Numbers, download, numbers};
 
 /// A small synthetic log, ready to train on.
 fn data(config: &Config) -> Arc<TrainingSet> {
@@ -256,5 +257,76 @@ fn a_machine_stops_at_the_first_gradient_that_is_not_finite() {
         assert_eq!(norms[..2], [true, false], "{tables}");
         let values = |tensors: Vec<Tensor>| tensors.into_iter().filter(|t| !t.name.ends_with(".age"));
         assert!(values(before).eq(values(trainer.tensors().unwrap())), "{tables}");
+    }
+}
+
+#[test]
+fn a_machine_gathers_the_batches_of_the_host() {
+    let Some((machine, device)) = watched() else { return };
+    let variant = |name| variants().into_iter().find(|(known, _)| *known == name).unwrap().1;
+    let mut history = variant("lazy bce");
+    history.sampler.exclude = Some("history".into());
+    history.model.positions = "start".into();
+    for (config, contexts) in [(variant("softmax"), false), (history, false), (variant("cans"), true)] {
+        let data = data(&config);
+        let trainer = Trainer::new(&config, data.clone(), &device).unwrap();
+        let (runtime, from_start) = (&*machine as &dyn Runtime, trainer.model.hyper.from_start);
+        assert_eq!((trainer.contexts.is_some(), trainer.model.hyper.from_start), (contexts, config.model.positions == "start"));
+        for step in [0, 2, trainer.steps_per_epoch() - 1] {
+            let there = trainer.gather(1, step).unwrap();
+            let waits = machine.waits();
+            let words = |numbers: Numbers| -> Vec<u32> {
+                let buffer = numbers.on(runtime).unwrap();
+                download(runtime, &buffer, buffer.len()).unwrap()
+            };
+            let size = u64::from(config.train.batch_size);
+            let order = Order::new(config.train.seed, 1, data.len() as u64);
+            let places = step * size..((step + 1) * size).min(data.len() as u64);
+            let indexes: Vec<u32> = places.map(|place| order.at(place) as u32).collect();
+            let here = data.gather(&indexes, 1, config.train.seed);
+            let columns = [
+                (&there.offsets, &here.offsets),
+                (&there.items, &here.items),
+                (&there.targets, &here.targets),
+                (&there.target_clusters, &here.target_clusters),
+                (there.places(from_start), here.places(from_start)),
+                (there.extents(), here.extents()),
+                (there.extents_of_rows(), here.extents_of_rows()),
+            ];
+            for (i, (there, here)) in columns.into_iter().enumerate() {
+                assert!(there.copy().get().is_some() && words(there.into()) == here[..], "column {i} of step {step}");
+            }
+            let keys = Numbers::from(&there.row_keys).on(runtime).unwrap();
+            assert_eq!(download::<u64>(runtime, &keys, here.rows()).unwrap(), here.row_keys[..]);
+            assert_eq!(machine.waits() - waits, 8, "the copies alone were waited for");
+            let seen = trainer.sampler().is_some_and(Sampler::excludes_history);
+            assert_eq!(there.seen.copy().get().is_some(), seen);
+            assert!(!seen || words((&there.seen).into()) == here.seen[..]);
+            for (there, here) in [(&there.context, &here.context), (&there.target_context, &here.target_context)] {
+                let numbers = numbers::copied(there.copy(), runtime).unwrap();
+                assert_eq!(numbers.is_some(), contexts);
+                assert!(numbers.is_none_or(|n| download::<f32>(runtime, &n, n.len()).unwrap() == here.numeric));
+            }
+        }
+    }
+}
+
+/// A row of a batch takes 28 bytes; the longest sequences first, for attention, and what a law is take a few of a sequence. (Where
+/// log-probabilities of proposals are asked for, what exclusion leaves of each row's law comes from the host: 8 bytes a row.)
+#[test]
+fn a_step_sends_a_machine_nothing_of_its_rows() {
+    let Some((machine, device)) = watched() else { return };
+    let mut config = small();
+    // From so many rows on they are sorted there, too.
+    config.data.synthetic = config::Synthetic { users: 140, items: 300, events_per_user: 70.0, ..config.data.synthetic };
+    (config.model.max_len, config.train.batch_size) = (60, 128);
+    for (loss, sampler) in [("softmax", "uniform"), ("sampled_softmax", "uniform"), ("bpr", "dns"), ("bce", "genni-full")] {
+        config.loss = kind(loss);
+        config.sampler.preset = sampler.into();
+        let mut trainer = Trainer::new(&config, data(&config), &device).unwrap();
+        let before = machine.sent();
+        trainer.step(0).unwrap();
+        let (rows, sent) = (trainer.gather(0, 0).unwrap().rows() as u64, machine.sent() - before);
+        assert!(rows > 4096 && sent < rows, "{loss} with {sampler}: {sent} bytes for {rows} rows");
     }
 }
