@@ -2,6 +2,7 @@
 //
 // No operation uses these kernels; their twin, src/ops/vocabulary.rs, says what they must give. One warp or block each,
 // the smallest that shows a word at work: layouts of fragments, lanes at the ends of a group, rounding.
+#define SHARED_ALIGNMENT 1024
 #include "device.cuh"
 #include "philox.cuh"
 
@@ -152,6 +153,71 @@ KERNEL(32, product_tf32)(float* d, const float* a, const float* b) {
   float r_d[4] = {1, 1, 1, 1};
   mma_tf32_16x8x8(r_d, r_a, r_b);
   for (u32 i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = r_d[i];
+}
+
+// y (5, N) = x (5, N) with neighbours exchanged. One warp has tiles copied to two places, the other reads them; each waits for the other.
+KERNEL(64, tiles)(u32* y, const u32* x) {
+  SHARED(u32, s_x, [2][N]);
+  SHARED(u64, s_full, [2]);
+  SHARED(u64, s_empty, [2]);
+  u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (u32 place = 0; place < 2; ++place) mbarrier_init(&s_full[place], 1), mbarrier_init(&s_empty[place], 32);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  for (u32 tile = 0; tile < 5; ++tile) {
+    u32 place = tile % 2, parity = tile / 2 % 2;
+    if (warp == 0) {
+      mbarrier_wait(&s_full[place], parity);
+      for (u32 i = lane; i < N; i += 32) y[tile * N + i] = s_x[place][i ^ 1];
+      mbarrier_arrive(&s_empty[place]);
+    } else if (lane == 0) {
+      // The phase before the first counts as ended: both places are free.
+      mbarrier_wait(&s_empty[place], parity ^ 1);
+      mbarrier_arrive_expect_tx(&s_full[place], 4 * N);
+      copy_bulk(s_x[place], x + tile * N, 2 * N, &s_full[place]);
+      copy_bulk(&s_x[place][N / 2], x + tile * N + N / 2, 2 * N, &s_full[place]);
+    }
+  }
+}
+
+// d (2, 64,128) = 1 + a (64,128) b (128,128)^T, rounded to bf16, and the same without the one.
+KERNEL(128, product_wgmma)(float* d, const float* a, const float* b) {
+  SHARED_DYN(u8, s_all);
+  u8 *s_a = s_all, *s_b = s_all + 64 * 256;
+  // The first 64 columns of all rows, then the others.
+  auto put = [](u8* s_tile, u32 rows, const float* from) {
+    for (u32 i = threadIdx.x; i < rows * 128; i += 128) {
+      u32 row = i / 128, half = i % 128 / 64, piece = i % 64 / 8;
+      reinterpret_cast<bf16*>(s_tile + (half * rows + row) * 128 + (piece ^ row % 8) * 16)[i % 8] = to_bf16(from[i]);
+    }
+  };
+  put(s_a, 64, a);
+  put(s_b, 128, b);
+  fence_async();
+  __syncthreads();
+  float r_d[2][64];
+#pragma unroll
+  for (u32 i = 0; i < 128; ++i) r_d[i / 64][i % 64] = 1;
+#pragma unroll
+  for (u32 form = 0; form < 2; ++form) {
+    wgmma_fence(r_d[form]);
+#pragma unroll
+    for (u32 k = 0; k < 8; ++k) {
+      u64 left = wgmma_tile(s_a + k / 4 * 64 * 128 + k % 4 * 32), right = wgmma_tile(s_b + k / 4 * 128 * 128 + k % 4 * 32);
+      wgmma_bf16_64x128x16(r_d[form], left, right, form == 0 || k > 0);
+    }
+    wgmma_commit();
+  }
+  wgmma_wait<1>(r_d[0]);
+  wgmma_wait<0>(r_d[1]);
+  u32 row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (u32 i = 0; i < 128; ++i) {
+    u32 j = i % 64;
+    d[i / 64 * 64 * 128 + (row + j / 2 % 2 * 8) * 128 + j / 4 * 8 + column + j % 2] = r_d[i / 64][j];
+  }
 }
 
 // y (6, N): the words of stream 11, lane 3, at index i * stride, and two bounded integers from them.

@@ -3,7 +3,8 @@
 // Kernels are compiled with -fsanitize=thread, but linked to the hooks at the end of this file instead of the sanitizer's
 // own library: the compiler then calls one before each load and store that another thread could see. An access must lie
 // inside what the launch gave, must not read what nobody wrote, and must be ordered against every conflicting one: by a
-// barrier of the block, by __syncwarp, or by both being atomic. (Shuffles, votes and tensor operations order no memory.)
+// barrier of the block, by __syncwarp, by an mbarrier, or by both being atomic. (Shuffles, votes and tensor operations order no
+// memory.)
 //
 // Order is kept as in FastTrack (Flanagan and Freund, "FastTrack: efficient and precise dynamic race detection", PLDI
 // 2009): each thread counts the points at which it published its work, and every four bytes of memory remember up to
@@ -38,7 +39,10 @@ struct Touch {
   u8 read, written;
 };
 
-enum : u8 { UNWRITTEN, WRITTEN, IN_FLIGHT };
+enum : u8 { UNWRITTEN, WRITTEN, IN_FLIGHT, BULK_IN_FLIGHT };
+
+// Who accesses memory beside the threads: the tensor cores on behalf of each warp, and the copies of each mbarrier.
+constexpr u32 TENSOR_CORES = MOST_THREADS, COPIES = TENSOR_CORES + MOST_THREADS / LANES, ACTORS = COPIES + MOST_MBARRIERS;
 
 // A pointer argument of the running launch.
 struct Range {
@@ -62,8 +66,14 @@ struct Shadow {
   u64 code;  // of the running kernel; slots keep their code as a distance from it
   // How often each thread has published its work, and what of it the others have seen: everybody, all lanes of its warp
   // (by a full __syncwarp), or single lanes (by a partial one).
-  u32 clock[MOST_THREADS], seen_by_all[MOST_THREADS], seen_by_warp[MOST_THREADS];
+  u32 clock[ACTORS], seen_by_all[ACTORS], seen_by_warp[MOST_THREADS];
   u32 seen[MOST_THREADS][LANES];
+  // What each thread knows of each actor beside that, through mbarriers and waits for products; what has arrived at each mbarrier
+  // in this phase, and what had when the last one ended. Only kept by blocks that use them.
+  bool knowing;
+  u32 known[MOST_THREADS][ACTORS], arriving[MOST_MBARRIERS][ACTORS], arrived[MOST_MBARRIERS][ACTORS];
+  // How far a thread's own writes are visible to copies of tiles and to tensor cores.
+  u32 fenced[MOST_THREADS];
   Range ranges[MOST_ARGUMENTS];
   u32 ranges_count;
 };
@@ -115,22 +125,52 @@ void shadow_end_launch(Machine& m) { m.shadow->ranges_count = 0; }
 void shadow_begin_block(Machine& m) {
   Shadow& s = *m.shadow;
   ++s.serial;
-  memset(s.shared_state, UNWRITTEN, sizeof s.shared_state);
   for (u32 i = 0; i < m.threads; ++i) {
     s.clock[i] = 1;
-    s.seen_by_all[i] = s.seen_by_warp[i] = 0;
+    s.seen_by_all[i] = s.seen_by_warp[i] = s.fenced[i] = 0;
     memset(s.seen[i], 0, sizeof s.seen[i]);
   }
+  s.knowing = false;
+}
+
+void shadow_fresh(Machine& m, const void* shared, u64 bytes) {
+  memset(m.shadow->shared_state + ((u64)shared - m.shadow->shared), UNWRITTEN, bytes);
+}
+
+// From now on the block's threads learn from each other in more ways than by barriers.
+static Shadow& knowing(Machine& m) {
+  Shadow& s = *m.shadow;
+  if (s.knowing) return s;
+  s.knowing = true;
+  for (u32 i = 0; i < m.threads; ++i) memset(s.known[i], 0, sizeof s.known[i]);
+  memset(s.arriving, 0, sizeof s.arriving);
+  memset(s.arrived, 0, sizeof s.arrived);
+  for (u32 i = MOST_THREADS; i < ACTORS; ++i) s.clock[i] = 1, s.seen_by_all[i] = 0;
+  return s;
+}
+
+static void join(u32* to, const u32* from, u32 threads) {
+  auto part = [&](u32 begin, u32 end) { for (u32 i = begin; i < end; ++i) if (from[i] > to[i]) to[i] = from[i]; };
+  part(0, threads);
+  part(MOST_THREADS, ACTORS);
 }
 
 void shadow_barrier(Machine& m) {
   Shadow& s = *m.shadow;
   for (u32 i = 0; i < m.threads; ++i) s.seen_by_all[i] = s.clock[i]++;
+  if (!s.knowing) return;
+  for (u32 i = 0; i < m.threads; ++i)
+    for (u32 a = MOST_THREADS; a < ACTORS; ++a) if (s.known[i][a] > s.seen_by_all[a]) s.seen_by_all[a] = s.known[i][a];
 }
 
 void shadow_sync_warp(Machine& m, u32 warp, u32 mask) {
   Shadow& s = *m.shadow;
   u32 first = warp * LANES;
+  if (s.knowing) {
+    u32* joined = s.known[first + (u32)__builtin_ctz(mask)];
+    for (u32 rest = mask; rest; rest &= rest - 1) join(joined, s.known[first + (u32)__builtin_ctz(rest)], m.threads);
+    for (u32 rest = mask; rest; rest &= rest - 1) join(s.known[first + (u32)__builtin_ctz(rest)], joined, m.threads);
+  }
   if (mask == ~0u) {
     for (u32 l = 0; l < LANES; ++l) s.seen_by_warp[first + l] = s.clock[first + l]++;
     return;
@@ -143,6 +183,33 @@ void shadow_sync_warp(Machine& m, u32 warp, u32 mask) {
   }
   for (u32 l = 0; l < LANES; ++l) if (mask >> l & 1) joined[l] = s.clock[first + l]++;
   for (u32 l = 0; l < LANES; ++l) if (mask >> l & 1) memcpy(s.seen[first + l], joined, sizeof joined);
+}
+
+void shadow_arrive(Lane& lane, u32 mbarrier) {
+  Machine& m = *lane.machine;
+  Shadow& s = knowing(m);
+  u32 thread = lane.number, first = thread / LANES * LANES, *to = s.arriving[mbarrier];
+  join(to, s.known[thread], m.threads);
+  for (u32 l = 0; l < LANES; ++l) {
+    u32 seen = s.seen_by_warp[first + l] > s.seen[thread][l] ? s.seen_by_warp[first + l] : s.seen[thread][l];
+    if (seen > to[first + l]) to[first + l] = seen;
+  }
+  to[thread] = s.clock[thread]++;
+}
+
+void shadow_phase(Machine& m, u32 mbarrier) {
+  Shadow& s = knowing(m);
+  memcpy(s.arrived[mbarrier], s.arriving[mbarrier], sizeof s.arrived[mbarrier]);
+}
+
+void shadow_wait(Lane& lane, u32 mbarrier) {
+  Shadow& s = knowing(*lane.machine);
+  join(s.known[lane.number], s.arrived[mbarrier], lane.machine->threads);
+}
+
+void shadow_fence_async(Lane& lane) {
+  Shadow& s = *lane.machine->shadow;
+  s.fenced[lane.number] = s.clock[lane.number]++;
 }
 
 // ---- Reports -------------------------------------------------------------------------------------------------------
@@ -196,12 +263,28 @@ static const char* whereabouts(const Machine& m, u64 address, char* text, u64 ro
   fail(m, "%s: %llu-byte %s at %s: %s", what, bytes, name_of(access), place(caller, at, sizeof at), whereabouts(m, address, where, sizeof where));
 }
 
-[[noreturn]] static void race(Lane& lane, const Slot& before, u64 address, Access access, const void* caller) {
+static const char* name_of_actor(u32 actor, char (&text)[48]) {
+  if (actor < TENSOR_CORES) snprintf(text, sizeof text, "thread %u", actor);
+  else if (actor < COPIES) snprintf(text, sizeof text, "a product of warp %u", actor - TENSOR_CORES);
+  else snprintf(text, sizeof text, "a copy_bulk");
+  return text;
+}
+
+[[noreturn]] static void race(Lane& lane, u32 as, const Slot& before, u64 address, Access access, const void* caller) {
   Machine& m = *lane.machine;
   char at[1024], at_before[1024], where[256], block[48] = "";
   if (before.serial != m.shadow->serial) snprintf(block, sizeof block, " of another block");
-  fail(m, "race: %s by thread %u%s at %s, %s by thread %u at %s, no synchronisation between: %s", name_of(before.access), before.thread, block,
-       place(code(m, before.caller), at_before, sizeof at_before), name_of(access), lane.number, place(caller, at, sizeof at),
+  char who[2][48];
+  fail(m, "race: %s by %s%s at %s, %s by %s at %s, no synchronisation between: %s", name_of(before.access), name_of_actor(before.thread, who[0]), block,
+       place(code(m, before.caller), at_before, sizeof at_before), name_of(access), name_of_actor(as, who[1]), place(caller, at, sizeof at),
+       whereabouts(m, address, where, sizeof where));
+}
+
+[[noreturn]] static void unfenced(Lane& lane, u32 as, const Slot& before, u64 address, const void* caller) {
+  Machine& m = *lane.machine;
+  char at[1024], at_before[1024], where[256], who[48];
+  fail(m, "no fence_async after the %s by thread %u at %s, which %s at %s does not see without: %s", name_of(before.access), before.thread,
+       place(code(m, before.caller), at_before, sizeof at_before), name_of_actor(as, who), place(caller, at, sizeof at),
        whereabouts(m, address, where, sizeof where));
 }
 
@@ -211,15 +294,16 @@ static const char* whereabouts(const Machine& m, u64 address, char* text, u64 ro
 static inline bool sees(const Shadow& s, u32 thread, const Slot& before) {
   if (before.serial != s.serial) return false;
   if (before.thread == thread || s.seen_by_all[before.thread] >= before.clock) return true;
+  if (s.knowing && s.known[thread][before.thread] >= before.clock) return true;
   if (before.thread / LANES != thread / LANES) return false;
   return s.seen_by_warp[before.thread] >= before.clock || s.seen[thread][before.thread % LANES] >= before.clock;
 }
 
 // Compares an access to some bytes of a word with those it remembers, and remembers it. `oldest`: the first serial that
-// still counts.
-static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access access, const void* caller, u64 address) {
+// still counts; `as`: who accesses, which knows what the lane does.
+static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access access, const void* caller, u64 address, u32 as, u32 clock) {
   Shadow& s = *lane.machine->shadow;
-  const u32 thread = lane.number, clock = s.clock[thread];
+  const u32 thread = lane.number;
   Slot *free = nullptr, *victim = nullptr;
   for (Slot& slot : cell.slots) {
     if (slot.serial < oldest) {
@@ -227,9 +311,12 @@ static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access ac
       continue;
     }
     if (slot.bytes & bytes) {
+      if (as >= MOST_THREADS && slot.access != Access::read && slot.thread < MOST_THREADS && slot.serial == s.serial && s.fenced[slot.thread] < slot.clock) {
+        unfenced(lane, as, slot, address, caller);
+      }
       if (!sees(s, thread, slot)) {
         bool conflict = (access != Access::read || slot.access != Access::read) && !(access == Access::atomic && slot.access == Access::atomic);
-        if (conflict) race(lane, slot, address, access, caller);
+        if (conflict) race(lane, as, slot, address, access, caller);
       } else if (!(slot.bytes & ~bytes) && (access == Access::write || slot.access == access)) {
         // Whatever conflicts with the older access later conflicts with this one too.
         slot.serial = 0;
@@ -244,7 +331,7 @@ static inline void order(Lane& lane, Cell& cell, u32 oldest, u8 bytes, Access ac
     Slot& any = cell.slots[s.evicted++ & 3];
     free = !victim || any.access == Access::read ? &any : victim;
   }
-  *free = {s.serial, clock, (u32)((u64)caller - s.code), (u16)thread, bytes, access};
+  *free = {s.serial, clock, (u32)((u64)caller - s.code), (u16)as, bytes, access};
 }
 
 static inline u8 bytes_of_word(u64 word, u64 from, u64 to) {
@@ -263,7 +350,7 @@ static inline bool all(const u8* states, u8 state, u64 bytes) {
   return true;
 }
 
-static void access_shared(Lane& lane, u64 address, u64 bytes, Access access, const void* caller, bool landing) {
+static void access_shared(Lane& lane, u64 address, u64 bytes, Access access, const void* caller, bool landing, u32 as, u32 clock) {
   Machine& m = *lane.machine;
   Shadow& s = *m.shadow;
   u64 from = address - s.shared, to = from + bytes;
@@ -272,11 +359,12 @@ static void access_shared(Lane& lane, u64 address, u64 bytes, Access access, con
   if (!inside) report(m, "out of bounds", address, bytes, access, caller);
   if (!all(s.shared_state + from, WRITTEN, bytes)) for (u64 i = from; i < to; ++i) {
     if (s.shared_state[i] == IN_FLIGHT && !landing) report(m, "asynchronous copy under way (is a cp_async_wait missing?)", s.shared + i, bytes, access, caller);
+    if (s.shared_state[i] == BULK_IN_FLIGHT) report(m, "copy_bulk under way (is an mbarrier_wait missing?)", s.shared + i, bytes, access, caller);
     if (s.shared_state[i] == UNWRITTEN && access != Access::write) report(m, "uninitialised", s.shared + i, bytes, access, caller);
     if (access == Access::write) s.shared_state[i] = WRITTEN;
   }
   for (u64 word = from & ~3ull; word < to; word += 4) {
-    order(lane, s.shared_cells[word / 4], s.serial, bytes_of_word(word, from, to), access, caller, s.shared + (word > from ? word : from));
+    order(lane, s.shared_cells[word / 4], s.serial, bytes_of_word(word, from, to), access, caller, s.shared + (word > from ? word : from), as, clock);
   }
 }
 
@@ -312,7 +400,7 @@ static void access_heap(Lane& lane, u64 address, u64 bytes, Access access, const
       c.distinct_written += (u64)__builtin_popcount(part & ~touch.written);
       touch.written |= part;
     }
-    order(lane, s.heap_cells[word / 4], s.launch_serial, part, access, caller, s.heap + (word > from ? word : from));
+    order(lane, s.heap_cells[word / 4], s.launch_serial, part, access, caller, s.heap + (word > from ? word : from), lane.number, s.clock[lane.number]);
   }
 }
 
@@ -321,7 +409,7 @@ void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, co
   bool in_shared = (u64)address - s.shared < SHARED_ARENA;
   if (!in_shared && (u64)address - s.heap >= s.heap_bytes) return;
   if (aligned && (u64)address % bytes) report(*lane.machine, "misaligned address", (u64)address, bytes, access, caller);
-  if (in_shared) access_shared(lane, (u64)address, bytes, access, caller, false);
+  if (in_shared) access_shared(lane, (u64)address, bytes, access, caller, false, lane.number, s.clock[lane.number]);
   else access_heap(lane, (u64)address, bytes, access, caller);
 }
 
@@ -331,7 +419,33 @@ void shadow_in_flight(Lane& lane, const void* address, u64 bytes, const void*) {
 }
 
 void shadow_landed(Lane& lane, const void* address, u64 bytes, const void* caller) {
-  access_shared(lane, (u64)address, bytes, Access::write, caller, true);
+  access_shared(lane, (u64)address, bytes, Access::write, caller, true, lane.number, lane.machine->shadow->clock[lane.number]);
+}
+
+u32 shadow_bulk(Lane& lane, const void* to, u64 bytes, u32 mbarrier, const void* caller) {
+  Shadow& s = knowing(*lane.machine);
+  u32 clock = s.clock[COPIES + mbarrier]++;
+  access_shared(lane, (u64)to, bytes, Access::write, caller, false, COPIES + mbarrier, clock);
+  memset(s.shared_state + ((u64)to - s.shared), BULK_IN_FLIGHT, bytes);
+  return clock;
+}
+
+void shadow_bulk_landed(Machine& m, const Bulk& bulk) {
+  Shadow& s = *m.shadow;
+  memset(s.shared_state + ((u64)bulk.to - s.shared), WRITTEN, bulk.bytes);
+  u32& arriving = s.arriving[bulk.mbarrier][COPIES + bulk.mbarrier];
+  if (bulk.clock > arriving) arriving = bulk.clock;
+}
+
+u32 shadow_product(Lane& lane) { return knowing(*lane.machine).clock[TENSOR_CORES + lane.number / LANES]++; }
+
+void shadow_operand(Lane& lane, const void* address, u64 bytes, u32 clock, const void* caller) {
+  access_shared(lane, (u64)address, bytes, Access::read, caller, false, TENSOR_CORES + lane.number / LANES, clock);
+}
+
+void shadow_product_done(Lane& lane, u32 clock) {
+  u32 first = lane.number / LANES * LANES;
+  for (u32 l = first; l < first + LANES; ++l) lane.machine->shadow->known[l][TENSOR_CORES + lane.number / LANES] = clock;
 }
 
 void shadow_forget(Machine& m, u64 address, u64 bytes) { memset(m.shadow->heap_state + (address - m.shadow->heap), UNWRITTEN, bytes); }

@@ -238,3 +238,16 @@ inline void ldmatrix_x2(u32 (&r)[2], const void* shared, HERE) { ::machine::load
 inline void ldmatrix_x2_trans(u32 (&r)[2], const void* shared, HERE) { ::machine::load_matrices(r, 2, true, shared, "ldmatrix_x2_trans", site); }
 inline void mma_bf16_16x8x16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_bf16(d, a, b, site); }
 inline void mma_tf32_16x8x8(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_tf32(d, a, b, site); }
+
+inline u32 shared_address(const void* shared, HERE) { return ::machine::shared_address(shared, site); }
+inline void mbarrier_init(u64* barrier, u32 count, HERE) { ::machine::mbarrier_init(barrier, count, site); }
+inline void mbarrier_init_fence() { ::machine::mbarrier_init_fence(); }
+inline void mbarrier_arrive(u64* barrier, HERE) { ::machine::mbarrier_arrive(barrier, 0, "mbarrier_arrive", site); }
+inline void mbarrier_arrive_expect_tx(u64* barrier, u32 bytes, HERE) { ::machine::mbarrier_arrive(barrier, bytes, "mbarrier_arrive_expect_tx", site); }
+inline void mbarrier_wait(u64* barrier, u32 parity, HERE) { ::machine::mbarrier_wait(barrier, parity, site); }
+inline void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier, HERE) { ::machine::copy_bulk(shared, global, bytes, barrier, site); }
+inline void fence_async() { ::machine::fence_async(); }
+inline void wgmma_fence(float (&)[64], HERE) { ::machine::group_fence(site); }
+inline void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b, bool add, HERE) { ::machine::group_multiply_bf16(d, a, b, add, site); }
+inline void wgmma_commit() { ::machine::group_commit(); }
+template <int N> inline void wgmma_wait(float (&)[64], HERE) { ::machine::group_wait(N, site); }

@@ -19,6 +19,7 @@ FACE void machine_free(Machine* m) {
   if (!m) return;
   if (m->shadow) shadow_free(*m, m->shadow);
   for (u32 i = 0; m->lanes && i < MOST_THREADS; ++i) free(m->lanes[i].copies);
+  free(m->products);
   free(m->lanes);
   free(m->allocations);
   if (m->stacks) munmap(m->stacks, MOST_THREADS * STACK_DISTANCE);

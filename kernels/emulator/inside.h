@@ -3,6 +3,7 @@
 // machine.cpp  fibers, the order in which they run, warps and barriers, launches
 // memory.cpp   device memory, shared memory, asynchronous copies, atomics
 // tensor.cpp   matrices of the tensor cores
+// hopper.cpp   barriers in memory, copies of tiles, products by four warps
 // check.cpp    checked mode: bounds, unwritten memory and races of every single access
 // face.cpp     what the host calls
 #pragma once
@@ -18,11 +19,16 @@ constexpr u32 MOST_ARGUMENTS = 64;
 // Bytes of a kernel thread's stack. Twice as far apart, so that an overflow meets nobody before it is noticed.
 constexpr u64 STACK = 64 << 10;
 constexpr u64 STACK_DISTANCE = 2 * STACK;
-// What every GPU from sm_80 on grants a block: 99 KiB altogether, of which 48 may be declared statically.
+// What every GPU from sm_80 on grants a block: 99 KiB altogether, of which 48 may be declared statically. Hopper grants 227 to one
+// that has an mbarrier there, and no other can have one.
 constexpr u64 SHARED_BYTES = 99 << 10;
+constexpr u64 SHARED_BYTES_HOPPER = 227 << 10;
 constexpr u64 SHARED_STATIC_BYTES = 48 << 10;
 constexpr u64 SHARED_GAP = 64;
-constexpr u64 SHARED_ARENA = SHARED_BYTES + MOST_REGIONS * (SHARED_GAP + 1024);
+constexpr u32 MOST_MBARRIERS = 32;
+constexpr u32 MOST_BULKS = 256;
+constexpr u32 GROUP = 128;  // threads of a warpgroup
+constexpr u64 SHARED_ARENA = SHARED_BYTES_HOPPER + MOST_REGIONS * (SHARED_GAP + 1024);
 // Between two allocations, and before the first.
 constexpr u64 HEAP_GAP = 256;
 // Fresh memory and gaps: a NaN as f32, bf16, f16 and f64.
@@ -33,7 +39,7 @@ constexpr int NOTHING = 0xff;
 struct Spot : Site { const void* code; };
 #define CALLER __builtin_return_address(0)
 
-enum class State : u8 { unstarted, running, at_warp, at_barrier, exited };
+enum class State : u8 { unstarted, running, at_warp, at_group, at_barrier, at_mbarrier, exited };
 
 struct Copy {
   void* to;
@@ -55,6 +61,7 @@ struct Lane : Position {
   State state;
   Copy* copies;      // asynchronous copies under way, in order of issue
   u32 copies_count, copies_room, groups;
+  u32 mbarrier, parity;  // which it waits for
 };
 
 // Lanes of one warp that wait for each other: one entry per mask.
@@ -63,6 +70,30 @@ struct Meeting {
   const char* name;
   Spot site;
 };
+
+// The same of all lanes of a warpgroup; one at a time, because all of them wait.
+struct GroupMeeting {
+  u32 arrived;
+  const char* name;
+  Spot site;
+};
+
+// A barrier in memory: what the machine knows of it beside its 8 bytes.
+struct Mbarrier {
+  u64 at;       // below the arena
+  u32 owner;    // the thread that initialised it
+  bool fenced;  // since then
+};
+
+// A copy of a tile under way.
+struct Bulk {
+  void* to;
+  const void* from;
+  u32 bytes, mbarrier, clock;
+  Spot site;
+};
+
+struct Products;
 
 struct Warp {
   u32 ready;
@@ -129,6 +160,11 @@ struct Machine {
 
   char* shared;
   u64 shared_used, shared_static;
+  GroupMeeting group_meetings[MOST_THREADS / GROUP];
+  Mbarrier mbarriers[MOST_MBARRIERS];
+  Bulk bulks[MOST_BULKS];  // in order of issue
+  u32 mbarriers_count, bulks_count;
+  Products* products;      // of each warp; made at the first one
   Region regions[MOST_REGIONS];
   u32 regions_count;
 
@@ -176,6 +212,25 @@ template <class A, class F> void together(u32 mask, const char* name, const Spot
   wake(lane, mask);
 }
 
+// The same for the four warps of a warpgroup.
+bool arrive_group(Lane& lane, const char* name, const Spot& site);
+void wake_group(Lane& lane);
+template <class A, class F> void together_group(const char* name, const Spot& site, A& a, F f) {
+  Lane& lane = *current();
+  lane.argument = &a;
+  if (!arrive_group(lane, name, site)) return;
+  Lane* group = &lane - lane.number % GROUP;
+  f([&](u32 l) -> A& { return *static_cast<A*>(group[l].argument); });
+  wake_group(lane);
+}
+// Stops the running thread until somebody makes it ready.
+void park(Machine& m, Lane& lane);
+void set_ready(Machine& m, u32 warp, u32 lanes);
+// Appends to the message.
+void say(Machine& m, const char* format, ...) __attribute__((format(printf, 2, 3)));
+u32 draw(Machine& m, u32 n);
+bool same(const Spot& a, const Spot& b);
+
 // ---- memory.cpp
 void begin_block_memory(Machine& m, u32 dynamic_bytes);
 bool end_block_memory(Machine& m);
@@ -183,6 +238,16 @@ u64 heap_allocate(Machine& m, u64 bytes);
 bool heap_free(Machine& m, u64 address);
 const Allocation* heap_find(const Machine& m, u64 address);
 bool heap_gaps_intact(Machine& m, const Allocation& a, const char* what);
+bool in_shared(const Machine& m, const void* p, u64 bytes);
+// "'s_tile'+20": a place in shared memory.
+struct Whereabouts { const char* region; u64 offset; };
+Whereabouts region_of(const Machine& m, u64 at);
+
+// ---- hopper.cpp
+void begin_block_hopper(Machine& m);
+// Lets one copy of a tile land; false where none is under way.
+bool land(Machine& m);
+void say_mbarrier(Machine& m, const Lane& lane);
 
 // ---- check.cpp: nothing happens without a shadow
 enum class Access : u8 { read, write, atomic };
@@ -191,12 +256,24 @@ void shadow_free(Machine& m, Shadow* shadow);
 void shadow_begin_launch(Machine& m);
 void shadow_end_launch(Machine& m);
 void shadow_begin_block(Machine& m);
+void shadow_fresh(Machine& m, const void* shared, u64 bytes);
 void shadow_barrier(Machine& m);
 void shadow_sync_warp(Machine& m, u32 warp, u32 mask);
 // An access on behalf of the running thread, by the kernel's code at `caller`; `aligned` to its size or a fault.
 void shadow_access(Lane& lane, const void* address, u64 bytes, Access access, const void* caller, bool aligned = true);
 void shadow_in_flight(Lane& lane, const void* address, u64 bytes, const void* caller);
 void shadow_landed(Lane& lane, const void* address, u64 bytes, const void* caller);
+// What arrives at an mbarrier, ends its phase, and waits for that; what its copies write, and when they have.
+void shadow_arrive(Lane& lane, u32 mbarrier);
+void shadow_phase(Machine& m, u32 mbarrier);
+void shadow_wait(Lane& lane, u32 mbarrier);
+u32 shadow_bulk(Lane& lane, const void* to, u64 bytes, u32 mbarrier, const void* caller);
+void shadow_bulk_landed(Machine& m, const Bulk& bulk);
+void shadow_fence_async(Lane& lane);
+// A product of the warp of `lane`, at a clock of its own; its operands, read when it is issued and when it is waited for; the wait.
+u32 shadow_product(Lane& lane);
+void shadow_operand(Lane& lane, const void* address, u64 bytes, u32 clock, const void* caller);
+void shadow_product_done(Lane& lane, u32 clock);
 void shadow_forget(Machine& m, u64 address, u64 bytes);
 void shadow_written(Machine& m, u64 address, u64 bytes);
 // Offset of the first byte of a range of device memory that nobody has written, or `bytes`.

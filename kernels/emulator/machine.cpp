@@ -1,7 +1,7 @@
 // Fibers, the order in which they run, warps and barriers, launches.
 //
-// One thread of a kernel is one fiber, and one block runs at a time. Only two things stop a thread: meeting lanes of its
-// warp, and the barrier of its block. A thread that must stop picks the next one and switches to it directly; one that
+// One thread of a kernel is one fiber, and one block runs at a time. Only three things stop a thread: meeting lanes of its
+// warp or warpgroup, the barrier of its block, and a barrier in memory. A thread that must stop picks the next one and switches to it directly; one that
 // ends hands its stack to a thread not yet started, without any switch.
 
 #include "inside.h"
@@ -55,8 +55,7 @@ void fail(Machine& m, const char* format, ...) {
   abandon(m);
 }
 
-// Appends to the message.
-static void say(Machine& m, const char* format, ...) {
+void say(Machine& m, const char* format, ...) {
   size_t used = strlen(m.error);
   va_list list;
   va_start(list, format);
@@ -64,7 +63,7 @@ static void say(Machine& m, const char* format, ...) {
   va_end(list);
 }
 
-static bool same(const Spot& a, const Spot& b) {
+bool same(const Spot& a, const Spot& b) {
   return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
@@ -91,13 +90,15 @@ template <class F> static void say_numbers(Machine& m, u32 n, F named) {
     auto alike = [&](u32 j) {
       const Lane& b = m.lanes[j];
       if (a.state != b.state || a.state == State::exited) return a.state == b.state;
+      if (a.state == State::at_mbarrier && (a.mbarrier != b.mbarrier || a.parity != b.parity)) return false;
       return same(a.site, b.site) && (a.state != State::at_warp || a.mask == b.mask);
     };
     say(m, "\n  threads ");
     say_numbers(m, m.threads, alike);
     for (u32 j = i; j < m.threads; ++j) told[j] = told[j] || alike(j);
     if (a.state == State::exited) say(m, " exited");
-    else if (a.state == State::at_barrier) say(m, " waiting at %s (" AT ")", a.waits, AT_OF(a.site));
+    else if (a.state == State::at_mbarrier) say_mbarrier(m, a);
+    else if (a.state == State::at_barrier || a.state == State::at_group) say(m, " waiting at %s (" AT ")", a.waits, AT_OF(a.site));
     else say(m, " waiting at %s mask %08x (" AT ")", a.waits, a.mask, AT_OF(a.site));
   }
   abandon(m);
@@ -105,7 +106,7 @@ template <class F> static void say_numbers(Machine& m, u32 n, F named) {
 
 // ---- Which thread runs next ----------------------------------------------------------------------------------------
 
-static u32 draw(Machine& m, u32 n) {
+u32 draw(Machine& m, u32 n) {
   m.random ^= m.random << 13;
   m.random ^= m.random >> 7;
   m.random ^= m.random << 17;
@@ -117,15 +118,17 @@ static u32 random_bit(Machine& m, u32 bits) {
   return (u32)__builtin_ctz(bits);
 }
 
-static void set_ready(Machine& m, u32 warp, u32 lanes) {
+void set_ready(Machine& m, u32 warp, u32 lanes) {
   if (!lanes) return;
   m.warps[warp].ready |= lanes;
   m.ready_warps |= 1u << warp;
 }
 
 // Forward and reverse stay in a warp until all of it waits; random may go anywhere at every stop.
+// Copies of tiles land as late as they can, at random also sooner.
 static Lane* next(Machine& m) {
-  if (!m.ready_warps) return nullptr;
+  if (m.launch->order == Order::random && m.bulks_count && draw(m, 8) == 0) land(m);
+  while (!m.ready_warps) if (!land(m)) return nullptr;
   u32 warp = m.current_warp, lane;
   switch (m.launch->order) {
     case Order::forward:
@@ -162,6 +165,7 @@ constexpr u64 CANARY = 0x7ead'57ac'c0de'f00dull;
     if (*reinterpret_cast<u64*>(done.stack) != CANARY) stack_overflow(m);
     done.state = State::exited;
     --m.alive;
+    if (!m.alive && m.bulks_count) fail(m, "copy_bulk (" AT "): the block ends while it is under way", AT_OF(m.bulks[0].site));
     Lane* to = next(m);
     if (!to) {
       if (m.alive) deadlock(m);
@@ -190,8 +194,7 @@ static void start_on_a_fresh_stack(Machine& m, Lane& lane) {
   lane.state = State::running;
 }
 
-// Stops the running thread until somebody wakes it.
-static void park(Machine& m, Lane& lane) {
+void park(Machine& m, Lane& lane) {
   if (static_cast<char*>(__builtin_frame_address(0)) < lane.stack) stack_overflow(m);
   Lane* to = next(m);
   if (!to) deadlock(m);
@@ -238,6 +241,38 @@ void wake(Lane& lane, u32 mask) {
   Lane* warp = &lane - lane.number % LANES;
   for (u32 rest = others; rest; rest &= rest - 1) warp[__builtin_ctz(rest)].state = State::running;
   set_ready(m, lane.number / LANES, others);
+}
+
+bool arrive_group(Lane& lane, const char* name, const Spot& site) {
+  Machine& m = *lane.machine;
+  GroupMeeting& meeting = m.group_meetings[lane.number / GROUP];
+  if (lane.number / GROUP * GROUP + GROUP > m.threads) fail(m, "%s (" AT "): warp %u is in no whole warpgroup", name, AT_OF(site), lane.number / LANES);
+  if (meeting.arrived == 0) {
+    meeting.name = name;
+    meeting.site = site;
+  } else if (!same(meeting.site, site)) {
+    fail(m, "warpgroup divergence: thread %u arrives at %s (" AT ") while others wait at %s (" AT ")", lane.number, name, AT_OF(site),
+         meeting.name, AT_OF(meeting.site));
+  }
+  if (++meeting.arrived == GROUP) {
+    meeting.arrived = 0;
+    return true;
+  }
+  lane.state = State::at_group;
+  lane.waits = name;
+  lane.site = site;
+  park(m, lane);
+  return false;
+}
+
+void wake_group(Lane& lane) {
+  Machine& m = *lane.machine;
+  u32 first = lane.number / GROUP * GROUP;
+  for (u32 i = first; i < first + GROUP; ++i) {
+    if (i == lane.number) continue;
+    m.lanes[i].state = State::running;
+    set_ready(m, i / LANES, 1u << i % LANES);
+  }
 }
 
 u64 shuffle(Move move, u32 mask, u64 value, u32 operand, u32 width, const char* name, Site line) {
@@ -411,6 +446,7 @@ static bool run_block(Machine& m) {
   m.free_stacks_count = m.threads;
   for (u32 i = 0; i < m.threads; ++i) m.free_stacks[i] = m.stacks + (u64)(m.threads - 1 - i) * STACK_DISTANCE + STACK_DISTANCE - STACK - 4096;
   begin_block_memory(m, m.launch->shared_bytes);
+  begin_block_hopper(m);
   if (m.shadow) shadow_begin_block(m);
   Lane* first = next(m);
   start_on_a_fresh_stack(m, *first);
@@ -478,8 +514,8 @@ static bool fits(Machine& m, const Launch& launch) {
     complain(m, "%s: the grid has no block", kernel.name);
     return false;
   }
-  if (launch.shared_bytes > SHARED_BYTES) {
-    complain(m, "%s: %u bytes of shared memory were asked for, a block has %llu", kernel.name, launch.shared_bytes, SHARED_BYTES);
+  if (launch.shared_bytes > SHARED_BYTES_HOPPER) {
+    complain(m, "%s: %u bytes of shared memory were asked for, a block has %llu", kernel.name, launch.shared_bytes, SHARED_BYTES_HOPPER);
     return false;
   }
   return true;

@@ -65,6 +65,18 @@ void load_matrices(u32* r, u32 matrices, bool transposed, const void* row, const
 void multiply_bf16(float* d, const u32* a, const u32* b, Site site);
 void multiply_tf32(float* d, const u32* a, const u32* b, Site site);
 
+void mbarrier_init(u64* barrier, u32 count, Site site);
+void mbarrier_init_fence();
+void mbarrier_arrive(u64* barrier, u32 bytes, const char* name, Site site);
+void mbarrier_wait(u64* barrier, u32 parity, Site site);
+void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier, Site site);
+void fence_async();
+u32 shared_address(const void* shared, Site site);
+void group_fence(Site site);
+void group_multiply_bf16(float* d, u64 a, u64 b, bool add, Site site);
+void group_commit();
+void group_wait(u32 groups, Site site);
+
 }  // namespace machine
 #pragma GCC visibility pop
 

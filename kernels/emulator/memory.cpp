@@ -91,6 +91,7 @@ static void* carve(Machine& m, const void* key, const char* name, u64 bytes, u64
   u64 from = (m.shared_used + alignment - 1) / alignment * alignment;
   m.regions[m.regions_count++] = {key, name, from, bytes};
   memset(m.shared + from, NOTHING, bytes + SHARED_GAP);
+  if (m.shadow) shadow_fresh(m, m.shared + from, bytes);
   m.shared_used = from + bytes + SHARED_GAP;
   return m.shared + from;
 }
@@ -101,7 +102,18 @@ void begin_block_memory(Machine& m, u32 dynamic_bytes) {
   if (dynamic_bytes) carve(m, &m.shared, "dynamic", dynamic_bytes, 1024);
 }
 
+Whereabouts region_of(const Machine& m, u64 at) {
+  const Region* best = nullptr;
+  for (u32 i = 0; i < m.regions_count; ++i) if (m.regions[i].from <= at && (!best || m.regions[i].from > best->from)) best = &m.regions[i];
+  return best ? Whereabouts{best->name, at - best->from} : Whereabouts{"shared memory", at};
+}
+
 bool end_block_memory(Machine& m) {
+  // Only Hopper grants so much, and only a kernel of its own words may take it.
+  if (!m.mbarriers_count && m.shared_static + m.launch->shared_bytes > SHARED_BYTES) {
+    complain(m, "%llu bytes of shared memory, a block has %llu", m.shared_static + m.launch->shared_bytes, SHARED_BYTES);
+    return false;
+  }
   for (u32 i = 0; i < m.regions_count; ++i) {
     const Region& region = m.regions[i];
     u64 end = (u64)m.shared + region.from + region.bytes, touched = first_touched(end, end + SHARED_GAP);
@@ -120,8 +132,8 @@ void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site l
   if (m.shared_static > SHARED_STATIC_BYTES) {
     fail(m, "SHARED %s (" AT "): %llu bytes of static shared memory, a kernel may declare %llu", name, AT_OF(site), m.shared_static, SHARED_STATIC_BYTES);
   }
-  if (m.shared_static + m.launch->shared_bytes > SHARED_BYTES) {
-    fail(m, "SHARED %s (" AT "): %llu bytes of shared memory, a block has %llu", name, AT_OF(site), m.shared_static + m.launch->shared_bytes, SHARED_BYTES);
+  if (m.shared_static + m.launch->shared_bytes > SHARED_BYTES_HOPPER) {
+    fail(m, "SHARED %s (" AT "): %llu bytes of shared memory, a block has %llu", name, AT_OF(site), m.shared_static + m.launch->shared_bytes, SHARED_BYTES_HOPPER);
   }
   if (m.regions_count == MOST_REGIONS) fail(m, "SHARED %s (" AT "): more than %u declarations", name, AT_OF(site), MOST_REGIONS);
   return carve(m, key, name, bytes, alignment);
@@ -136,7 +148,7 @@ void* shared_dynamic(const char* name, Site line) {
 
 // ---- Asynchronous copies: they land as late as the program allows --------------------------------------------------
 
-static bool in_shared(const Machine& m, const void* p, u64 bytes) {
+bool in_shared(const Machine& m, const void* p, u64 bytes) {
   return (u64)p - (u64)m.shared < m.shared_used && (u64)p + bytes <= (u64)m.shared + m.shared_used;
 }
 

@@ -50,7 +50,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         .chain(sampling::cases())
         .chain(loss::cases())
         .chain(optim::cases())
-        .filter(|c| c.operation.contains(&args.only))
+        .filter(|c| c.operation.contains(&args.only) && c.runs_on(&device))
         .collect();
     let mut lines = vec![];
     for case in &cases {

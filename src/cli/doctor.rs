@@ -19,7 +19,8 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let facts = facts();
     let places = arguments::places();
     let parts = device::survey(&places);
-    let gpu = device::open(Request::Cuda(0), &places).and_then(|(device, _)| known_answers(&device).map(|n| (name(&device), n)));
+    let gpu = device::open(Request::Cuda(0), &places)
+        .and_then(|(device, _)| Ok((name(&device), known_answers(&device)?, tensor_core_answers(&device)?)));
     let folders: Vec<String> = places.libraries.iter().map(|p| p.display().to_string()).collect();
     if json {
         let part = |(what, found): &(&str, Result<String>)| match found {
@@ -27,7 +28,9 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
             Err(error) => json!({ "part": what, "found": null, "why": error.json()["error"] }),
         };
         let gpu = match &gpu {
-            Ok((name, cases)) => json!({ "usable": true, "name": name, "cases_passed": cases }),
+            Ok((name, cases, top_k)) => {
+                json!({ "usable": true, "name": name, "cases_passed": cases, "tensor_core_top_k": top_k })
+            }
             Err(error) => json!({ "usable": false, "why": error.json()["error"] }),
         };
         let cuda: Vec<_> = parts.iter().map(part).collect();
@@ -43,7 +46,14 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     }
     rows.push(("looked in".into(), if folders.is_empty() { "the loader's own folders".into() } else { folders.join(", ") }));
     let verdict = match &gpu {
-        Ok((name, cases)) => format!("usable: {name}, {cases} cases agree with the plain path"),
+        Ok((name, cases, top_k)) => {
+            let top_k = match top_k {
+                Some(true) => "; top-k on its tensor cores does too",
+                Some(false) => "; top-k on its tensor cores does not, and is left to the kernel in f32",
+                None => "",
+            };
+            format!("usable: {name}, {cases} cases agree with the plain path{top_k}")
+        }
         Err(error) => format!("not usable ({}): {}", error.code().name(), error.what()),
     };
     rows.push(("gpu".into(), verdict));
@@ -72,6 +82,14 @@ fn known_answers(device: &Device) -> Result<usize> {
         }
     }
     Ok(cases.len())
+}
+
+/// Whether the kernel that only Hopper can run answers rightly; None where `device` is none.
+fn tensor_core_answers(device: &Device) -> Result<Option<bool>> {
+    match device {
+        Device::Machine(runtime) if runtime.facts().hopper() => ops::score_topk_wgmma::answers(device, &**runtime).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Version of the program and of its random streams.

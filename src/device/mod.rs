@@ -188,6 +188,13 @@ pub struct Facts {
     pub rounding: Rounding,
 }
 
+impl Facts {
+    /// Whether it has the words of `kernels/device.cuh` that are Hopper's own; the emulator has all words.
+    pub fn hopper(&self) -> bool {
+        ["sm_90a", "emulator"].contains(&self.arch.as_str())
+    }
+}
+
 /// One entry point of one kernel file, specialised by defines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {

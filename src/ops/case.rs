@@ -25,6 +25,8 @@ pub struct Case {
     pub run: Box<dyn Fn(&Device) -> Result<Vec<Output>> + Send + Sync>,
     /// Of a machine that rounds operands to bf16: how far each output may stray. Empty for one that rounds to f32.
     pub budgets: &'static [f64],
+    /// Whether it takes words that only Hopper has.
+    pub hopper: bool,
 }
 
 impl Case {
@@ -33,7 +35,20 @@ impl Case {
         shape: impl Into<String>,
         run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
     ) -> Case {
-        Case { operation, shape: shape.into(), run: Box::new(run), budgets: &[] }
+        Case { operation, shape: shape.into(), run: Box::new(run), budgets: &[], hopper: false }
+    }
+
+    /// The same case, of words that only Hopper has.
+    pub fn of_hopper(self) -> Case {
+        Case { hopper: true, ..self }
+    }
+
+    /// Whether `device` has what it takes.
+    pub fn runs_on(&self, device: &Device) -> bool {
+        match device {
+            Device::Machine(runtime) => !self.hopper || runtime.facts().hopper(),
+            Device::Host(_) => true,
+        }
     }
 
     /// A case of the kernels for a machine that rounds operands to bf16. Its inputs are exact in bf16, so that only what the

@@ -35,6 +35,7 @@ pub mod sampled_loss;
 pub mod scan;
 pub mod score;
 pub mod score_topk;
+pub mod score_topk_wgmma;
 pub mod segments;
 pub mod softmax_draw;
 pub mod table_gradient;
@@ -73,5 +74,6 @@ pub fn cases() -> Vec<case::Case> {
 
 /// The cases of the kernels that round operands to bf16, for a machine that does.
 pub fn rounded_cases() -> Vec<case::Case> {
-    attention::rounded_cases().into_iter().chain(full_softmax::rounded_cases()).collect()
+    let operations = [attention::rounded_cases, full_softmax::rounded_cases, score_topk_wgmma::rounded_cases];
+    operations.into_iter().flat_map(|of| of()).collect()
 }

@@ -18,6 +18,7 @@
 use rayon::prelude::*;
 
 use crate::data::batch;
+use crate::device::places::Rounding;
 use crate::device::{Arg, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
@@ -213,10 +214,17 @@ pub fn of_catalogue(
 
 /// Bytes of a machine's memory that [`of_catalogue`] takes for a moment, for `shape` R rows, V items and lists of k, where the rows
 /// have `seen` items together. G0502: the vectors are too wide for its kernels.
-pub fn bytes_there(kind: ScoreKind, dim: usize, context: bool, shape: [usize; 3], seen: usize) -> Result<u64> {
+pub fn bytes_there(
+    kind: ScoreKind,
+    dim: usize,
+    context: bool,
+    rounding: Rounding,
+    shape: [usize; 3],
+    seen: usize,
+) -> Result<u64> {
     let [rows, items, k] = shape;
     let veil = items.div_ceil(8) + 8 * rows + 4 * seen;
-    let lists = if k > 0 { score_topk::catalogue_bytes_there(kind, dim, context, shape)? } else { 0 };
+    let lists = if k > 0 { score_topk::catalogue_bytes_there(kind, dim, context, rounding, shape)? } else { 0 };
     Ok(veil as u64 + lists.max(20 * rows as u64))
 }
 

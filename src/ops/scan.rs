@@ -147,7 +147,8 @@ pub fn splits(blocks: usize, tiles: usize, least: usize) -> usize {
     (BLOCKS / blocks.max(1)).min(tiles / least).max(1)
 }
 
-/// What the rows must not see, in a machine's memory (struct Hidden of `scan.cuh`).
+/// What the rows must not see, in a machine's memory (struct Hidden of `scan.cuh`); nothing by default.
+#[derive(Default)]
 pub struct Veil {
     barred: Option<Buffer>,
     extents: Option<Arc<Buffer>>,

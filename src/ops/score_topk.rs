@@ -12,6 +12,7 @@
 
 use std::cmp::Ordering;
 
+use crate::device::places::Rounding;
 use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::{Code, Error, Result};
@@ -24,6 +25,7 @@ use crate::ops::negatives::Negatives;
 use crate::ops::propose;
 use crate::ops::scan::{self, Tiles, Veil};
 use crate::ops::score::{self, Inputs, ScoreKind, Scoring, forms};
+use crate::ops::score_topk_wgmma as tensor_cores;
 
 /// k of each row: the best of its group's list. On a machine they stay there.
 pub fn of_lists(device: &Device, scoring: &Scoring, lists: &Negatives, k: usize) -> Result<Negatives> {
@@ -73,7 +75,7 @@ pub fn cost(scores: Cost, rows: usize, k: usize) -> Cost {
 const LONGEST: usize = 1024;
 
 /// SORT of `best.cuh`: a power of two with room for twice k and what arrives between two looks.
-fn room(k: usize, arriving: usize) -> Result<usize> {
+pub(super) fn room(k: usize, arriving: usize) -> Result<usize> {
     if k > LONGEST {
         let what = format!("the kernels select at most {LONGEST} items per row, {k} were asked for");
         return Err(Error::new(Code::G0502, what).help("use `--device host`, or ask for fewer"));
@@ -144,10 +146,18 @@ fn scan_of(kind: ScoreKind, dim: usize, context: bool, [rows, items, k]: [usize;
     Ok((sort, tiles, splits))
 }
 
-/// Bytes of a machine's memory that [`catalogue_on`] takes, its result included.
-pub(crate) fn catalogue_bytes_there(kind: ScoreKind, dim: usize, context: bool, shape: [usize; 3]) -> Result<u64> {
+/// Bytes of a machine's memory that [`catalogue_on`] takes at most; its result is made when what it is chosen from is gone.
+pub(crate) fn catalogue_bytes_there(
+    kind: ScoreKind,
+    dim: usize,
+    context: bool,
+    rounding: Rounding,
+    shape: [usize; 3],
+) -> Result<u64> {
     let ([rows, _, k], (sort, tiles, splits)) = (shape, scan_of(kind, dim, context, shape)?);
-    Ok(8 * (rows.div_ceil(tiles.own) * splits * tiles.own * sort + rows * splits * k + rows * k) as u64)
+    let here = 8 * (rows.div_ceil(tiles.own) * splits * tiles.own * sort + rows * splits * k) as u64;
+    let there = if tensor_cores::fit(rounding, kind, context, dim) { tensor_cores::bytes_there(dim, shape)? } else { 0 };
+    Ok(here.max(there))
 }
 
 /// ids (R,k) and, if asked for, scores (R,k) of the best items the rows may see; left on the machine.
@@ -160,6 +170,15 @@ pub(crate) fn catalogue_on(
     with_scores: bool,
 ) -> Result<(Buffer, Buffer)> {
     scoring.check()?;
+    let (best, splits) = match tensor_cores::chosen(device, runtime, scoring)? {
+        true => tensor_cores::best_on(device, runtime, scoring, veil, k)?,
+        false => best_on(device, runtime, scoring, veil, k)?,
+    };
+    merged_on(device, runtime, best, [scoring.rows(), splits, k], with_scores)
+}
+
+/// Keys (R,splits,k) of the best items, and into how many parts the catalogue was cut.
+fn best_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, veil: &Veil, k: usize) -> Result<(Buffer, usize)> {
     let (rows, items) = (scoring.rows(), scoring.items);
     let (sort, tiles, splits) = scan_of(scoring.kind, scoring.dim, scoring.context.is_some(), [rows, items, k])?;
     let blocks = rows.div_ceil(tiles.own);
@@ -174,7 +193,17 @@ pub(crate) fn catalogue_on(
     defines.push(("SORT", sort as i64));
     let grid = Grid { blocks: [blocks as u32, splits as u32, 1], threads: 128, shared_bytes: tiles.shared_bytes };
     runtime.launch(&Kernel::new("score_topk", "topk_scan", &defines), grid, &mut args)?;
+    Ok((best, splits))
+}
 
+/// ids (R,k) and, if asked for, scores (R,k) of the keys `best (R,splits,k)`.
+pub(super) fn merged_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    best: Buffer,
+    [rows, splits, k]: [usize; 3],
+    with_scores: bool,
+) -> Result<(Buffer, Buffer)> {
     let sort = room(k, 128)?;
     let (mut ids, mut scores) =
         (Buffer::sized(device, rows * k)?, Buffer::sized(device, if with_scores { rows * k } else { 0 })?);

@@ -23,6 +23,9 @@ pub fn cases() -> Vec<Case> {
         case("product bf16", |exact| product(16, round_bf16, exact), |m| product_machine(m, "product_bf16", 16)),
         case("product tf32", |exact| product(8, round_tf32, exact), |m| product_machine(m, "product_tf32", 8)),
         case("random", |_| random(), random_machine),
+        case("tiles", |_| vec![Output::ids("y", tiles().chunks(2).flat_map(|x| [x[1], x[0]]).collect())], tiles_machine)
+            .of_hopper(),
+        case("product wgmma", product_wgmma, product_wgmma_machine).of_hopper(),
     ]
 }
 
@@ -398,6 +401,46 @@ fn product_machine(m: &dyn Runtime, entry: &'static str, k: usize) -> Result<Vec
     let mut d = empty(m, 16 * 8)?;
     launch(m, entry, Grid::row(1, 32), &mut [Arg::Out(&mut d), Arg::In(&a), Arg::In(&b)])?;
     reals(m, "d", &d)
+}
+
+fn tiles() -> Vec<u32> {
+    ids(6, 5 * N, 1 << 32)
+}
+
+fn tiles_machine(m: &dyn Runtime) -> Result<Vec<Output>> {
+    let (x, mut y) = (upload(m, &tiles())?, empty(m, 5 * N)?);
+    launch(m, "tiles", Grid::row(1, 64), &mut [Arg::Out(&mut y), Arg::In(&x)])?;
+    Ok(named(&["y"], &download::<u32>(m, &y, 5 * N)?))
+}
+
+/// a (64,128) and b (128,128) of the product by four warps.
+fn wide() -> [Vec<f32>; 2] {
+    [singles(&noise(7, 64 * 128)), singles(&noise(8, 128 * 128))]
+}
+
+/// 1 + a b^T and a b^T of rounded operands.
+fn product_wgmma(exact: bool) -> Vec<Output> {
+    let [a, b] = wide();
+    let entry = |i: usize, first: f32| {
+        let (a, b) = (&a[i / 128 * 128..][..128], &b[i % 128 * 128..][..128]);
+        let terms = a.iter().zip(b).map(|(&a, &b)| (round_bf16(a), round_bf16(b)));
+        match exact {
+            true => terms.fold(f64::from(first), |sum, (a, b)| sum + f64::from(a) * f64::from(b)),
+            false => f64::from(terms.fold(first, |sum, (a, b)| sum + a * b)),
+        }
+    };
+    let whole = |name, first| Output { name, values: Values::Reals((0..64 * 128).map(|i| entry(i, first)).collect()) };
+    vec![whole("added", 1.0), whole("begun", 0.0)]
+}
+
+fn product_wgmma_machine(m: &dyn Runtime) -> Result<Vec<Output>> {
+    let [a, b] = wide();
+    let (a, b, mut d) = (upload(m, &a)?, upload(m, &b)?, empty(m, 2 * 64 * 128)?);
+    let grid = Grid { shared_bytes: (64 + 128) * 256, ..Grid::row(1, 128) };
+    launch(m, "product_wgmma", grid, &mut [Arg::Out(&mut d), Arg::In(&a), Arg::In(&b)])?;
+    let d: Vec<f32> = download(m, &d, 2 * 64 * 128)?;
+    let half = |name, d: &[f32]| Output { name, values: Values::Reals(d.iter().map(|&d| f64::from(d)).collect()) };
+    Ok(vec![half("added", &d[..64 * 128]), half("begun", &d[64 * 128..])])
 }
 
 // ---- Random words --------------------------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ fn every_kernel_assembles_for_every_architecture_without_spills() {
         .par_iter()
         .map(|&(kernel, arch)| match nvrtc.compile(kernel, arch, None) {
             Ok(compiled) => {
-                assert!(!compiled.log.contains("ptxas warning"), "{} {arch}: {}", kernel.file, compiled.log);
+                // "(C75": products by four warps that the assembler makes wait for each other.
+                let complains = ["ptxas warning", "(C75"].iter().any(|text| compiled.log.contains(text));
+                assert!(!complains, "{} {arch}: {}", kernel.file, compiled.log);
                 (kernel, arch, usage(&compiled.log))
             }
             Err(error) => panic!("{error:?}"),

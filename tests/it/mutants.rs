@@ -1,6 +1,6 @@
-//! Whether the kernels' cases would notice a broken kernel: every barrier and wait is taken out, bounds are moved by one,
-//! atomics become plain additions, and shared arrays lose a row, one at a time; a case that launches the kernel must then
-//! fail on the emulator with every access checked.
+//! Whether the kernels' cases would notice a broken kernel: every barrier, fence and wait is taken out, parities are turned,
+//! bounds are moved by one, atomics become plain additions, and shared arrays lose a row, one at a time; a case that launches
+//! the kernel must then fail on the emulator with every access checked.
 //!
 //! A sample is tried by every `cargo test`. All of them take the better part of an hour, so they run when asked:
 //! `cargo test --test it broken_kernels -- --ignored --nocapture`, with stems of files in `MUTANTS` (`group,rank`) to try
@@ -121,6 +121,12 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
         "a turn that adds nothing keeps the same scores once more",
     ),
     (
+        "score_topk_wgmma",
+        "for (u32 step = 1; step <= 32; step *= 2) { | u32 other = __shfl_up_sync(~0u, through",
+        1,
+        "no lane is 32 lanes away: nothing is added",
+    ),
+    (
         "softmax_draw",
         "if (!(total > 0.0 && total <= (double)INF)) return ~0u;",
         1,
@@ -213,6 +219,15 @@ fn mutants(file: &str, text: &str) -> Vec<Mutant> {
         let groups = &code[at + head.len()..][..1];
         if let Ok(groups) = groups.parse::<u32>() {
             replace(at, end, &format!("cp_async_wait<{}>();", groups + 1));
+        }
+    }
+    for word in ["mbarrier_init_fence(", "mbarrier_arrive(", "mbarrier_wait(", "wgmma_fence(", "wgmma_commit(", "wgmma_wait<"] {
+        for (at, _) in code.match_indices(word) {
+            let Some(end) = code[at..].find(';').map(|end| at + end + 1) else { continue };
+            replace(at, end, ";");
+            if word == "mbarrier_wait(" {
+                replace(end - 2, end, " ^ 1);");
+            }
         }
     }
     for (at, head) in code.match_indices("atomicAdd(") {
@@ -468,7 +483,7 @@ fn what_is_said_to_be_equivalent_is_made() {
 
 #[test]
 fn mutants_change_what_they_should() {
-    let text = "// a < b\nKERNEL(32, k)(float* y, u32 n) {\n  SHARED(float, s_x, [4][8]);\n  if (lane == 0) __syncwarp();\n  for (u32 i = 0; i < n; ++i) atomicAdd(&y[i], f(i, n));\n  for (u32 c = lane; c < D; c += 32) y[c] = 0;\n  cp_async_wait<0>();\n}\n";
+    let text = "// a < b\nKERNEL(32, k)(float* y, u32 n) {\n  SHARED(float, s_x, [4][8]);\n  if (lane == 0) __syncwarp();\n  for (u32 i = 0; i < n; ++i) atomicAdd(&y[i], f(i, n));\n  for (u32 c = lane; c < D; c += 32) y[c] = 0;\n  cp_async_wait<0>();\n  mbarrier_wait(s_x, n % 2);\n}\n";
     let changes: Vec<String> = mutants("k", text).into_iter().map(|m| format!("{} {}", m.line, m.change)).collect();
     assert_eq!(
         changes,
@@ -476,6 +491,8 @@ fn mutants_change_what_they_should() {
             "4 `__syncwarp();` becomes `;`",
             "7 `cp_async_wait<0>();` becomes `;`",
             "7 `cp_async_wait<0>();` becomes `cp_async_wait<1>();`",
+            "8 `mbarrier_wait(s_x, n % 2);` becomes `;`",
+            "8 `);` becomes ` ^ 1);`",
             "5 `atomicAdd(&y[i], f(i, n))` becomes `*(&y[i]) += (f(i, n))`",
             "5 ` < ` becomes ` <= `",
             "6 `` becomes ` + (32)`",

@@ -123,3 +123,170 @@ KERNEL(64, fine)(float* y, const float* x) {
   __syncthreads();
   y[threadIdx.x] = s_x[63 - threadIdx.x];
 }
+
+// ---- Hopper's own --------------------------------------------------------------------------------------------------
+
+struct alignas(1024) Tile { u16 rows[128][64]; };
+#define BARRIER(threads)                                            \
+  SHARED(u64, s_bar, [1]);                                          \
+  if (threadIdx.x == 0) mbarrier_init(s_bar, threads);              \
+  if (threadIdx.x == 0) mbarrier_init_fence();                      \
+  __syncthreads()
+#define TILES                                                                            \
+  SHARED(Tile, s_a, [1]);                                                                \
+  SHARED(Tile, s_b, [1]);                                                                \
+  for (u32 i = threadIdx.x; i < 64 * 128; i += blockDim.x) s_a[0].rows[i / 64][i % 64] = s_b[0].rows[i / 64][i % 64] = 0; \
+  float r_d[64] = {}
+KERNEL(64, never_full)(float* y) {
+  BARRIER(2);
+  if (threadIdx.x == 0) mbarrier_arrive(s_bar);
+  mbarrier_wait(s_bar, 0);
+}
+KERNEL(32, never_init)(float* y) {
+  SHARED(u64, s_bar, [1]);
+  mbarrier_wait(s_bar, 0);
+}
+KERNEL(32, init_unseen)(float* y) {
+  SHARED(u64, s_bar, [1]);
+  if (threadIdx.x == 0) mbarrier_init(s_bar, 32);
+  mbarrier_arrive(s_bar);
+}
+KERNEL(32, too_many)(float* y) {
+  BARRIER(1);
+  if (threadIdx.x == 0) mbarrier_arrive_expect_tx(s_bar, 16);
+  __syncwarp();
+  if (threadIdx.x == 1) mbarrier_arrive(s_bar);
+}
+KERNEL(32, overwritten)(float* y) {
+  BARRIER(1);
+  s_bar[0] = 0;
+  mbarrier_arrive(s_bar);
+}
+KERNEL(32, bulk_misaligned)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) copy_bulk(s_x, x + 1, 64, s_bar);
+}
+KERNEL(32, bulk_odd)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) copy_bulk(s_x, x, 20, s_bar);
+}
+KERNEL(32, bulk_too_much)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(s_bar, 64);
+    copy_bulk(s_x, x, 128, s_bar);
+  }
+  mbarrier_wait(s_bar, 0);
+}
+KERNEL(32, bulk_too_little)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(s_bar, 128);
+    copy_bulk(s_x, x, 96, s_bar);
+  }
+  mbarrier_wait(s_bar, 0);
+}
+KERNEL(32, bulk_unfenced)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  SHARED(u64, s_bar, [1]);
+  if (threadIdx.x == 0) {
+    mbarrier_init(s_bar, 1);
+    mbarrier_arrive_expect_tx(s_bar, 128);
+    copy_bulk(s_x, x, 128, s_bar);
+  }
+}
+KERNEL(32, bulk_no_wait)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(s_bar, 128);
+    copy_bulk(s_x, x, 128, s_bar);
+    y[threadIdx.x] = s_x[threadIdx.x];
+  }
+}
+KERNEL(32, bulk_left)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(s_bar, 128);
+    copy_bulk(s_x, x, 128, s_bar);
+  }
+}
+KERNEL(32, bulk_over_writes)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  s_x[threadIdx.x] = 0;
+  BARRIER(1);
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect_tx(s_bar, 128);
+    copy_bulk(s_x, x, 128, s_bar);
+  }
+  mbarrier_wait(s_bar, 0);
+}
+// Nobody knows that the first warp has read.
+KERNEL(64, bulk_over_reads)(float* y, const float* x) {
+  SHARED(float, s_x, [32]);
+  BARRIER(1);
+  for (u32 turn = 0; turn < 2; ++turn) {
+    if (threadIdx.x == 32) {
+      mbarrier_arrive_expect_tx(s_bar, 128);
+      copy_bulk(s_x, x, 128, s_bar);
+    }
+    mbarrier_wait(s_bar, turn);
+    if (threadIdx.x < 32) y[threadIdx.x] = s_x[threadIdx.x];
+  }
+}
+KERNEL(128, group_parts)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  if (threadIdx.x < 96) wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), true);
+}
+KERNEL(128, group_lines)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  if (threadIdx.x < 96) wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), true);
+  else wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), false);
+}
+KERNEL(128, group_descriptors)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(threadIdx.x == 70 ? s_a : s_b), true);
+}
+KERNEL(128, group_unfenced)(float* y) {
+  TILES;
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), true);
+}
+KERNEL(128, group_misaligned)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a[0].rows[1]), wgmma_tile(s_b), true);
+}
+KERNEL(128, group_mode)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b) ^ (u64)3 << 62, true);
+}
+KERNEL(128, group_outside)(float* y) {
+  TILES;
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b[0].rows[64]), true);
+}
+KERNEL(128, group_writes_unseen)(float* y) {
+  TILES;
+  __syncthreads();
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), true);
+}
+KERNEL(128, group_writes_early)(float* y) {
+  TILES;
+  fence_async();
+  __syncthreads();
+  wgmma_fence(r_d);
+  wgmma_bf16_64x128x16(r_d, wgmma_tile(s_a), wgmma_tile(s_b), true);
+  wgmma_commit();
+  if (threadIdx.x == 0) s_a[0].rows[0][0] = 1;
+  wgmma_wait<0>(r_d);
+}
