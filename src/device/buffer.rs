@@ -3,6 +3,7 @@
 //! Shapes live in names and comments (`h (R,D)`), not in types. A buffer keeps its capacity when it shrinks, so a batch of
 //! changing length allocates only until it has met its longest.
 
+use crate::device::arena::round;
 use crate::device::lanes::Lanes;
 use crate::device::{Device, Precision, download, elementary};
 use crate::error::{Error, Result};
@@ -51,6 +52,13 @@ impl Buffer {
     pub fn sized(device: &Device, n: usize) -> Result<Buffer> {
         let mut buffer = Buffer::empty(device);
         buffer.resize(device, n)?;
+        Ok(buffer)
+    }
+    /// `per` elements, which nobody has written yet, for each of `rows`; with room for the round number of rows, so that batches of
+    /// about the same length find the same place in recorded steps.
+    pub fn of_rows(device: &Device, rows: usize, per: usize) -> Result<Buffer> {
+        let mut buffer = Buffer::sized(device, round(rows) * per)?;
+        buffer.resize(device, rows * per)?;
         Ok(buffer)
     }
     /// Elements held.

@@ -24,6 +24,7 @@ pub mod watched;
 
 use std::sync::Arc;
 
+pub use arena::round;
 pub use buffer::{Buffer, Memory, Real};
 pub use elementary::exp_f64;
 #[cfg(test)]

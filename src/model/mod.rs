@@ -435,8 +435,9 @@ impl Model {
     pub fn backward(&mut self, batch: &Batch, dquery: &mut Buffer, dcontext: Option<&Buffer>, masks: &Masks) -> Result<()> {
         let device = self.device.clone();
         let (d, r) = (self.hyper.dim, batch.rows());
-        if let (Some(projection), Some(dg), Some(rows)) = (&self.projection, dcontext, &self.target_rows) {
-            projection.backward(&device, &mut self.list, dg, rows, d)?;
+        // The contexts are let go of: a recorded step finds its arrays where they were only if the one before it has left the place.
+        if let (Some(projection), Some(dg), Some(rows)) = (&self.projection, dcontext, self.target_rows.take()) {
+            projection.backward(&device, &mut self.list, dg, &rows, d)?;
         }
         let mut work = std::mem::replace(&mut self.work, Buffer::empty(&device));
         if let Some(at) = self.final_norm {
@@ -472,10 +473,10 @@ impl Model {
             let places = batch.places(self.hyper.from_start);
             embedding::backward(&device, self.list.grad_mut(positions), &work, places, d, 1.0)?;
         }
-        if let (Some(projection), Some(context)) = (&self.projection, &self.input_rows) {
+        if let (Some(projection), Some(context)) = (&self.projection, self.input_rows.take()) {
             dy.clear(&device)?;
             rows::add(&device, dy, &work, self.hyper.scale)?;
-            projection.backward(&device, &mut self.list, dy, context, d)?;
+            projection.backward(&device, &mut self.list, dy, &context, d)?;
         }
         self.work = work;
         if let (Some(u), Some(lists)) = (self.attributes, &self.sizes.attributes) {

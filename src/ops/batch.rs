@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::data::batch::Batch;
 use crate::data::order::Order;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, numbers, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, numbers, round, upload};
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::scan;
@@ -82,7 +82,7 @@ pub fn resident_bytes(sequences: usize, events: usize, clusters: bool, seen: Opt
 
 /// Bytes of a batch of B `sequences` and R `rows` there.
 pub fn bytes_there(rows: usize, sequences: usize, clusters: bool) -> u64 {
-    (rows * if clusters { 32 } else { 28 } + 12 * sequences + 4) as u64
+    (round(rows) * if clusters { 32 } else { 28 } + 12 * sequences + 4) as u64
 }
 
 impl Resident {
@@ -128,16 +128,17 @@ impl Resident {
     fn columns(&self, device: &Device, runtime: &dyn Runtime, part: Part, rows: usize) -> Result<Columns> {
         let b = part.sequences;
         let sized = |n: usize| Buffer::sized(device, n);
+        let of_rows = |per: usize| Buffer::of_rows(device, rows, per);
         let mut events = sized(2 * b)?;
         let mut to = Columns {
             offsets: sized(b + 1)?,
             extents: sized(2 * b)?,
-            items: sized(rows)?,
-            targets: sized(rows)?,
-            keys: sized(2 * rows)?,
-            places: sized(rows)?,
-            extents_of_rows: sized(2 * rows)?,
-            clusters: self.clusters.as_ref().map(|_| sized(rows)).transpose()?,
+            items: of_rows(1)?,
+            targets: of_rows(1)?,
+            keys: of_rows(2)?,
+            places: of_rows(1)?,
+            extents_of_rows: of_rows(2)?,
+            clusters: self.clusters.as_ref().map(|_| of_rows(1)).transpose()?,
         };
         let ([key0, key1, order2, order3], half, n) = part.order.parts();
         let cuts = part.cuts.map_or([0; 4], |draws| draws.parts());

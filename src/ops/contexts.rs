@@ -35,10 +35,11 @@ impl All {
     pub fn new(runtime: &dyn Runtime, numbers: &[f32], width: usize) -> Result<All> {
         Ok(All { numbers: upload(runtime, numbers)?, width })
     }
-    /// (R,C) those of `events`, or of the events `back` before them.
-    pub fn of(&self, device: &Device, runtime: &dyn Runtime, events: &Buffer, back: u32) -> Result<Buffer> {
-        let n = events.len() / 2 * self.width;
-        let mut out = Buffer::sized(device, n)?;
+    /// (R,per,C) those of `events` (R,per), or of the events `back` before them.
+    pub fn of(&self, device: &Device, runtime: &dyn Runtime, events: &Buffer, per: usize, back: u32) -> Result<Buffer> {
+        let rows = events.len() / 2 / per.max(1);
+        let n = rows * per * self.width;
+        let mut out = Buffer::of_rows(device, rows, per * self.width)?;
         if n > 0 {
             let mut args = vec![Arg::Out(&mut out), Arg::In(events), Arg::In(&self.numbers), Arg::U64(n as u64)];
             args.extend([self.width as u32, back].map(Arg::U32));
@@ -50,7 +51,7 @@ impl All {
     pub fn gather(&self, device: &Device, runtime: &dyn Runtime, batch: &Batch) -> Result<()> {
         let keys = Numbers::from(&batch.row_keys).on(runtime)?;
         let place = |contexts: &Contexts, back| {
-            numbers::place_at(contexts.copy(), runtime, Arc::new(self.of(device, runtime, &keys, back)?));
+            numbers::place_at(contexts.copy(), runtime, Arc::new(self.of(device, runtime, &keys, 1, back)?));
             Ok(())
         };
         place(&batch.context, 1)?;
@@ -70,7 +71,7 @@ pub fn cases() -> Vec<Case> {
                 }
                 Device::Machine(runtime) => {
                     let runtime = &**runtime;
-                    All::new(runtime, &all, width)?.of(device, runtime, &upload(runtime, &events)?, back)?
+                    All::new(runtime, &all, width)?.of(device, runtime, &upload(runtime, &events)?, 1, back)?
                 }
             };
             Ok(vec![Output::reals("out", device, &out)?])

@@ -191,8 +191,7 @@ impl Trainer {
         let value = match (&self.loss, negatives) {
             (Loss::Sampled(row_loss), Some(negatives)) => {
                 let w = negatives.wrong_contexts();
-                let wrong =
-                    self.data.context().filter(|_| w > 0).map(|encoder| self.wrong_contexts(encoder, &negatives.wrong_context));
+                let wrong = self.data.context().filter(|_| w > 0).map(|encoder| self.wrong_contexts(encoder, negatives));
                 let wrong = wrong.transpose()?;
                 if let Some(touched) = &mut self.touched {
                     let drawn =
@@ -243,10 +242,11 @@ impl Trainer {
         Ok(value)
     }
 
-    /// g of the contexts of `events`, and what they are made of.
-    fn wrong_contexts(&self, encoder: &ContextEncoder, events: &[u64]) -> Result<(Buffer, Rows)> {
+    /// g of the wrong contexts, and what they are made of.
+    fn wrong_contexts(&self, encoder: &ContextEncoder, negatives: &Negatives) -> Result<(Buffer, Rows)> {
+        let events = &negatives.wrong_context;
         if let (Some(all), Device::Machine(runtime)) = (&self.contexts, &self.device) {
-            let numeric = all.of(&self.device, &**runtime, &upload(&**runtime, events)?, 0)?;
+            let numeric = all.of(&self.device, &**runtime, &upload(&**runtime, events)?, negatives.wrong_contexts(), 0)?;
             return self.model.other_context(Other::There(Arc::new(numeric)), events.len());
         }
         self.model.other_context(Other::Here(&encoder.rows(self.data.data(), events)), events.len())
