@@ -3,6 +3,7 @@
 //   propose           a draw for every slot; an excluded item is drawn again, at most ATTEMPTS times, then the rest of the catalogue
 //                     is enumerated and drawn from by its cumulative law: q(i) / (1 - q(excluded)) either way
 //   propose_distinct  the same, and no item twice in a group: slots are filled one after the other
+//   propose_left      the logarithm of the probability that is left to a group, 1 - q(excluded)
 //   propose_drop      of lists that rows share: which slots a row must not count
 //   propose_spread    lists that rows share, written out for the rows from `first` to `end`
 //
@@ -12,12 +13,13 @@
 // Shapes       ids, log_q (G,N)  laws (P,4): kind, bound of the first word, share, where in `table`  table: see src/ops/propose.rs
 //              catalogue (T) or null (every item)  targets (R)  items, counts (F): the distinct targets, ascending
 //              keys, log_left (G)  clusters (G)  extents (G,2) of `seen`  barred (G): one more excluded item
-//              drop (R,N) bytes  groups (R)  of propose_drop and propose_spread: extents, barred of rows
-// Launch       propose: a thread per slot, 128 a block; propose_distinct: a warp per group, 4 a block; drop, spread: a thread per
+//              drop (R,N) bytes  groups (R) or none  of propose_drop and propose_spread: extents, barred of rows
+// Launch       propose: a thread per slot, 128 a block; propose_distinct, left: a warp per group, 4 a block; drop, spread: a thread per
 //              (row, slot), 256 a block
 // Traffic      4 G N written, 8 more with log_q; a table read and log2 of the seen items for each draw, from L2
 //   propose: reads at most 4 |laws| + 4 |table| + 4 |catalogue| + 4 |targets| + 4 |items| + 4 |counts| + 4 |keys| + 4 |clusters| + 4 |extents| + 4 |seen| + 4 |barred| + 4 |log_left|, writes 4 G N + 4 |log_q|
 //   propose_distinct: reads at most 4 G N + 4 |laws| + 4 |table| + 4 |catalogue| + 4 |targets| + 4 |items| + 4 |counts| + 4 |keys| + 4 |clusters| + 4 |extents| + 4 |seen| + 4 |barred| + 4 |log_left|, writes 4 G N + 4 |log_q|
+//   propose_left: reads at most 4 |laws| + 4 |table| + 4 |catalogue| + 4 |items| + 4 |counts| + 4 |clusters| + 4 |extents| + 4 |seen| + 4 |barred|, writes 4 |log_left|
 //   propose_drop: reads at most 4 |ids| + 4 |groups| + 4 |extents| + 4 |seen| + 4 |targets|, writes R N
 //   propose_spread: reads at most 4 |ids| + 4 |log_q| + 4 |drop| + 4 |groups|, writes 4 |ids_of_rows| + 4 |log_q_of_rows|
 // Numerics     integers and f64, in the order of the plain path: ids are its ids; log_q to a unit in the last place
@@ -28,7 +30,8 @@
 #include "philox.cuh"
 
 static constexpr u32 NONE = ~0u, ATTEMPTS = 32, ENUMERATED = 128;
-static constexpr double MASS = 1.0 / 9223372036854775808.0;  // a table's masses sum to 2^63
+static constexpr u64 WHOLE = 1ull << 63;  // the sum of a table's masses
+static constexpr double MASS = 1.0 / 9223372036854775808.0;
 enum { UNIFORM, FIXED, BATCH, CLUSTERED };
 
 struct Law { u64 kind, bound; double share; u64 at; };
@@ -56,7 +59,8 @@ struct Alias {
     u64 held = head[3 + column];
     return (u32)(coin < (held & (((u64)1 << bits) - 1)) ? column : held >> bits);
   }
-  __device__ double prob(u32 entry) const { return (double)head[3 + head[1] + entry] * MASS; }
+  __device__ u64 mass(u32 entry) const { return head[3 + head[1] + entry]; }
+  __device__ double prob(u32 entry) const { return (double)mass(entry) * MASS; }
   __device__ const u64* items() const { return head + 3 + head[1] + head[2]; }
 };
 
@@ -235,11 +239,61 @@ KERNEL(128, propose_distinct)(LAWS_AND_GROUPS) {
   }
 }
 
+__device__ inline u64 sum_lanes(u64 x) {
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
+}
+
+KERNEL(128, propose_left)(double* log_left, const Law* laws, const u64* table, const u32* catalogue, const u32* items,
+                          const u32* counts, const u32* clusters, const u32* extents, const u32* seen, const u32* barred, u32 G,
+                          u32 P, u32 mixed, u32 T, u32 R, u32 F) {
+  u32 g = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (g >= G) return;  // whole warps
+  u32 cluster = clusters ? clusters[g] : 0, first = extents ? extents[2 * (u64)g] : 0, own = barred ? barred[g] : NONE;
+  u32 count = extents ? extents[2 * (u64)g + 1] - first : 0;
+  u32 place = own == NONE ? 0 : lower_bound(seen + first, count, own);
+  bool further = own != NONE && !(place < count && seen[first + place] == own);
+  double left = 0.0;
+  for (u32 c = 0; c < P; ++c) {
+    Law law = laws[c];
+    Alias alias{table + (law.kind == CLUSTERED ? table[law.at + cluster] : law.at)};
+    // Masses or counts of the excluded items, and how many of them are of the catalogue.
+    u64 gone = 0, trained = 0;
+    for (u32 x = lane; x < count + further; x += 32) {
+      u32 item = x < count ? seen[first + x] : own;
+      if (law.kind == FIXED) gone += alias.mass(item);
+      if (law.kind == BATCH) {
+        u32 at = lower_bound(items, F, item);
+        if (at < F && items[at] == item) gone += counts[at];
+      }
+      if (law.kind == UNIFORM || law.kind == CLUSTERED) {
+        u32 at = catalogue ? lower_bound(catalogue, T, item) : item;
+        trained += at < T && (!catalogue || catalogue[at] == item);
+      }
+      if (law.kind == CLUSTERED) {
+        u32 n = (u32)alias.head[2] - 1, at = lower_bound(alias.items(), n, item);
+        if (at < n && alias.items()[at] == item) gone += alias.mass(at + 1);
+      }
+    }
+    gone = sum_lanes(gone), trained = sum_lanes(trained);
+    double of_law = 0.0;
+    switch (law.kind) {
+      case UNIFORM: of_law = (double)(T - trained) / (double)T; break;
+      case FIXED: of_law = (double)(WHOLE - gone) * MASS; break;
+      case BATCH: of_law = (double)(R - gone) / (double)R; break;
+      default:
+        of_law = __dadd_rn(__dmul_rn(alias.prob(0), (double)(T - trained)) / (double)T, __dmul_rn((double)(WHOLE - alias.mass(0) - gone), MASS));
+    }
+    left = mixed ? __dadd_rn(left, __dmul_rn(law.share, of_law)) : of_law;
+  }
+  if (lane == 0) log_left[g] = log(left);
+}
+
 KERNEL(256, propose_drop)(u8* drop, const u32* ids, const u32* groups, const u32* extents, const u32* seen, const u32* targets,
                           u32 R, u32 N) {
   u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
   if (at >= (u64)R * N) return;
-  u32 r = (u32)(at / N), slot = (u32)(at % N), item = ids[(u64)groups[r] * N + slot];
+  u32 r = (u32)(at / N), slot = (u32)(at % N), item = ids[(u64)(groups ? groups[r] : r) * N + slot];
   bool hit = item == targets[r];
   if (extents && !hit && item != NONE) {
     const u32* list = seen + extents[2 * (u64)r];
@@ -253,7 +307,7 @@ KERNEL(256, propose_spread)(u32* ids_of_rows, float* log_q_of_rows, const u32* i
                             const u32* groups, u32 first, u32 end, u32 N) {
   u64 to = (u64)blockIdx.x * 256 + threadIdx.x, at = (u64)first * N + to;
   if (at >= (u64)end * N) return;
-  u64 from = (u64)groups[at / N] * N + at % N;
+  u64 from = (groups ? groups[at / N] : at / N) * N + at % N;
   ids_of_rows[to] = drop && drop[at] ? NONE : ids[from];
   if (log_q) log_q_of_rows[to] = log_q[from];
 }

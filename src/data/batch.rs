@@ -113,7 +113,7 @@ pub struct Batch {
     pub derived: Derived,
 }
 
-/// Columns that follow from the others, made when first asked for.
+/// Columns that follow from the others, made when first asked for; two batches do not differ in them.
 #[derive(Clone, Debug, Default)]
 pub struct Derived {
     places: [OnceLock<Column<u32>>; 2],

@@ -329,6 +329,7 @@ impl TrainingSet {
             keys
         });
         let users = pieces.iter().map(|piece| piece.user).collect();
+        // Every item of a log was looked at when it was opened.
         let all = self.data.items() as u32;
         let (items, targets) = (items.below(all), if known { targets.below(all) } else { targets });
         Batch { users, offsets: offsets.into(), items, targets, row_keys, ..Batch::default() }

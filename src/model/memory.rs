@@ -70,7 +70,7 @@ pub fn parameters(hyper: &Hyper, sizes: &Sizes) -> Vec<Extent> {
 }
 
 /// Bytes of all buffers a forward pass over `rows` R that asks at `queries` Q of them leaves behind.
-pub fn forward(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize, asked: Queries) -> u64 {
+pub fn forward(hyper: &Hyper, rows: usize, queries: usize, asked: Queries) -> u64 {
     let d = hyper.dim;
     // x and work.
     let mut reals = 2 * rows * d;
@@ -82,10 +82,15 @@ pub fn forward(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize, asked:
         reals += (d + 2) * queries;
     }
     if hyper.context {
-        reals += queries * d + (rows + queries) * sizes.numeric;
+        reals += queries * d;
     }
-    let codes = if hyper.context { (rows + queries) * sizes.categories.len() } else { 0 };
-    (REAL * reals + 4 * codes) as u64
+    (REAL * reals) as u64
+}
+
+/// Bytes of the contexts of `rows` R and `queries` Q, from a forward pass until the backward pass has used them.
+pub fn contexts(hyper: &Hyper, sizes: &Sizes, rows: usize, queries: usize) -> u64 {
+    let of_row = REAL * sizes.numeric + 4 * sizes.categories.len();
+    if hyper.context { ((rows + queries) * of_row) as u64 } else { 0 }
 }
 
 /// Bytes of a further buffer: the rows that ask in an evaluation of `tile` sequences, beside training that asks at every row.
@@ -153,7 +158,9 @@ mod tests {
             let queries = if asked == Queries::All { 7 } else { 2 };
             // Twice, since buffers change places.
             (0..2).for_each(|_| model.forward(&batch, asked, &Masks::none()).unwrap());
-            assert_eq!(model.held(), forward(&model.hyper, &sizes, rows, queries, asked), "{config:?} {asked:?}");
+            let contexts = contexts(&model.hyper, &sizes, rows, queries);
+            let passed = forward(&model.hyper, rows, queries, asked) + contexts;
+            assert_eq!(model.held(), passed, "{config:?} {asked:?}");
             let d = model.hyper.dim;
             let (mut dquery, mut dcontext) = (Buffer::F32(vec![0.1; queries * d]), Buffer::empty(&device));
             if model.hyper.context {
@@ -163,7 +170,7 @@ mod tests {
             model.backward(&batch, &mut dquery, given, &Masks::none()).unwrap();
             model.forward(&batch, asked, &Masks::none()).unwrap();
             let held = model.held() + dquery.bytes() + dcontext.bytes();
-            let planned = forward(&model.hyper, &sizes, rows, queries, asked) + backward(&model.hyper, rows, queries, 0, asked);
+            let planned = passed + backward(&model.hyper, rows, queries, 0, asked);
             assert_eq!(held, planned, "{config:?} {asked:?}");
         }
         model.refresh_tables().unwrap();

@@ -46,6 +46,8 @@ pub struct Resident {
     pub log_q: Option<Buffer>,
     /// (R,N) bytes
     pub drop: Option<Buffer>,
+    /// (R) the group of each row, where somebody has needed it.
+    pub groups: Option<Arc<Buffer>>,
 }
 
 impl Negatives {
@@ -55,7 +57,7 @@ impl Negatives {
     }
     /// The same in a machine's memory.
     pub fn of_rows_there(n: usize, rows: usize, ids: Buffer, log_q: Option<Buffer>) -> Negatives {
-        let resident = Some(Arc::new(Resident { ids, log_q, drop: None }));
+        let resident = Some(Arc::new(Resident { ids, log_q, drop: None, groups: None }));
         Negatives { resident, ..Negatives::of_rows(n, rows, Vec::new(), Vec::new()) }
     }
     /// The lists in the memory of `runtime`, copied there unless they were made there.
@@ -68,7 +70,7 @@ impl Negatives {
         // A buffer counts in numbers of four bytes.
         drop.resize(drop.len().next_multiple_of(4), 0);
         let drop = (!drop.is_empty()).then(|| upload(runtime, &drop)).transpose()?;
-        Ok(Arc::new(Resident { ids: upload(runtime, &self.ids)?, log_q, drop }))
+        Ok(Arc::new(Resident { ids: upload(runtime, &self.ids)?, log_q, drop, groups: None }))
     }
     /// Brings the lists to the host, if they are elsewhere; waits for the machine.
     pub fn fetch(&mut self, device: &Device) -> Result<()> {
@@ -131,8 +133,19 @@ impl Negatives {
         self.group_offsets.iter().enumerate().all(|(row, &first)| row == first as usize)
     }
     /// The group of each row in the memory of `runtime`; none where every row has its own.
-    pub fn groups_on(&self, runtime: &dyn Runtime) -> Result<Option<Buffer>> {
-        (!self.are_of_rows()).then(|| upload(runtime, &self.groups_of_rows())).transpose()
+    pub fn groups_on(&self, runtime: &dyn Runtime) -> Result<Option<Arc<Buffer>>> {
+        if self.are_of_rows() {
+            return Ok(None);
+        }
+        if let Some(groups) = self.resident.as_ref().and_then(|there| there.groups.clone()) {
+            return Ok(Some(groups));
+        }
+        if self.groups() == 1 {
+            let mut memory = runtime.alloc(4 * self.rows())?;
+            runtime.fill(&mut memory, 0)?;
+            return Ok(Some(Arc::new(Buffer::machine(memory, self.rows()))));
+        }
+        upload(runtime, &self.groups_of_rows()).map(|groups| Some(Arc::new(groups)))
     }
     /// Ids of group `g`.
     pub fn ids_of(&self, g: usize) -> &[u32] {

@@ -132,8 +132,8 @@ pub struct Request<'a> {
     pub targets: Numbers<'a>,
     pub items: &'a [u32],
     pub counts: &'a [u32],
-    /// (G) logarithm of the probability that is left to each group; empty where no log-probability is asked for.
-    pub log_left: &'a [f64],
+    /// Whether the draws' log-probabilities are asked for.
+    pub log_q: bool,
     /// The rows that share lists, where some must not count an item; absent where each has its own.
     pub sharers: Option<Sharers<'a>>,
 }
@@ -171,7 +171,21 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     let (clusters, extents, seen) = (optional(request.clusters)?, optional(request.extents)?, request.seen.on(runtime)?);
     let (barred, targets) = (optional(request.barred)?, optional(request.targets)?);
     let (items, counts) = (optional(request.items.into())?, optional(request.counts.into())?);
-    let log_left = (!request.log_left.is_empty()).then(|| upload(runtime, request.log_left)).transpose()?;
+    let sizes = [groups, n, components, usize::from(request.mixed.is_some()), request.words].map(|size| Arg::U32(size as u32));
+    let of_batch = [laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32));
+    let log_left = match request.log_q && groups > 0 {
+        false => None,
+        true => {
+            let mut log_left = Buffer::sized(device, 2 * groups)?;
+            let mut args = vec![Arg::Out(&mut log_left), Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue)];
+            args.extend([scan::shared(&items), scan::shared(&counts), scan::shared(&clusters), scan::shared(&extents)]);
+            args.extend([Arg::In(&seen), scan::shared(&barred)]);
+            args.extend([groups, components, usize::from(request.mixed.is_some())].map(|size| Arg::U32(size as u32)));
+            args.extend([laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32)));
+            runtime.launch(&Kernel::new(KERNEL, "propose_left", &[]), Grid::row(groups.div_ceil(4), 128), &mut args)?;
+            Some(log_left)
+        }
+    };
     let mut ids = Buffer::sized(device, groups * n)?;
     let mut log_q = log_left.as_ref().map(|_| Buffer::sized(device, groups * n)).transpose()?;
     if groups * n > 0 {
@@ -179,9 +193,8 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
         args.extend([Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue), scan::shared(&targets)]);
         args.extend([scan::shared(&items), scan::shared(&counts), Arg::In(&keys), scan::shared(&clusters)]);
         args.extend([scan::shared(&extents), Arg::In(&seen), scan::shared(&barred), scan::maybe(&log_left)]);
-        let sizes = [groups, n, components, usize::from(request.mixed.is_some()), request.words];
-        args.extend(sizes.map(|size| Arg::U32(size as u32)));
-        args.extend([laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32)));
+        args.extend(sizes);
+        args.extend(of_batch);
         args.extend(request.draws.parts().map(Arg::U32));
         let (entry, grid) = match request.distinct {
             false => ("propose", Grid::row((groups * n).div_ceil(128), 128)),
@@ -190,18 +203,19 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
         runtime.launch(&Kernel::new(KERNEL, entry, &[]), grid, &mut args)?;
     }
     let mut negatives = Negatives { n, group_offsets: request.group_offsets, ..Negatives::default() };
-    let mut drop = None;
+    let (mut drop, mut groups) = (None, None);
     if let Some(rows) = request.sharers.filter(|rows| !rows.targets.is_empty() && n > 0) {
         let count = rows.targets.len();
-        let (groups, of_rows) = (upload(runtime, &negatives.groups_of_rows())?, optional(rows.extents)?);
+        groups = negatives.groups_on(runtime)?;
+        let of_rows = optional(rows.extents)?;
         let targets = rows.targets.on(runtime)?;
         let mut bytes = Buffer::sized(device, (count * n).div_ceil(4))?;
-        let mut args = vec![Arg::Out(&mut bytes), Arg::In(&ids), Arg::In(&groups), scan::shared(&of_rows), Arg::In(&seen)];
+        let mut args = vec![Arg::Out(&mut bytes), Arg::In(&ids), scan::shared(&groups), scan::shared(&of_rows), Arg::In(&seen)];
         args.extend([Arg::In(&targets), Arg::U32(count as u32), Arg::U32(n as u32)]);
         runtime.launch(&Kernel::new(KERNEL, "propose_drop", &[]), Grid::row((count * n).div_ceil(256), 256), &mut args)?;
         drop = Some(bytes);
     }
-    negatives.resident = Some(Arc::new(Resident { ids, log_q, drop }));
+    negatives.resident = Some(Arc::new(Resident { ids, log_q, drop, groups }));
     Ok(negatives)
 }
 
@@ -211,8 +225,10 @@ pub const WRITTEN_OUT: usize = 8;
 /// The lists of the rows' groups, written out for some rows at a time: rows may be many and lists long.
 pub struct Spread {
     lists: Arc<Resident>,
-    /// (R) the group of each row; absent where rows have lists of their own, which are written out as they are.
-    groups: Option<Buffer>,
+    /// (R) the group of each row; absent where each has a list of its own.
+    groups: Option<Arc<Buffer>>,
+    /// Whether the lists are written out as they are: rows have their own, and drop nothing of them.
+    own: bool,
     /// M
     m: usize,
 }
@@ -238,24 +254,24 @@ impl Spread {
     pub fn new(runtime: &dyn Runtime, lists: &Negatives) -> Result<Spread> {
         let there = lists.on(runtime)?;
         let own = there.drop.is_none() && lists.are_of_rows();
-        let groups = (!own).then(|| upload(runtime, &lists.groups_of_rows())).transpose()?;
-        Ok(Spread { lists: there, groups, m: lists.n })
+        let groups = if own { None } else { lists.groups_on(runtime)? };
+        Ok(Spread { lists: there, groups, own, m: lists.n })
     }
     /// Those of `rows`.
     pub fn of(&self, device: &Device, runtime: &dyn Runtime, rows: Range<usize>) -> Result<Candidates> {
         let (lists, m) = (&self.lists, self.m);
-        let Some(groups) = &self.groups else {
+        if self.own {
             return Ok(Candidates { lists: lists.clone(), from: 4 * rows.start * m });
-        };
+        }
         let slots = rows.len() * m;
         let mut ids = Buffer::sized(device, slots)?;
         let mut log_q = lists.log_q.as_ref().map(|_| Buffer::sized(device, slots)).transpose()?;
         if slots > 0 {
             let mut args = vec![Arg::Out(&mut ids), log_q.as_mut().map_or(Arg::None, Arg::Out), Arg::In(&lists.ids)];
-            args.extend([scan::maybe(&lists.log_q), scan::maybe(&lists.drop), Arg::In(groups)]);
+            args.extend([scan::maybe(&lists.log_q), scan::maybe(&lists.drop), scan::shared(&self.groups)]);
             args.extend([rows.start, rows.end, m].map(|size| Arg::U32(size as u32)));
             runtime.launch(&Kernel::new(KERNEL, "propose_spread", &[]), Grid::row(slots.div_ceil(256), 256), &mut args)?;
         }
-        Ok(Candidates { lists: Arc::new(Resident { ids, log_q, drop: None }), from: 0 })
+        Ok(Candidates { lists: Arc::new(Resident { ids, log_q, drop: None, groups: None }), from: 0 })
     }
 }

@@ -111,6 +111,13 @@ pub fn bytes_there(rows: usize, m: usize, written_out: bool) -> u64 {
     (scan::block(rows, PER_CANDIDATE * m) * each * m) as u64
 }
 
+/// Bytes of a machine's memory taken for a moment to draw `n` for each of R `rows` from the whole catalogue of V `items`, beside the
+/// ids.
+pub fn catalogue_bytes_there(rows: usize, items: usize, n: usize, replace: bool) -> u64 {
+    let drawn = rows * n * if replace { 2 } else { 1 };
+    4 * (4 * rows * items.div_ceil(ITEMS) + drawn) as u64
+}
+
 /// Buffers of a draw on a machine.
 struct There {
     ids: Buffer,

@@ -83,6 +83,13 @@ impl Known {
     }
 }
 
+/// A choice from the whole catalogue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scan {
+    Best,
+    Draw { replace: bool },
+}
+
 /// Bytes of a sampler, and what the loss will see of it.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
@@ -90,6 +97,8 @@ pub struct Needs {
     pub tables: u64,
     /// While it draws, the result included.
     pub drawing: u64,
+    /// What is chosen from the whole catalogue, which is counted by who knows the scores.
+    pub scan: Option<Scan>,
     /// Whether the seen items of all users are needed where negatives are drawn.
     pub excludes_history: bool,
     /// The same in a machine's memory: what is drawn there, and what is chosen from there.
@@ -310,6 +319,11 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
         needs.drawing_there = needs.negatives_there;
         return Ok(needs);
     }
+    needs.scan = match plan.select.0.declared.name {
+        "top_k" if catalogue => Some(Scan::Best),
+        "softmax_draw" if catalogue => Some(Scan::Draw { replace: plan.select.1.flag("replace") }),
+        _ => None,
+    };
     let q = if plan.log_q() { 4 } else { 0 };
     needs.negatives = (given * (4 + q) + 4 * (rows + 1) + of_rows + 8 * rows * needs.wrong) as u64;
     // A block of rows scored against a list or a tile of the catalogue, by each thread, and a slice of the result per row.

@@ -35,7 +35,7 @@ use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
-use crate::ops::{batch as gathered, contexts, embedding, full_softmax, rank, sampled_loss};
+use crate::ops::{batch as gathered, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw};
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
 use crate::sampling::{Need, Plan as Stages};
@@ -281,8 +281,9 @@ impl MemoryPlan {
             plan.push("lists of attributes", lists as u64, &Moment::ALL, true);
         }
 
-        let kept = memory::forward(&hyper, &model, rows, queries, asked);
+        let kept = memory::forward(&hyper, rows, queries, asked);
         plan.push("activations", kept, &Moment::ALL, true);
+        plan.push("contexts of a batch", memory::contexts(&hyper, &model, rows, queries), &Moment::STEP, true);
         let of = sampler::Extent {
             items: c.items,
             trained: c.trained,
@@ -327,7 +328,17 @@ impl MemoryPlan {
         }
         if let Some(n) = &drawn {
             plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
-            plan.push("drawing negatives", if gpu { n.drawing_there } else { n.drawing }, &[Moment::Drawing], true);
+            let scan = match n.scan.filter(|_| gpu) {
+                None => 0,
+                Some(sampler::Scan::Draw { replace }) => {
+                    softmax_draw::catalogue_bytes_there(queries, c.items, n.per_row, replace)
+                }
+                Some(sampler::Scan::Best) => {
+                    let (rounding, shape) = (config.train.rounding.parse()?, [queries, c.items, n.per_row]);
+                    score_topk::catalogue_bytes_there(hyper.score, d, hyper.context, rounding, shape)?
+                }
+            };
+            plan.push("drawing negatives", if gpu { n.drawing_there + scan } else { n.drawing }, &[Moment::Drawing], true);
             plan.push("negatives", if gpu { n.negatives_there } else { n.negatives }, &[Moment::Loss, Moment::Backward], true);
             let mut scratch = match gpu {
                 true => sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, hyper.score != ScoreKind::Dot),
@@ -356,7 +367,8 @@ impl MemoryPlan {
             let tile = eval::tile_rows(c.items).min(c.targets_of_part);
             // A tile of requests may hold more rows than a batch.
             let of_tile = if asked == Queries::All { memory::asking(&hyper, tile) } else { 0 };
-            let longer = memory::forward(&hyper, &model, rows.max(c.rows_of_requests), queries.max(tile), asked) + of_tile - kept;
+            let longer = memory::forward(&hyper, rows.max(c.rows_of_requests), queries.max(tile), asked) + of_tile - kept
+                + memory::contexts(&hyper, &model, c.rows_of_requests, tile);
             let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
             let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
             let counted = 8 * c.items * config.eval.at.len() + outcomes;

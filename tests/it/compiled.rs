@@ -105,6 +105,45 @@ fn launched() -> Option<Vec<Kernel>> {
     Some(files.into_values().collect())
 }
 
+/// The operation codes of an entry's machine code: the low 12 of each instruction's 128 bits, which have not changed since Volta.
+fn operations(cubin: &[u8], entry: &str) -> Vec<u16> {
+    let number = |at: usize, bytes: usize| cubin[at..at + bytes].iter().rev().fold(0usize, |x, &b| x << 8 | usize::from(b));
+    let (table, size, count, of_names) = (number(40, 8), number(58, 2), number(60, 2), number(62, 2));
+    let section = |i: usize| table + i * size;
+    let names = number(section(of_names) + 24, 8);
+    let wanted = format!(".text.{entry}\0");
+    let mut found = (0..count).map(section).filter(|&at| cubin[names + number(at, 4)..].starts_with(wanted.as_bytes()));
+    let at = found.next().unwrap_or_else(|| panic!("no machine code of {entry}"));
+    let (from, bytes) = (number(at + 24, 8), number(at + 32, 8));
+    (from..from + bytes).step_by(16).map(|at| number(at, 2) as u16 & 0xfff).collect()
+}
+
+/// Products on tensor cores, of a warp and of four, a branch, and the larger of two numbers.
+const HMMA: u16 = 0x23c;
+const HGMMA: u16 = 0x9f0;
+const BRA: u16 = 0x947;
+const FMNMX: u16 = 0x209;
+
+/// What is meant for tensor cores runs on them, nothing else does, and of the scores of a tile hardly more is done than one comparison.
+fn assert_operations(kernel: &Kernel, cubin: &[u8], entries: &[Usage]) {
+    for entry in entries.iter().map(|usage| usage.entry.as_str()) {
+        let operations = operations(cubin, entry);
+        let has = |code: u16| operations.contains(&code);
+        let of_four = ["topk_threshold_wgmma", "product_wgmma"].contains(&entry);
+        let of_one = ["attention_mma_fwd", "attention_mma_bwd", "full_softmax_mma_rows", "full_softmax_mma_items"]
+            .contains(&entry)
+            || ["product_bf16", "product_tf32"].contains(&entry);
+        assert_eq!((has(HGMMA), has(HMMA)), (of_four, of_one), "{entry} {:?}", kernel.defines);
+        if entry == "topk_threshold_wgmma" {
+            let behind = &operations[operations.iter().rposition(|&code| code == HGMMA).unwrap() + 1..];
+            let passed_over = behind.iter().position(|&code| code == BRA).unwrap();
+            let comparisons = behind[..passed_over].iter().filter(|&&code| code == FMNMX).count();
+            println!("{entry}: {passed_over} instructions for 64 scores, {comparisons} of them comparisons");
+            assert!(comparisons >= 62 && passed_over <= 80, "{passed_over} instructions, {comparisons} comparisons");
+        }
+    }
+}
+
 #[test]
 fn every_kernel_assembles_for_every_architecture_without_spills() {
     let places = Places::new(|name| std::env::var_os(name));
@@ -131,7 +170,11 @@ fn every_kernel_assembles_for_every_architecture_without_spills() {
                 // "(C75": products by four warps that the assembler makes wait for each other.
                 let complains = ["ptxas warning", "(C75"].iter().any(|text| compiled.log.contains(text));
                 assert!(!complains, "{} {arch}: {}", kernel.file, compiled.log);
-                (kernel, arch, usage(&compiled.log))
+                let entries = usage(&compiled.log);
+                if arch == "sm_90a" {
+                    assert_operations(kernel, &compiled.image, &entries);
+                }
+                (kernel, arch, entries)
             }
             Err(error) => panic!("{error:?}"),
         })

@@ -143,6 +143,7 @@ fn planned_is_measured_on_a_machine() {
         &["--set", "loss=bce", "--set", "sampler.preset=dns"],
         &["--set", "loss=bce", "--set", "sampler.preset=genni", "--set", "sampler.select.candidates=500"],
         &["--set", "loss=bce", "--set", "eval.candidates=random:50", "--set", "synthetic.items=3000"],
+        &["--set", "loss=bce", "--set", "sampler.preset=genni-full", "--set", "synthetic.items=1500"],
     ] {
         let folder = Folder::new();
         let mut command = folder.command();

@@ -84,7 +84,7 @@ impl Job<'_> {
             beta.as_mut().map_or(Arg::None, Arg::Out),
         ];
         args.extend([Arg::In(scoring.query), scan::context(scoring), Arg::In(scoring.table), wrong(), Arg::In(&targets)]);
-        args.extend([scan::maybe(&groups), Arg::In(&lists.ids), scan::maybe(&lists.log_q), scan::maybe(&lists.drop)]);
+        args.extend([scan::shared(&groups), Arg::In(&lists.ids), scan::maybe(&lists.log_q), scan::maybe(&lists.drop)]);
         args.extend([scan::maybe(&weight), scan::maybe(&row_weight), scan::maybe(&toward)]);
         args.extend([rows, n.n, self.w].map(|size| Arg::U32(size as u32)));
         args.extend([scan::heat(scoring), self.scale].map(Arg::F32));
@@ -94,7 +94,7 @@ impl Job<'_> {
 
         let records = Records { alpha: &alpha, beta: beta.as_ref(), slots, wrong: self.wrong.filter(|_| self.w > 0), w: self.w };
         let (ids, drop) = (&lists.ids, lists.drop.as_ref());
-        let slots = Slots { targets: &targets, groups: groups.as_ref(), ids, drop, rows, n: n.n, w: self.w };
+        let slots = Slots { targets: &targets, groups: groups.as_deref(), ids, drop, rows, n: n.n, w: self.w };
         let grouped =
             group::by_key(device, runtime, Arc::new(group::items(device, runtime, &slots, scoring.items)?), scoring.items)?;
         table_gradient::of_records(device, runtime, grads.table, scoring, &records, &grouped)?;

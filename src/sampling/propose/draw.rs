@@ -85,33 +85,6 @@ pub fn propose(law: &dyn Propose, rules: &Rules, batch: &Batch) -> Result<Negati
     Ok(negatives)
 }
 
-/// The probability that is left to every group of the batch, `1 - q(excluded)`.
-pub fn lefts(law: &dyn Propose, rules: &Rules, batch: &Batch, frequencies: Option<&Frequencies>) -> Result<Vec<f64>> {
-    let draw = Draw { law, rules, batch, frequencies, words: law.words() };
-    let left = |worker: &mut Worker, group: &Group| {
-        let visited = draw.visited(worker, group);
-        draw.left(worker, group, &Place { visited: visited.as_deref(), ..group.place })
-    };
-    if rules.scope == Scope::Batch {
-        return Ok(vec![left(&mut draw.worker(), &draw.whole())]);
-    }
-    let of_sequences: Vec<Result<Vec<f64>>> = (0..batch.sequences())
-        .into_par_iter()
-        .map_init(
-            || draw.worker(),
-            |worker, b| {
-                let mut lefts = Vec::new();
-                draw.groups(worker, b, |worker, group, _| {
-                    lefts.push(left(worker, group));
-                    Ok(())
-                })?;
-                Ok(lefts)
-            },
-        )
-        .collect();
-    Ok(of_sequences.into_iter().collect::<Result<Vec<_>>>()?.concat())
-}
-
 /// The share of the draws that hit what was excluded, or nothing, and were made again, over the first sequences that have `groups`
 /// groups. `rules.log_q` is false.
 pub fn rejected(law: &dyn Propose, rules: &Rules, batch: &Batch, groups: usize) -> Result<f64> {

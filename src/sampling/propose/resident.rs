@@ -3,7 +3,7 @@
 //! Stays on the host: laws that walk or look something up (`Propose::twin` is absent), and batches in which a user may have
 //! nothing left to be given, which the host can say more about than an empty slot.
 
-use super::draw::{Rules, lefts};
+use super::draw::Rules;
 use super::{Frequencies, Propose};
 use crate::data::batch::Batch;
 use crate::data::column::Column;
@@ -56,10 +56,6 @@ pub fn propose_there(
         .then(|| propose::Sharers { targets: (&batch.targets).into(), extents: when(history, batch.extents_of_rows()) });
     let frequencies = law.needs_batch().then(|| Frequencies::new(&batch.targets));
     let (targets, items, counts) = frequencies.as_ref().map_or((&[][..], &[][..], &[][..]), Frequencies::lists);
-    let log_left: Vec<f64> = match rules.log_q {
-        true => lefts(law, rules, batch, frequencies.as_ref())?.iter().map(|left| left.ln()).collect(),
-        false => Vec::new(),
-    };
     let request = Request {
         n: rules.n,
         group_offsets: rules.group_offsets(batch),
@@ -75,7 +71,7 @@ pub fn propose_there(
         targets: if targets.is_empty() { empty() } else { (&batch.targets).into() },
         items,
         counts,
-        log_left: &log_left,
+        log_q: rules.log_q,
         sharers,
     };
     propose::draw(device, laws, request).map(Some)
