@@ -55,7 +55,7 @@ const WAYS: [Way; 16] = {
         Way { laws: &[("cluster", 1.0)], distinct: true, items: 61, n: 40, ..ONE },
         Way { laws: &[("in_batch", 0.3), ("cluster", 0.5), ("uniform", 0.2), ("popularity", 0.0)], log_q: true, n: 20, ..ONE },
         // Items above all of the batch's.
-        Way { laws: &[("in_batch", 0.3), ("uniform", 0.7)], log_q: true, items: 211, rows: 9, n: 20, ..ONE },
+        Way { laws: &[("in_batch", 0.3), ("uniform", 0.7)], log_q: true, items: 214, rows: 9, n: 20, ..ONE },
         // Draws enough that some would succeed in one attempt more.
         Way { items: 61, rows: 2, n: 700, ..ONE },
     ]
@@ -91,12 +91,20 @@ impl World {
         let mut batch = case::batch(rows, self.counts.len());
         batch.targets = batch.targets.iter().map(|&target| trained[target as usize % trained.len()]).collect();
         batch.target_clusters = case::ids(2, rows, CLUSTERS).into();
+        // The last user has seen low items only, and in a long batch the highest trained one follows; in a short one some are above
+        // all targets. The user before has seen the highest of all.
+        let (sequences, highest) = (batch.sequences() as u32, self.counts.len() as u32 - 1);
+        if rows > 9 {
+            batch.targets = batch.targets[..rows - 1].iter().copied().chain(trained.last().copied()).collect();
+        }
         let seen = |b: u32| match b {
             0 => trained[1..trained.len() - 1].to_vec(),
             1 => vec![],
+            b if b + 1 == sequences => trained.iter().copied().filter(|i| 2 * i < highest && (i + b).is_multiple_of(3)).collect(),
+            b if b + 2 == sequences => (0..highest).filter(|i| i % 7 == 1).chain([highest]).collect(),
             b => trained.iter().copied().filter(|i| (i * 7 + b).is_multiple_of(3)).collect(),
         };
-        let lists: Vec<Vec<u32>> = (0..batch.sequences() as u32).map(seen).collect();
+        let lists: Vec<Vec<u32>> = (0..sequences).map(seen).collect();
         batch.with_seen(&lists)
     }
 }
