@@ -44,8 +44,8 @@
 //! - **The training set lies where the model is.** On a machine a batch is a function of its place in the epoch: order, cuts, rows,
 //!   keys and contexts are made there ([`ops::batch`], [`ops::contexts`]) from a log that was sent once. The host holds the same
 //!   batch as promises ([`data::column`]), which are kept where a stage decides there; it knows how long a batch is, because launches
-//!   need its size. The price is 4 bytes an event (8 with time clusters, 92 more with temporal contexts), so a log larger than a
-//!   GPU's memory is refused by the plan instead of being streamed.
+//!   need its size. The price is 4 bytes an event (8 with time clusters, 92 more with temporal contexts, which are encoded batch by
+//!   batch beyond 2 GiB), so a log larger than a GPU's memory is refused by the plan instead of being streamed.
 //! - **Work on a machine is enqueued call by call, and the host runs ahead of it**: loss and gradient norm stay there
 //!   ([`device::Scalar`]) until a line, a record or a checkpoint needs them, and a gradient that is not finite halts the updates
 //!   there. Samplers that decide on the host wait for their scores.
