@@ -73,6 +73,17 @@ print(json.dumps({"intervals": len(gpu), "worst_relative_difference": worst[0], 
 sys.exit(0 if len(gpu) == len(graph) == len(host) and max(worst) < 1e-3 and steps["replayed"] > 0 else 1)
 EOF
 
+# Every call of a step: MovieLens-1M's size with the whole catalogue and with own negatives, and a million items.
+middle=(--set dim=64 --set max_len=200 --set batch_size=256 --items 3700)
+for rounding in f32 bf16; do
+  part "kernels-softmax-$rounding" 30 "$hardneg" profile --kernels --json --device cuda --rounds 9 "${middle[@]}" \
+    --set loss=softmax --set train.rounding=$rounding || true
+done
+part kernels-sampled 30 "$hardneg" profile --kernels --json --device cuda --rounds 9 "${middle[@]}" --set loss=sampled_softmax \
+  --samplers uniform,dns --negatives 128 || true
+part kernels-million 60 "$hardneg" profile --kernels --json --device cuda --rounds 5 --set dim=128 --set max_len=200 \
+  --set batch_size=256 --items 1e6 --set loss=sampled_softmax --set optim.tables=lazy --samplers uniform --negatives 128 || true
+
 log_file=$data/ml-1m/ml-1m_sas.txt.gz
 if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_available()' 2>>"$log"; then
   eager="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16"

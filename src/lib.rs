@@ -31,6 +31,7 @@
 //! | what memory does a run need | [`train::plan`]: the `bytes` functions beside their owners, added up and held to a measurement |
 //! | how fast can a step be here | [`train::cost`]: the `cost` functions beside the operations, added up; [`train::ceilings`]: what this machine reaches |
 //! | how fast will a step be here | [`train::prices`]: what a unit of each operation takes, measured at the model's width |
+//! | which call of a step takes how long on a machine | [`train::kernels`], by the bytes its kernel's header promises ([`device::traffic`]) |
 //! | what does a sampler cost, and what did it draw | [`train::profile`], [`sampling::diagnosis`] |
 //! | what did a run buy | [`report`]: a page, TensorBoard events, a table |
 //! | how good is it | [`eval`]: full ranking in tiles, baselines beside the model |

@@ -19,6 +19,7 @@ mod evaluate;
 mod explain;
 mod inspect;
 mod intake;
+mod kernels;
 mod measure;
 mod plan;
 mod prepare;

@@ -7,17 +7,20 @@ use serde_json::{Value, json};
 
 use crate::cli::arguments::{Machine, SettingFlags, count};
 use crate::cli::plan::reaches;
-use crate::cli::settings;
-use crate::cli::{doctor, intake, terminal};
+use crate::cli::settings::{self, Source};
+use crate::cli::{doctor, intake, kernels, terminal};
 use crate::config::Config;
 use crate::data::clusters::Method;
 use crate::data::prepare;
 use crate::data::raw::Sides;
+use crate::data::training::TrainingSet;
+use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::loss;
 use crate::report;
 use crate::report::chart::{self, Labels, Series};
 use crate::sampling::{Need, Plan};
+use crate::train;
 use crate::train::ceilings::Ceilings;
 use crate::train::cost::StepCost;
 use crate::train::fit::Stages;
@@ -31,7 +34,7 @@ const TOLERANCE: f64 = 0.03;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json --page profile.html"
+    after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json --page profile.html\n  hardneg profile --kernels --samplers dns --items 1e6 --device cuda"
 )]
 pub struct Args {
     /// Presets, separated by commas; see `hardneg samplers list`
@@ -55,6 +58,9 @@ pub struct Args {
     /// Write the figures as one page of charts and tables that needs no network
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+    /// Time every call of a step on a GPU or the emulator instead: which kernel takes how long, and how near that is to its floor
+    #[arg(long, conflicts_with_all = ["trace", "page", "compare"])]
+    kernels: bool,
     /// Exit with 1 where a sampler has become slower than in this earlier `--json` output
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -72,47 +78,41 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         return Err(Error::new(Code::C0202, "nothing to measure").help("name samplers, and at least one round"));
     }
     // All names are checked before the first measurement.
-    let mut plans = vec![];
-    for name in &args.samplers {
-        let with = profile::with_sampler(&config, name, None, false);
-        let kinds = Plan::new(&with.sampler)?.declared();
-        let needs = |need: Need| kinds.iter().any(|kind| kind.needs.contains(&need));
-        plans.push((name, needs(Need::Clusters), needs(Need::Context)));
-    }
+    let plans = plans(args, &config)?;
     let (device, why) = args.machine.open_for(&config.train)?;
-    why.iter().for_each(|why| terminal::say(&format!("profiling the host: {why}")));
-    let negatives: Vec<Option<u32>> = match args.negatives.is_empty() {
-        true => vec![None],
-        false => args.negatives.iter().copied().map(Some).collect(),
+    let machine = match (args.kernels, &device) {
+        (true, Device::Host(_)) => {
+            return Err(Error::new(Code::C0205, "the plain path has no kernels to time")
+                .note(why.unwrap_or_default())
+                .help("use `--device cuda` where there is a GPU, or `--device emulator` for the calls and their bytes"));
+        }
+        (true, Device::Machine(runtime)) => Some(runtime),
+        (false, _) => None,
     };
+    why.iter().for_each(|why| terminal::say(&format!("profiling the host: {why}")));
     let rounds = Rounds { warmup: args.warmup, measured: args.rounds };
     let ceilings = Ceilings::measure(&device)?;
     let (mut lines, mut spans): (Vec<Line>, Vec<Span>) = (vec![], vec![]);
-    for &items in &sizes {
-        let log = profile::log(items, config.train.batch_size, config.model.max_len + 3, config.train.seed)?;
-        let data = Arc::new(prepare::in_memory(log, &config.data, Sides::default())?);
-        for &(name, clusters, context) in &plans {
-            for &n in &negatives {
-                let config = profile::with_sampler(&config, name, n, context);
-                let set = intake::training_set(&config, data.clone(), clusters.then_some(Method::Bisecting))?;
-                let (mut sampled, mut uniform) = profile::pair(&config, &set, &device)?;
-                let line = profile::measure(
-                    name,
-                    &mut sampled,
-                    &mut uniform,
-                    items,
-                    rounds,
-                    &ceilings,
-                    &device,
-                    lines.len(),
-                    &mut spans,
-                )?;
-                if !json {
-                    terminal::say(&format!("{name}, {} negatives, {items} items: measured", line.negatives));
-                }
-                lines.push(line);
-            }
+    let mut steps = vec![];
+    each(args, &config, &sizes, &plans, &mut |name, config, set, items| {
+        if let Some(runtime) = machine {
+            let step = train::kernels::measure(config, set, runtime, rounds, &ceilings)?;
+            steps.push(kernels::Line { sampler: step.negatives.map(|_| name.to_string()), items, step });
+            return Ok(());
         }
+        let (mut sampled, mut uniform) = profile::pair(config, set, &device)?;
+        let line =
+            profile::measure(name, &mut sampled, &mut uniform, items, rounds, &ceilings, &device, lines.len(), &mut spans)?;
+        if !json {
+            terminal::say(&format!("{name}, {} negatives, {items} items: measured", line.negatives));
+        }
+        lines.push(line);
+        Ok(())
+    })?;
+    if machine.is_some() {
+        let settings = json!({ "rounds": args.rounds, "loss": config.loss.kind, "model": config.model,
+            "batch_size": config.train.batch_size, "rounding": config.train.rounding });
+        return kernels::print(&steps, &ceilings, &device, settings, json);
     }
     if let Some(path) = &args.trace {
         std::fs::write(path, trace(&lines, &spans).to_string()).map_err(|e| Error::io("writing", path, &e))?;
@@ -138,7 +138,47 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     base.map_or(Ok(()), |base| gate(&base, &lines))
 }
 
-/// The settings, with small defaults of its own and a loss that has a sampler.
+/// The name of a sampler, and whether it needs time clusters and a model that sees context.
+type Named<'a> = (&'a str, bool, bool);
+
+/// The samplers that are asked for; one of them where the loss takes none.
+fn plans<'a>(args: &'a Args, config: &Config) -> Result<Vec<Named<'a>>> {
+    let all = if loss::find(&config.loss.kind)?.sampled { args.samplers.len() } else { 1 };
+    let plan = |name: &'a String| {
+        let kinds = Plan::new(&profile::with_sampler(config, name, None, false).sampler)?.declared();
+        let needs = |need: Need| kinds.iter().any(|kind| kind.needs.contains(&need));
+        Ok((name.as_str(), needs(Need::Clusters), needs(Need::Context)))
+    };
+    args.samplers.iter().take(all).map(plan).collect()
+}
+
+/// Calls `measure` with the name of a sampler, the configuration with it, a log and its number of items: for all of them.
+fn each(
+    args: &Args,
+    config: &Config,
+    sizes: &[u32],
+    plans: &[Named],
+    measure: &mut dyn FnMut(&str, &Config, &Arc<TrainingSet>, u32) -> Result<()>,
+) -> Result<()> {
+    let negatives: Vec<Option<u32>> = match args.negatives.is_empty() {
+        true => vec![None],
+        false => args.negatives.iter().copied().map(Some).collect(),
+    };
+    for &items in sizes {
+        let log = profile::log(items, config.train.batch_size, config.model.max_len + 3, config.train.seed)?;
+        let data = Arc::new(prepare::in_memory(log, &config.data, Sides::default())?);
+        for &(name, clusters, context) in plans {
+            for &n in &negatives {
+                let config = profile::with_sampler(config, name, n, context);
+                let set = intake::training_set(&config, data.clone(), clusters.then_some(Method::Bisecting))?;
+                measure(name, &config, &set, items)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The settings, with small defaults of its own and a loss that has a sampler, or any loss where calls are timed.
 fn configuration(args: &Args) -> Result<Config> {
     let settings = settings::resolve(&args.settings.inputs())?;
     let chosen: Vec<String> = settings.chosen().map(|(key, ..)| key.to_string()).collect();
@@ -146,14 +186,19 @@ fn configuration(args: &Args) -> Result<Config> {
         let what = format!("`{key}` has no effect: a profile makes its own log and takes its samplers from `--samplers`");
         return Err(Error::new(Code::C0203, what));
     }
+    // The default of a training is a loss without a sampler: who wants its calls timed says so.
+    let says_loss = settings.origins.iter().any(|(key, _, source)| key.starts_with("loss") && *source != Source::Default);
     let mut config = settings.config;
     if !chosen.iter().any(|key| key == "model.max_len") {
         config.model.max_len = 50;
     }
-    if !chosen.iter().any(|key| key.starts_with("loss")) {
+    if !says_loss {
         config.loss = crate::config::Kind { kind: "bce".into(), params: Default::default() };
     }
-    if !loss::find(&config.loss.kind)?.sampled {
+    if args.kernels && config.train.graph {
+        return Err(Error::new(Code::C0203, "`train.graph` has no effect where every call is timed, which a graph's are not"));
+    }
+    if !loss::find(&config.loss.kind)?.sampled && !args.kernels {
         let what = format!("the loss `{}` sees the whole catalogue, so there is no sampler to profile", config.loss.kind);
         return Err(Error::new(Code::C0205, what).help("use `--set loss=bce`, or another sampled loss"));
     }

@@ -20,6 +20,7 @@ pub mod places;
 pub mod recorded;
 mod scalar;
 pub mod sources;
+pub mod traffic;
 pub mod watched;
 
 use std::sync::Arc;

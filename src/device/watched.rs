@@ -1,10 +1,14 @@
-//! A machine that is watched: how much of its memory is held, how often the host waits for it, and how much it sends.
+//! A machine that is watched: how much of its memory is held, how often the host waits for it, how much it sends, and, where that is
+//! asked for, what each call takes there.
 //!
-//! It passes everything on. Memory is counted as it is asked for, without what a machine adds to align it or keeps for later.
+//! It passes everything on. Memory is counted as it is asked for, without what a machine adds to align it or keeps for later. A call
+//! is timed between two marks of its own, so it is the machine's time and no wait for the host, if the host is ahead; a mark takes a
+//! GPU about as long as a small kernel, and none that lies between two of them overlaps another.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::device::traffic::Traffic;
 use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
 use crate::error::Result;
 
@@ -13,6 +17,37 @@ pub struct Watched {
     held: Arc<Held>,
     waits: AtomicU64,
     sent: AtomicU64,
+    /// While calls are timed: each, and the marks around it.
+    timed: Mutex<Option<Vec<(Call, Mark, Mark)>>>,
+}
+
+/// A call of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// A kernel's entry point, `product mxnxk`, `fill`, `copy to` or `copy from`.
+    pub what: String,
+    /// Read and written, each once; whether it may be less.
+    pub bytes: u64,
+    pub at_most: bool,
+    /// Of a product.
+    pub flops: u64,
+    /// Of the machine.
+    pub seconds: f64,
+}
+
+impl Call {
+    fn new(what: &str, bytes: usize) -> Call {
+        Call { what: what.into(), bytes: bytes as u64, ..Call::default() }
+    }
+    fn of_launch(kernel: &Kernel, args: &[Arg]) -> Result<Call> {
+        let Traffic { reads, writes, .. } = Traffic::of(kernel, args)?;
+        let (bytes, at_most) = (reads.bytes + writes.bytes, reads.at_most || writes.at_most);
+        Ok(Call { what: kernel.entry.into(), bytes, at_most, ..Call::default() })
+    }
+    fn of_product([m, n, k]: [usize; 3], accumulate: bool) -> Call {
+        let numbers = m * k + k * n + m * n * (1 + usize::from(accumulate));
+        Call { what: format!("product {m}x{n}x{k}"), flops: 2 * (m * n * k) as u64, ..Call::new("", 4 * numbers) }
+    }
 }
 
 /// Bytes held now, and the most since the last restart.
@@ -37,7 +72,7 @@ impl Drop for Piece {
 
 impl Watched {
     pub fn new(machine: Arc<dyn Runtime>) -> Watched {
-        Watched { machine, held: Arc::default(), waits: AtomicU64::new(0), sent: AtomicU64::new(0) }
+        Watched { machine, held: Arc::default(), waits: AtomicU64::new(0), sent: AtomicU64::new(0), timed: Mutex::default() }
     }
     /// The most bytes held at once since the last [`Watched::restart`].
     pub fn most(&self) -> u64 {
@@ -54,6 +89,28 @@ impl Watched {
     /// Bytes the host has sent so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
+    }
+    /// From here on every call is timed.
+    pub fn time(&self) {
+        *self.calls() = Some(vec![]);
+    }
+    /// The calls since then, in their order; from here on none is timed.
+    pub fn took(&self) -> Result<Vec<Call>> {
+        let timed = self.calls().take().unwrap_or_default();
+        let seconds = |(call, from, to): (Call, Mark, Mark)| Ok(Call { seconds: self.machine.elapsed(&from, &to)?, ..call });
+        timed.into_iter().map(seconds).collect()
+    }
+    fn calls(&self) -> MutexGuard<'_, Option<Vec<(Call, Mark, Mark)>>> {
+        self.timed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Does `call`, between two marks if calls are timed.
+    fn call(&self, what: impl FnOnce() -> Result<Call>, call: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut calls = self.calls();
+        let Some(calls) = &mut *calls else { return call() };
+        let (what, from) = (what()?, self.machine.mark()?);
+        call()?;
+        calls.push((what, from, self.machine.mark()?));
+        Ok(())
     }
     fn awaited(&self) -> &dyn Runtime {
         self.waits.fetch_add(1, Relaxed);
@@ -74,19 +131,23 @@ impl Runtime for Watched {
     }
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
         self.sent.fetch_add(from.len() as u64, Relaxed);
-        self.machine.write(to, from)
+        self.call(|| Ok(Call::new("copy to", from.len())), || self.machine.write(to, from))
     }
     fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
-        self.awaited().read(from, to)
+        let bytes = to.len();
+        self.call(|| Ok(Call::new("copy from", bytes)), || self.awaited().read(from, to))
     }
     fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
-        self.machine.fill(memory, byte)
+        let bytes = memory.bytes;
+        self.call(|| Ok(Call::new("fill", bytes)), || self.machine.fill(memory, byte))
     }
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
-        self.machine.launch(kernel, grid, args)
+        let what = if self.calls().is_some() { Some(Call::of_launch(kernel, args)?) } else { None };
+        self.call(|| Ok(what.unwrap_or_default()), || self.machine.launch(kernel, grid, args))
     }
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        self.machine.matmul(c, a, b, shape, scale, accumulate)
+        let what = || Ok(Call::of_product(shape, accumulate));
+        self.call(what, || self.machine.matmul(c, a, b, shape, scale, accumulate))
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
         self.machine.capture(work)

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod cost;
 pub mod durable;
 pub mod fit;
+pub mod kernels;
 pub mod plan;
 pub mod prices;
 pub mod profile;

@@ -95,22 +95,22 @@ struct Scene<'a> {
 }
 
 /// Arrays of a number each, two of a kind.
-type Pair = (Buffer, Buffer);
+pub(super) type Pair = (Buffer, Buffer);
 
 /// Adds one array to the other, which walks through both.
-fn walk(device: &Device, pair: &mut Pair) -> Result<()> {
+pub(super) fn walk(device: &Device, pair: &mut Pair) -> Result<()> {
     rows::add(device, &mut pair.0, &pair.1, 0.5)
 }
 
 /// Arrays of `n` numbers, written once, so that they are memory of their own and not the system's page of zeros.
-fn pair(device: &Device, n: usize) -> Result<Pair> {
+pub(super) fn pair(device: &Device, n: usize) -> Result<Pair> {
     let mut pair = (device.zeros(n)?, device.zeros(n)?);
     rows::add(device, &mut pair.1, &pair.0, 1.0)?;
     Ok(pair)
 }
 
 /// Seconds of `run`: the host's, or those of a machine between two marks.
-fn seconds(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+pub(super) fn seconds(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
     match device {
         Device::Host(_) => {
             let started = Instant::now();
@@ -126,7 +126,7 @@ fn seconds(device: &Device, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> 
 }
 
 /// Numbers to keep `device` busy with; 0 on the plain path.
-fn ahead(device: &Device) -> Result<usize> {
+pub(super) fn ahead(device: &Device) -> Result<usize> {
     if let Device::Host(_) = device {
         return Ok(0);
     }

@@ -352,7 +352,7 @@ pub fn pair(config: &Config, set: &Arc<TrainingSet>, device: &Device) -> Result<
 
 /// Writes all that a trainer keeps. Zeroed memory is given its pages at the first write, and the first steps on a large table would
 /// be measured by that.
-fn write_all(trainer: &mut Trainer, device: &Device) -> Result<()> {
+pub(super) fn write_all(trainer: &mut Trainer, device: &Device) -> Result<()> {
     let state = trainer.tensors()?;
     trainer.restore(0, &state)?;
     trainer.model.params_mut().iter_mut().try_for_each(|param| param.grad.clear(device))

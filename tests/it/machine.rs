@@ -181,3 +181,30 @@ fn recorded_steps_are_those_of_a_machine_that_records_nothing() {
         }
     }
 }
+
+/// A step of one block over 4 sequences of 10 rows, D 16, 200 items: which calls there are, and what they move and multiply.
+#[test]
+fn every_call_of_a_step_is_listed_with_what_it_moves() {
+    if Command::new("c++").arg("--version").output().is_err() {
+        return println!("SKIPPED: no C++ compiler, so no call was timed");
+    }
+    let folder = Folder::new();
+    let mut command = folder.command();
+    let cache = std::env::temp_dir().join("hardneg-test-cache");
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", &cache);
+    command.args(["profile", "--kernels", "--json", "--device", "emulator", "--rounds", "2", "--warmup", "0"]);
+    command.args(["--items", "200", "--set", "loss=softmax", "--set", "max_len=10", "--set", "dim=16", "--set", "batch_size=4"]);
+    let out = finish(command.output().unwrap(), &[]).ok();
+    let all: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    let line = &all["lines"][0];
+    assert_eq!((line["sampler"].is_null(), line["rows"].as_u64()), (true, Some(40)));
+    let kinds = line["kinds"].as_array().unwrap();
+    let of = |call: &str, what: &str| kinds.iter().find(|kind| kind["call"] == call).unwrap()[what].as_u64();
+    // Two norms of the block and the last: x and y of (R,D), a mean and a deviation a row, gain and bias.
+    assert_eq!(of("layer_norm_fwd", "count"), Some(3));
+    assert_eq!(of("layer_norm_fwd", "bytes"), Some(3 * 4 * (2 * 40 * 16 + 2 * 40 + 2 * 16)));
+    // Queries, keys and values in one product.
+    assert_eq!(of("product 40x48x16", "flops"), Some(2 * 40 * 48 * 16));
+    assert!(kinds.iter().all(|kind| kind["seconds"]["median"].as_f64().unwrap() > 0.0));
+    assert_eq!(line["count"].as_u64(), kinds.iter().map(|kind| kind["count"].as_u64()).sum());
+}

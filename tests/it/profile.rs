@@ -64,3 +64,11 @@ fn the_page_shows_every_stage_and_asks_for_nothing() {
     assert_eq!(page.matches("<rect class=\"f5\"").count(), 3);
     assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("href="));
 }
+
+/// On the plain path there is nothing to time, and a graph is timed as a whole only.
+#[test]
+fn calls_are_timed_on_a_machine_only_and_not_in_graphs() {
+    let folder = Folder::new();
+    folder.run(&[SMALL, &["--kernels"]].concat()).fails(2, "C0205");
+    folder.run(&[SMALL, &["--kernels", "--set", "train.graph=true"]].concat()).fails(2, "C0203");
+}
