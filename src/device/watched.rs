@@ -2,8 +2,8 @@
 //! asked for, what each call takes there.
 //!
 //! It passes everything on. Memory is counted as it is asked for, without what a machine adds to align it or keeps for later. A call
-//! is timed between two marks of its own, so it is the machine's time and no wait for the host, if the host is ahead; a mark takes a
-//! GPU about as long as a small kernel, and none that lies between two of them overlaps another.
+//! is timed between two marks of its own, so it is the machine's time and no wait for the host, if the host is ahead; a mark takes time
+//! as well, how much on a GPU has not been measured, and no call between two of them overlaps another.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,8 +7,9 @@
 //!
 //! Steps that are timed as a whole take turns with steps whose calls are timed one by one. Before each the machine is given other
 //! work, long enough for the host to get ahead, so that neither time holds a wait for the host, unless the step itself waits for a
-//! result. Marks keep neighbours from overlapping and take time themselves, so the calls of a step add up to more than the step: what
-//! they are good for is which call to look at, and the difference says how much to trust them. Flops of kernels that multiply
+//! result, as every step does for its report at the end. Marks keep neighbours from overlapping and take time themselves, so the calls
+//! of a step need not add up to the step: what they are good for is which call to look at, and the difference says how much to trust
+//! them. Flops of kernels that multiply
 //! (attention, scores, losses) are not in their headers: their floor is of their bytes alone, and the parts of a step, whose flops are
 //! counted, are what `train/profile.rs` measures.
 
@@ -29,7 +30,8 @@ use crate::train::prices::{self, walk};
 use crate::train::profile::{Median, Rounds, write_all};
 use crate::train::step::Trainer;
 
-/// Seconds of other work before a step, and its launches at most: longer than a host takes to enqueue a step.
+/// Seconds of other work before a step, and its launches at most. The host's own part of a step takes a tenth of a millisecond
+/// (`benches/host.rs`); the driver's part is not known.
 const BUSY: f64 = 0.01;
 const WALKS: usize = 100;
 
