@@ -9,7 +9,7 @@ use std::time::Instant;
 use hardneg::config::{self, Config};
 use hardneg::data::{prepare, split::Split, training::TrainingSet};
 use hardneg::device::places::Rounding;
-use hardneg::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use hardneg::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use hardneg::error::{Error, Result};
 use hardneg::train::fit::Training;
 use hardneg::train::profile::{self, Median};
@@ -65,7 +65,7 @@ impl Runtime for Idle {
     fn launch(&self, _: &Kernel, _: Grid, _: &mut [Arg<'_>]) -> Result<()> {
         self.call()
     }
-    fn matmul(&self, _: MatOut, _: MatIn, _: MatIn, _: [usize; 3], _: f32, _: bool) -> Result<()> {
+    fn matmul(&self, _: MatOut, _: MatIn, _: MatIn, _: [usize; 3], _: f32, _: Plus) -> Result<()> {
         self.call()
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {

@@ -17,7 +17,7 @@ use crate::device::{Memory, Runtime};
 use crate::error::Result;
 
 /// What machines align memory to.
-const ALIGNMENT: usize = 256;
+pub const ALIGNMENT: usize = 256;
 /// Small pieces come from chunks of so many bytes; a larger one is a chunk of its own at first.
 const CHUNK: usize = 2 << 20;
 /// From so many bytes on a piece is a table, which no work rounds up.

@@ -3,7 +3,9 @@
 //! Shapes live in names and comments (`h (R,D)`), not in types. A buffer keeps its capacity when it shrinks, so a batch of
 //! changing length allocates only until it has met its longest.
 
-use crate::device::arena::round;
+use std::sync::Arc;
+
+use crate::device::arena::{ALIGNMENT, round};
 use crate::device::lanes::Lanes;
 use crate::device::{Device, Precision, download, elementary};
 use crate::error::{Error, Result};
@@ -26,6 +28,16 @@ pub struct Memory {
     pub bytes: usize,
     /// Frees it on drop.
     pub owner: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// The owner of a piece that others share: those of [`Buffer::side_by_side`].
+struct Shared(Arc<Memory>);
+
+impl Memory {
+    /// Whether others lie behind it in the same piece.
+    pub fn is_shared(&self) -> bool {
+        self.owner.is::<Shared>()
+    }
 }
 
 /// Exactly `n` elements where the memory has to grow: growing by doubling, as a `Vec` does by itself, would hold up to twice the
@@ -60,6 +72,52 @@ impl Buffer {
         let mut buffer = Buffer::sized(device, round(rows) * per)?;
         buffer.resize(device, rows * per)?;
         Ok(buffer)
+    }
+    /// Zeroed buffers of so many elements. In a machine's memory they lie in one piece, in their order and each aligned as if alone,
+    /// so that one launch can go through them all ([`Buffer::through`]).
+    pub fn side_by_side(device: &Device, sizes: &[usize]) -> Result<Vec<Buffer>> {
+        let Device::Machine(runtime) = device else { return sizes.iter().map(|&n| device.zeros(n)).collect() };
+        let extent = |n: &usize| (4 * n).next_multiple_of(ALIGNMENT);
+        let mut memory = runtime.alloc(sizes.iter().map(extent).sum())?;
+        runtime.fill(&mut memory, 0)?;
+        let (whole, mut address) = (Arc::new(memory), 0);
+        let part = |n: &usize| {
+            let owner = Box::new(Shared(whole.clone()));
+            let memory = Memory { address: whole.address + address, bytes: extent(n), owner };
+            address += extent(n) as u64;
+            Buffer::machine(memory, *n)
+        };
+        Ok(sizes.iter().map(part).collect())
+    }
+    /// Whether `next` lies directly behind it in one piece of a machine's memory, with nothing but zeros between.
+    pub fn goes_on_in(&self, next: &Buffer) -> bool {
+        let (Buffer::Machine { memory, .. }, Buffer::Machine { memory: next, .. }) = (self, next) else { return false };
+        match (memory.owner.downcast_ref::<Shared>(), next.owner.downcast_ref::<Shared>()) {
+            (Some(one), Some(other)) => Arc::ptr_eq(&one.0, &other.0) && memory.address + memory.bytes as u64 == next.address,
+            _ => false,
+        }
+    }
+    /// From its start to the end of `last`, which it goes on in; nothing is owned, so both must outlive it.
+    pub fn through(&self, last: &Buffer) -> Result<Buffer> {
+        let (from, to) = (self.memory()?.address, last.memory()?.address);
+        let len = (to - from) as usize / 4 + last.len();
+        Ok(Buffer::machine(Memory { address: from, bytes: 4 * len, owner: Box::new(()) }, len))
+    }
+    /// Overwrites all elements, where they lie, with `values` rounded to its precision.
+    pub fn set(&mut self, device: &Device, values: &[f64]) -> Result<()> {
+        if values.len() != self.len() {
+            return Err(Error::internal(format!("{} values for a buffer of {}", values.len(), self.len())));
+        }
+        match (self, device) {
+            (Buffer::F32(v), _) => v.iter_mut().zip(values).for_each(|(x, &value)| *x = value as f32),
+            (Buffer::F64(v), _) => v.copy_from_slice(values),
+            (buffer, Device::Machine(runtime)) => {
+                let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+                runtime.write(buffer.memory_mut()?, bytemuck::cast_slice(&values))?;
+            }
+            (Buffer::Machine { .. }, _) => return Err(Error::internal("machine memory without its machine")),
+        }
+        Ok(())
     }
     /// Elements held.
     pub fn len(&self) -> usize {

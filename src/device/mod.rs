@@ -122,9 +122,9 @@ pub trait Runtime: Send + Sync {
     fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()>;
     /// Enqueues one kernel; arguments are tagged by use, so that a machine can fault a kernel that writes an input.
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()>;
-    /// `C = scale A B`, or `C += scale A B` with `accumulate`; C (m,n), A (m,k), B (k,n), `shape` is `[m, n, k]`. The one
-    /// call into a library of matrix products (cuBLASLt; the `gemm` crate on the emulator).
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()>;
+    /// `C = scale A B`, plus what `plus` says; C (m,n), A (m,k), B (k,n), `shape` is `[m, n, k]`. The one call into a library of
+    /// matrix products (cuBLASLt; the `gemm` crate on the emulator).
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()>;
     /// Records what `work` enqueues, to be replayed without the host (a CUDA graph).
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay>;
     fn replay(&self, recorded: &Replay) -> Result<()>;
@@ -176,6 +176,22 @@ impl<'a> MatOut<'a> {
     /// A whole buffer of rows `stride` long.
     pub fn new(data: &'a mut Buffer, stride: usize) -> MatOut<'a> {
         MatOut { data, first: 0, stride }
+    }
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub enum Plus<'a> {
+    Nothing,
+    /// What C held.
+    Before,
+    /// A row of n numbers, to every row of C: a layer's bias, without another pass over the product.
+    Row(&'a Buffer),
+}
+
+impl Plus<'_> {
+    pub fn accumulates(self) -> bool {
+        matches!(self, Plus::Before)
     }
 }
 
@@ -284,8 +300,9 @@ impl std::str::FromStr for Request {
     }
 }
 
-/// Whether the three operands of [`Runtime::matmul`] lie inside their buffers.
-pub fn check_product(c: &MatOut, a: &MatIn, b: &MatIn, [m, n, k]: [usize; 3]) -> Result<()> {
+/// Whether the operands of [`Runtime::matmul`] lie inside their buffers.
+pub fn check_product(c: &MatOut, a: &MatIn, b: &MatIn, [m, n, k]: [usize; 3], plus: Plus) -> Result<()> {
+    let row_fits = if let Plus::Row(row) = plus { row.len() == n } else { true };
     let inside = |len: usize, first: usize, stride: usize, rows: usize, columns: usize| {
         rows == 0 || columns == 0 || stride >= columns && first + (rows - 1) * stride + columns <= len
     };
@@ -293,7 +310,7 @@ pub fn check_product(c: &MatOut, a: &MatIn, b: &MatIn, [m, n, k]: [usize; 3]) ->
         let (rows, columns) = if x.transposed { (columns, rows) } else { (rows, columns) };
         inside(x.data.len(), x.first, x.stride, rows, columns)
     };
-    if operand(a, m, k) && operand(b, k, n) && inside(c.data.len(), c.first, c.stride, m, n) {
+    if row_fits && operand(a, m, k) && operand(b, k, n) && inside(c.data.len(), c.first, c.stride, m, n) {
         Ok(())
     } else {
         Err(Error::internal(format!("a product of shape {:?} leaves its buffers", [m, n, k])))

@@ -28,7 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::device::arena::{Arena, extent, round};
-use crate::device::{Amendment, Arg, Buffer, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime, check_product};
+use crate::device::{
+    Amendment, Arg, Buffer, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime, check_product,
+};
 use crate::error::{Error, Result};
 
 /// Calls that are noted down before they go to the machine without a step's end.
@@ -89,10 +91,34 @@ type Operand = (Piece, usize, usize, bool);
 /// The mark of a step, known once the machine has been given it.
 type Promised = Arc<OnceLock<Mark>>;
 
+struct Product {
+    c: Operand,
+    a: Operand,
+    b: Operand,
+    shape: [usize; 3],
+    scale: f32,
+    plus: Onto,
+}
+
+impl Product {
+    /// What must be equal in recordings of it.
+    fn key(&self) -> impl Hash + PartialEq + use<> {
+        (self.c, self.a, self.b, self.shape, self.scale.to_bits(), self.plus)
+    }
+}
+
+/// [`Plus`], without its borrow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Onto {
+    Nothing,
+    Before,
+    Row(Piece),
+}
+
 enum Call {
     Launch { kernel: Arc<Kernel>, grid: Grid, args: Vec<Value> },
     Fill { to: Piece, byte: u8 },
-    Product { c: Operand, a: Operand, b: Operand, shape: [usize; 3], scale: f32, accumulate: bool },
+    Product(Product),
     Mark(Promised),
 }
 
@@ -102,7 +128,7 @@ impl Call {
         match self {
             Call::Launch { kernel, .. } => (0, Arc::as_ptr(kernel) as usize).hash(to),
             Call::Fill { .. } => 1.hash(to),
-            Call::Product { c, a, b, shape, scale, accumulate } => (2, c, a, b, shape, scale.to_bits(), accumulate).hash(to),
+            Call::Product(product) => (2, product.key()).hash(to),
             Call::Mark(_) => 3.hash(to),
         }
     }
@@ -111,10 +137,7 @@ impl Call {
         match (self, other) {
             (Call::Launch { kernel, .. }, Call::Launch { kernel: other, .. }) => Arc::ptr_eq(kernel, other),
             (Call::Fill { .. }, Call::Fill { .. }) | (Call::Mark(_), Call::Mark(_)) => true,
-            (
-                Call::Product { c, a, b, shape, scale, accumulate },
-                Call::Product { c: c2, a: a2, b: b2, shape: shape2, scale: scale2, accumulate: accumulate2 },
-            ) => (c, a, b, shape, scale.to_bits(), accumulate) == (c2, a2, b2, shape2, scale2.to_bits(), accumulate2),
+            (Call::Product(one), Call::Product(other)) => one.key() == other.key(),
             _ => false,
         }
     }
@@ -127,7 +150,7 @@ impl Call {
                     && a1.iter().map(bits).eq(a2.iter().map(bits))
             }
             (Call::Fill { to, byte }, Call::Fill { to: to2, byte: byte2 }) => (to, byte) == (to2, byte2),
-            (Call::Product { .. }, Call::Product { .. }) => true,
+            (Call::Product(_), Call::Product(_)) => true,
             // A mark of another step is another mark.
             _ => false,
         }
@@ -155,11 +178,17 @@ impl Call {
                     Some((replay, at)) => machine.amend(replay, at, Amendment::Fill(&mut memory, *byte)).map(|_| ()),
                 }
             }
-            Call::Product { c, a, b, shape, scale, accumulate } => {
+            Call::Product(Product { c, a, b, shape, scale, plus }) => {
                 let [mut to, left, right] = [c, a, b].map(|operand| operand.0.buffer());
                 let c = MatOut { data: &mut to, first: c.1, stride: c.2 };
                 let [a, b] = [(a, &left), (b, &right)].map(|(x, data)| MatIn { data, first: x.1, stride: x.2, transposed: x.3 });
-                machine.matmul(c, a, b, *shape, *scale, *accumulate)
+                let row = if let Onto::Row(row) = plus { row.buffer() } else { Piece { address: 0, bytes: 0, len: 0 }.buffer() };
+                let plus = match plus {
+                    Onto::Nothing => Plus::Nothing,
+                    Onto::Before => Plus::Before,
+                    Onto::Row(_) => Plus::Row(&row),
+                };
+                machine.matmul(c, a, b, *shape, *scale, plus)
             }
             Call::Mark(promised) => {
                 let mark = match amend {
@@ -383,10 +412,10 @@ impl Runtime for Recorded {
         };
         self.note(&mut state, Call::Launch { kernel, grid, args })
     }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        check_product(&c, &a, &b, shape)?;
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        check_product(&c, &a, &b, shape, plus)?;
         let [m, n, k] = shape;
-        if m == 0 || n == 0 || k == 0 && accumulate {
+        if m == 0 || n == 0 || k == 0 && plus.accumulates() {
             return Ok(());
         }
         if k == 0 {
@@ -394,7 +423,8 @@ impl Runtime for Recorded {
         }
         // Whether a matrix stored row by row, `given` rows of it, has room for `rows` and holds nothing behind its own.
         let goes_on = |data: &Buffer, first: usize, stride: usize, columns: usize, given: usize, rows: usize| {
-            let room = data.memory().map_or(0, |memory| extent(memory.bytes));
+            // Behind one of several side by side lies the next one, and no room.
+            let room = data.memory().map_or(0, |memory| if memory.is_shared() { 0 } else { extent(memory.bytes) });
             first + columns <= stride && data.len() <= given * stride && 4 * rows * stride <= room
         };
         let (mut rows, mut depth) = (round(m), round(k));
@@ -414,14 +444,18 @@ impl Runtime for Recorded {
             let shape = if x.transposed { [shape[1], shape[0]] } else { shape };
             Ok((place(x.data, x.first, x.stride, shape)?, x.first, x.stride, x.transposed))
         };
-        let call = Call::Product {
+        let call = Call::Product(Product {
             c: (place(c.data, c.first, c.stride, [rows, n])?, c.first, c.stride, false),
             a: operand(&a, [rows, depth])?,
             b: operand(&b, [depth, n])?,
             shape: [rows, n, depth],
             scale,
-            accumulate,
-        };
+            plus: match plus {
+                Plus::Nothing => Onto::Nothing,
+                Plus::Before => Onto::Before,
+                Plus::Row(row) => Onto::Row(Piece::of(row)?),
+            },
+        });
         let mut state = self.locked();
         if depth > k {
             for x in [&a, &b] {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::traffic::Traffic;
-use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use crate::error::Result;
 
 pub struct Watched {
@@ -44,8 +44,13 @@ impl Call {
         let (bytes, at_most) = (reads.bytes + writes.bytes, reads.at_most || writes.at_most);
         Ok(Call { what: kernel.entry.into(), bytes, at_most, ..Call::default() })
     }
-    fn of_product([m, n, k]: [usize; 3], accumulate: bool) -> Call {
-        let numbers = m * k + k * n + m * n * (1 + usize::from(accumulate));
+    fn of_product([m, n, k]: [usize; 3], plus: Plus) -> Call {
+        let added = match plus {
+            Plus::Nothing => 0,
+            Plus::Before => m * n,
+            Plus::Row(_) => n,
+        };
+        let numbers = m * k + k * n + m * n + added;
         Call { what: format!("product {m}x{n}x{k}"), flops: 2 * (m * n * k) as u64, ..Call::new("", 4 * numbers) }
     }
 }
@@ -145,9 +150,9 @@ impl Runtime for Watched {
         let what = if self.calls().is_some() { Some(Call::of_launch(kernel, args)?) } else { None };
         self.call(|| Ok(what.unwrap_or_default()), || self.machine.launch(kernel, grid, args))
     }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        let what = || Ok(Call::of_product(shape, accumulate));
-        self.call(what, || self.machine.matmul(c, a, b, shape, scale, accumulate))
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        let what = || Ok(Call::of_product(shape, plus));
+        self.call(what, || self.machine.matmul(c, a, b, shape, scale, plus))
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
         self.machine.capture(work)

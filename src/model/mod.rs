@@ -232,6 +232,7 @@ impl Model {
         let projection = hyper.context.then(|| Projection::new(&mut list, sizes.numeric, &sizes.categories, d)).transpose()?;
         let blocks = (0..hyper.layers).map(|b| Block::new(b, &hyper, &mut list)).collect::<Result<Vec<_>>>()?;
         let final_norm = (hyper.norm != Norm::Post).then(|| list.norm("norm", d)).transpose()?;
+        list.place()?;
         let b = || Buffer::empty(device);
         Ok(Model {
             saved: (0..hyper.layers).map(|_| Saved::new(device)).collect(),

@@ -1,4 +1,7 @@
 //! The model's parameters in one ordered list, created with their initial values.
+//!
+//! In a machine's memory all but the largest lie side by side, and so do their gradients, by role: what treats them alike, such as an
+//! optimizer, needs one launch for a stretch of them and not one for each.
 
 use rayon::prelude::*;
 
@@ -16,24 +19,52 @@ pub enum Glorot {
     Everywhere,
 }
 
+/// A parameter of more elements lies alone, so that its values need not be held twice until all are known; a launch of its own costs
+/// nothing beside its size.
+const LARGE: usize = 1 << 22;
+
 pub struct ParamList {
     device: Device,
     seed: u64,
     std: f64,
     glorot: Glorot,
     pub params: Vec<Param>,
+    /// Values of parameters that have no place yet.
+    unplaced: Vec<(usize, Vec<f64>)>,
 }
 
 impl ParamList {
     /// `std`: deviation of tables, and of linear weights that are not `glorot`.
     pub fn new(device: &Device, seed: u64, std: f64, glorot: Glorot) -> ParamList {
-        ParamList { device: device.clone(), seed, std, glorot, params: Vec::new() }
+        ParamList { device: device.clone(), seed, std, glorot, params: Vec::new(), unplaced: Vec::new() }
     }
-    fn push(&mut self, name: String, shape: Vec<usize>, role: Role, values: &[f64]) -> Result<usize> {
-        let value = self.device.reals(values)?;
-        let grad = self.device.zeros(values.len())?;
+    fn push(&mut self, name: String, shape: Vec<usize>, role: Role, values: Vec<f64>) -> Result<usize> {
+        let (number, device) = (self.params.len(), &self.device);
+        let [value, grad] = match values.len() > LARGE {
+            true => [device.reals(&values)?, device.zeros(values.len())?],
+            false => {
+                self.unplaced.push((number, values));
+                [Buffer::empty(device), Buffer::empty(device)]
+            }
+        };
         self.params.push(Param { name, shape, role, value, grad });
-        Ok(self.params.len() - 1)
+        Ok(number)
+    }
+    /// Gives every parameter its place, once all are known.
+    pub fn place(&mut self) -> Result<()> {
+        let mut unplaced = std::mem::take(&mut self.unplaced);
+        unplaced.sort_by_key(|(number, _)| match self.params[*number].role {
+            Role::Table => 0,
+            Role::Vector => 1,
+            Role::Matrix => 2,
+        });
+        let sizes: Vec<usize> = unplaced.iter().map(|(_, values)| values.len()).collect();
+        let (values, grads) = (Buffer::side_by_side(&self.device, &sizes)?, Buffer::side_by_side(&self.device, &sizes)?);
+        for (((number, initial), mut value), grad) in unplaced.into_iter().zip(values).zip(grads) {
+            value.set(&self.device, &initial)?;
+            (self.params[number].value, self.params[number].grad) = (value, grad);
+        }
+        Ok(())
     }
     /// Normal values of deviation `std`; element e is a function of (seed, number of the parameter, e).
     fn normals(&self, n: usize, std: f64) -> Vec<f64> {
@@ -48,7 +79,7 @@ impl ParamList {
     /// A table of `rows` ids, N(0, std).
     pub fn table(&mut self, name: &str, rows: usize, dim: usize) -> Result<usize> {
         let values = self.normals(rows * dim, self.std);
-        self.push(name.into(), vec![rows, dim], Role::Table, &values)
+        self.push(name.into(), vec![rows, dim], Role::Table, values)
     }
     /// `[weight (k,n), bias (n)]`, the bias zero.
     pub fn linear(&mut self, name: &str, k: usize, n: usize) -> Result<[usize; 2]> {
@@ -59,14 +90,14 @@ impl ParamList {
         };
         let std = if wide { (2.0 / (k + n) as f64).sqrt() } else { self.std };
         let values = self.normals(k * n, std);
-        let weight = self.push(format!("{name}.weight"), vec![k, n], Role::Matrix, &values)?;
-        let bias = self.push(format!("{name}.bias"), vec![n], Role::Vector, &vec![0.0; n])?;
+        let weight = self.push(format!("{name}.weight"), vec![k, n], Role::Matrix, values)?;
+        let bias = self.push(format!("{name}.bias"), vec![n], Role::Vector, vec![0.0; n])?;
         Ok([weight, bias])
     }
     /// `[gain (dim), bias (dim)]`
     pub fn norm(&mut self, name: &str, dim: usize) -> Result<[usize; 2]> {
-        let gain = self.push(format!("{name}.gain"), vec![dim], Role::Vector, &vec![1.0; dim])?;
-        let bias = self.push(format!("{name}.bias"), vec![dim], Role::Vector, &vec![0.0; dim])?;
+        let gain = self.push(format!("{name}.gain"), vec![dim], Role::Vector, vec![1.0; dim])?;
+        let bias = self.push(format!("{name}.bias"), vec![dim], Role::Vector, vec![0.0; dim])?;
         Ok([gain, bias])
     }
     pub fn value(&self, i: usize) -> &Buffer {

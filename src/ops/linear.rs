@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Real};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Plus, Real};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -34,7 +34,7 @@ impl Columns {
 /// Rows per parallel task of the bias.
 const TASK: usize = 512;
 
-/// `rows` R, `k` and `n` as above. `b` of length 0 means no bias.
+/// `rows` R, `k` and `n` as above.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     device: &Device,
@@ -47,6 +47,10 @@ pub fn forward(
     n: usize,
 ) -> Result<()> {
     y.resize(device, rows * n)?;
+    if let (Device::Machine(runtime), Some(b), true) = (device, b, rows * k * n > 0) {
+        // In one pass over y.
+        return runtime.matmul(MatOut::new(y, n), MatIn::new(x, k), MatIn::new(w, n), [rows, n, k], 1.0, Plus::Row(b));
+    }
     multiply(device, y, x, w, Columns::all(n), rows, k)?;
     b.map_or(Ok(()), |b| add_bias(device, y, b))
 }
@@ -64,7 +68,7 @@ pub fn multiply(device: &Device, y: &mut Buffer, x: &Buffer, w: &Buffer, of: Col
         _ => {
             let w = MatIn { first: of.first, ..MatIn::new(w, of.of) };
             let y = MatOut { first: of.first, ..MatOut::new(y, of.of) };
-            runtime.matmul(y, MatIn::new(x, k), w, [rows, of.count, k], 1.0, false)
+            runtime.matmul(y, MatIn::new(x, k), w, [rows, of.count, k], 1.0, Plus::Nothing)
         }
     })
 }
@@ -138,12 +142,12 @@ pub fn multiply_backward(
         if let Some(dx) = dx {
             dx.resize(device, rows * k)?;
             if !dx.is_empty() {
-                runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, false)?;
+                runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, Plus::Nothing)?;
             }
         }
         if rows * k > 0 {
             let dw = MatOut { first: of.first, ..MatOut::new(dw, of.of) };
-            runtime.matmul(dw, MatIn::new(x, k).t(), part(dy), [k, of.count, rows], 1.0, true)?;
+            runtime.matmul(dw, MatIn::new(x, k).t(), part(dy), [k, of.count, rows], 1.0, Plus::Before)?;
         }
     });
     Ok(())
@@ -173,7 +177,7 @@ pub fn cases() -> Vec<Case> {
             outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
         })
     };
-    [(0, 4, 3), (1, 1, 1), (6, 0, 5), (5, 3, 7), (257, 33, 65)].map(case).into()
+    [(0, 4, 3), (1, 1, 1), (6, 0, 5), (5, 3, 7), (257, 33, 65), (257, 0, 65)].map(case).into()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Buffer, Device, MatIn, MatOut, Numbers, Real, Runtime, Scalar};
+use crate::device::{Buffer, Device, MatIn, MatOut, Numbers, Plus, Real, Runtime, Scalar};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output, Values};
@@ -107,16 +107,16 @@ fn on_machine(
     let square = |x: &Buffer, n: usize| -> Result<Buffer> {
         let mut product = Buffer::empty(device);
         product.resize(device, d * d)?;
-        runtime.matmul(MatOut::new(&mut product, d), MatIn::new(x, d).t(), MatIn::new(x, d), [d, d, n], 1.0, false)?;
+        runtime.matmul(MatOut::new(&mut product, d), MatIn::new(x, d).t(), MatIn::new(x, d), [d, d, n], 1.0, Plus::Nothing)?;
         Ok(product)
     };
     let (of_items, of_rows) = (square(scoring.table, v)?, square(scoring.query, r)?);
     let factor = (2.0 * unseen * scale) as f32;
-    let by = |of: &Buffer, to: MatOut, x: &Buffer, n: usize, add: bool| {
-        runtime.matmul(to, MatIn::new(x, d), MatIn::new(of, d), [n, d, d], factor, add)
+    let by = |of: &Buffer, to: MatOut, x: &Buffer, n: usize, plus: Plus| {
+        runtime.matmul(to, MatIn::new(x, d), MatIn::new(of, d), [n, d, d], factor, plus)
     };
-    by(&of_items, MatOut::new(grads.query, d), scoring.query, r, false)?;
-    by(&of_rows, MatOut::new(grads.table, d), scoring.table, v, true)?;
+    by(&of_items, MatOut::new(grads.query, d), scoring.query, r, Plus::Nothing)?;
+    by(&of_rows, MatOut::new(grads.table, d), scoring.table, v, Plus::Before)?;
 
     let mut s = Buffer::empty(device);
     s.resize(device, r)?;

@@ -74,9 +74,10 @@ impl Last {
 }
 
 impl Moments {
-    pub fn new(device: &Device, n: usize, lazy_rows: Option<usize>) -> Result<Moments> {
-        let last = lazy_rows.map(|rows| Last::new(device, vec![0; rows])).transpose()?;
-        Ok(Moments { first: device.zeros(n)?, second: device.zeros(n)?, last })
+    /// Of a table of `rows` with `n` elements in all.
+    pub fn lazy(device: &Device, n: usize, rows: usize) -> Result<Moments> {
+        let last = Last::new(device, vec![0; rows])?;
+        Ok(Moments { first: device.zeros(n)?, second: device.zeros(n)?, last: Some(last) })
     }
 }
 
@@ -199,8 +200,26 @@ impl AdamW {
 }
 
 impl AdamW {
-    /// [`AdamW::update`] in a machine's memory, where the clipping `factor (1)` is, too: `now.scale` is not looked at.
-    pub fn launch(
+    /// [`AdamW::update`] of a stretch in a machine's memory: x, m, v and the gradient, which is where the clipping `factor (1)` is,
+    /// too: `now.scale` is not looked at.
+    pub fn launch_dense(&self, runtime: &dyn Runtime, state: &mut [Buffer; 4], factor: &Buffer, now: Now) -> Result<()> {
+        let n = state[0].len();
+        if n == 0 {
+            return Ok(());
+        }
+        let mut args: Vec<Arg> = state.iter_mut().map(Arg::Out).collect();
+        args.extend([Arg::In(factor), Arg::U64(n as u64)]);
+        args.extend(self.arguments(now));
+        runtime.launch(&Kernel::new("adamw", "adamw_dense", &[]), Grid::row(n.div_ceil(1024), 256), &mut args)
+    }
+
+    fn arguments(&self, now: Now) -> [Arg<'static>; 8] {
+        let f = self.factors::<f32>(now, 0);
+        [f.keep1, f.take1, f.keep2, f.take2, f.keep, f.rate, f.root, f.eps].map(Arg::F32)
+    }
+
+    /// The same of the given rows of a lazy parameter, or of all.
+    pub fn launch_rows(
         &self,
         runtime: &dyn Runtime,
         param: &mut Param,
@@ -209,19 +228,10 @@ impl AdamW {
         factor: &Buffer,
         now: Now,
     ) -> Result<()> {
-        let f = self.factors::<f32>(now, 0);
-        let factors = [f.keep1, f.take1, f.keep2, f.take2, f.keep, f.rate, f.root, f.eps].map(Arg::F32);
         let n = param.len();
+        let Some(Last::Machine(last)) = &mut moments.last else { return Err(Error::internal("no steps of rows")) };
         let state = [&mut param.value, &mut moments.first, &mut moments.second, &mut param.grad];
         let mut args: Vec<Arg> = state.into_iter().map(Arg::Out).collect();
-        let Some(Last::Machine(last)) = &mut moments.last else {
-            if n == 0 {
-                return Ok(());
-            }
-            args.extend([Arg::In(factor), Arg::U64(n as u64)]);
-            args.extend(factors);
-            return runtime.launch(&Kernel::new("adamw", "adamw_dense", &[]), Grid::row(n.div_ceil(1024), 256), &mut args);
-        };
         let most = rows.map_or(last.len(), |rows| rows.most);
         if n == 0 || most == 0 {
             return Ok(());
@@ -231,7 +241,7 @@ impl AdamW {
         let [ids, count] = rows.map_or([Arg::None, Arg::None], |rows| [rows.ids, rows.count].map(Arg::In));
         args.extend([Arg::Out(last), Arg::In(factor), ids, count, Arg::In(&powers)]);
         args.extend([most as u32, width as u32, now.step as u32].map(Arg::U32));
-        args.extend(factors);
+        args.extend(self.arguments(now));
         runtime.launch(&Kernel::new("adamw", "adamw_rows", &[]), Grid::row(most.div_ceil(8), 256), &mut args)
     }
 

@@ -41,39 +41,39 @@ fn row_width(param: &Param) -> usize {
 /// Rows of one block of the kernel, `ROWS` there; `BLOCK` is its elements' too.
 const ROWS: usize = 64;
 
+/// What a launch adds the squares of, in a machine's memory.
+pub enum Squares<'a> {
+    /// Gradients side by side.
+    All(Buffer),
+    Rows(&'a Param, RowsThere<'a>),
+}
+
+impl Squares<'_> {
+    fn blocks(&self) -> usize {
+        match self {
+            Squares::All(grad) => grad.len().div_ceil(BLOCK),
+            Squares::Rows(_, rows) => rows.most.div_ceil(ROWS),
+        }
+    }
+}
+
 /// The norm, on a machine; `factor (1)` becomes what gradients are multiplied by, or stays NaN.
-pub fn launch(
-    device: &Device,
-    runtime: &dyn Runtime,
-    factor: &mut Buffer,
-    params: &[Param],
-    rows: &[Option<RowsThere>],
-    clip: f64,
-) -> Result<Scalar> {
-    let blocks = |(param, rows): (&Param, &Option<RowsThere>)| match rows {
-        Some(rows) => rows.most.div_ceil(ROWS),
-        None => param.len().div_ceil(BLOCK),
-    };
-    let total: usize = params.iter().zip(rows).map(blocks).sum();
+pub fn launch(device: &Device, runtime: &dyn Runtime, factor: &mut Buffer, all: &[Squares], clip: f64) -> Result<Scalar> {
+    let total: usize = all.iter().map(Squares::blocks).sum();
     let mut partial = Buffer::machine(runtime.alloc(total * 8)?, total * 2);
     let mut first = 0;
-    for (param, rows) in params.iter().zip(rows) {
-        let blocks = blocks((param, rows));
-        let (grid, at) = (Grid::row(blocks, 256), Arg::U32(first as u32));
-        first += blocks;
-        if blocks == 0 {
-            continue;
-        }
-        let (out, grad) = (Arg::Out(&mut partial), Arg::In(&param.grad));
-        match rows {
-            Some(rows) => {
-                let (ids, count, width) = (Arg::In(rows.ids), Arg::In(rows.count), Arg::U32(row_width(param) as u32));
-                let args = &mut [out, grad, ids, count, width, at];
-                runtime.launch(&Kernel::new("clip", "clip_square_rows", &[]), grid, args)?;
-            }
-            None => {
-                let args = &mut [out, grad, Arg::U64(param.len() as u64), at];
+    for squares in all.iter().filter(|squares| squares.blocks() > 0) {
+        let (grid, at) = (Grid::row(squares.blocks(), 256), Arg::U32(first as u32));
+        first += squares.blocks();
+        match squares {
+            Squares::All(grad) => {
+                let args = &mut [Arg::Out(&mut partial), Arg::In(grad), Arg::U64(grad.len() as u64), at];
                 runtime.launch(&Kernel::new("clip", "clip_square", &[]), grid, args)?;
+            }
+            Squares::Rows(param, rows) => {
+                let (ids, count, width) = (Arg::In(rows.ids), Arg::In(rows.count), Arg::U32(row_width(param) as u32));
+                let args = &mut [Arg::Out(&mut partial), Arg::In(&param.grad), ids, count, width, at];
+                runtime.launch(&Kernel::new("clip", "clip_square_rows", &[]), grid, args)?;
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Optimizers: from gradients to new values. A new one is a file and a line in [`KINDS`].
 //!
 //! [`Optimizer::step`] takes the global norm, scales every gradient by the clipping factor, updates and clears, reading each
-//! gradient twice in all. Tables may be updated by row, only those the step touched: by lazy AdamW (`adamw.rs`) or, in a
+//! gradient twice in all. On a machine one launch goes through all parameters that lie side by side and are updated alike, and through
+//! the zeros between them. Tables may be updated by row, only those the step touched: by lazy AdamW (`adamw.rs`) or, in a
 //! small part of its memory, by row-wise Adagrad (`adagrad.rs`); each file says what happens to the other rows.
 
 mod adagrad;
@@ -10,6 +11,8 @@ mod clip;
 mod schedule;
 
 pub use schedule::Schedule;
+
+use std::collections::BTreeMap;
 
 use crate::config;
 use crate::device::{Buffer, Device, Scalar, upload};
@@ -21,6 +24,7 @@ use crate::ops::param::{Param, Role};
 use crate::ops::touched::{Rows, RowsThere};
 use adagrad::Adagrad;
 use adamw::{AdamW, Last, Moments};
+use clip::Squares;
 
 /// What an optimizer says about itself.
 pub struct Declared {
@@ -122,11 +126,17 @@ impl Optimizer {
         range("eps", config.eps, config.eps > 0.0, "more than 0; 1e-8 is usual")?;
         range("weight_decay", config.weight_decay, config.weight_decay >= 0.0, "0 or more; 0.01 is usual")?;
         range("clip", config.clip, config.clip >= 0.0, "0 for no clipping, or the largest norm; 1 is usual")?;
-        let memories = params.iter().map(|p| match Update::of(tables, &p.shape, p.role == Role::Table) {
-            Update::Dense => Moments::new(device, p.len(), None).map(Memory::Moments),
-            Update::Lazy => Moments::new(device, p.len(), Some(p.shape[0])).map(Memory::Moments),
-            Update::Adagrad => device.zeros(p.shape[0]).map(Memory::Sums),
-        });
+        let rule_of = |p: &Param| Update::of(tables, &p.shape, p.role == Role::Table);
+        let dense: Vec<usize> = by_place(params).into_iter().filter(|&i| rule_of(&params[i]) == Update::Dense).collect();
+        let sizes: Vec<usize> = dense.iter().map(|&i| params[i].len()).collect();
+        let moments = Buffer::side_by_side(device, &sizes)?.into_iter().zip(Buffer::side_by_side(device, &sizes)?);
+        let mut dense: BTreeMap<usize, (Buffer, Buffer)> = dense.into_iter().zip(moments).collect();
+        let memory = |(i, p): (usize, &Param)| match (dense.remove(&i), rule_of(p)) {
+            (Some((first, second)), _) => Ok(Memory::Moments(Moments { first, second, last: None })),
+            (None, Update::Adagrad) => device.zeros(p.shape[0]).map(Memory::Sums),
+            (None, _) => Moments::lazy(device, p.len(), p.shape[0]).map(Memory::Moments),
+        };
+        let memories = params.iter().enumerate().map(memory).collect::<Result<_>>()?;
         Ok(Optimizer {
             rule: AdamW { beta1: config.beta1, beta2: config.beta2, eps: config.eps },
             by_row: Adagrad { eps: config.eps },
@@ -134,7 +144,7 @@ impl Optimizer {
             weight_decay: config.weight_decay,
             clip: config.clip,
             factor: device.reals(&[1.0])?,
-            memories: memories.collect::<Result<_>>()?,
+            memories,
         })
     }
 
@@ -243,11 +253,34 @@ impl Optimizer {
                 _ => None,
             });
             let rows: Vec<Option<RowsThere>> = there.collect();
-            let norm = clip::launch(device, &**runtime, &mut self.factor, params, &rows, self.clip)?;
+            let by_place = by_place(params);
+            let whole = |i: usize| rows[i].is_none();
+            let behind = |a: usize, b: usize| params[a].grad.goes_on_in(&params[b].grad);
+            let summed = stretches(&by_place, whole, behind).into_iter().map(|s| params[s.first].grad.through(&params[s.last].grad));
+            let mut summed: Vec<Squares> = summed.map(|grad| grad.map(Squares::All)).collect::<Result<_>>()?;
+            summed.extend(params.iter().zip(&rows).filter_map(|(param, rows)| rows.map(|rows| Squares::Rows(param, rows))));
+            let norm = clip::launch(device, &**runtime, &mut self.factor, &summed, self.clip)?;
+
+            let dense = |i: usize| match &self.memories[i] {
+                Memory::Moments(moments) if moments.last.is_none() => Some([&params[i].value, &moments.first, &moments.second, &params[i].grad]),
+                _ => None,
+            };
+            let alike = |a: usize, b: usize| match (dense(a), dense(b)) {
+                (Some(x), Some(y)) => {
+                    x.iter().zip(y).all(|(x, y)| x.goes_on_in(y)) && now(&params[a], 1.0).decay == now(&params[b], 1.0).decay
+                }
+                _ => false,
+            };
+            for Stretch { first, last } in stretches(&by_place, |i| dense(i).is_some(), alike) {
+                let (Some(from), Some(to)) = (dense(first), dense(last)) else { continue };
+                let [x, m, v, g] = [0, 1, 2, 3].map(|k| from[k].through(to[k]));
+                self.rule.launch_dense(&**runtime, &mut [x?, m?, v?, g?], &self.factor, now(&params[first], 1.0))?;
+            }
             for ((param, memory), rows) in params.iter_mut().zip(&mut self.memories).zip(rows) {
                 let now = now(param, 1.0);
                 match memory {
-                    Memory::Moments(moments) => self.rule.launch(&**runtime, param, moments, rows, &self.factor, now)?,
+                    Memory::Moments(Moments { last: None, .. }) => {}
+                    Memory::Moments(moments) => self.rule.launch_rows(&**runtime, param, moments, rows, &self.factor, now)?,
                     Memory::Sums(sums) => self.by_row.launch(&**runtime, param, sums, rows, &self.factor, now)?,
                 }
             }
@@ -297,8 +330,7 @@ impl Optimizer {
         for (param, memory) in params.iter().zip(&mut self.memories) {
             let reals = |what: &str, buffer: &mut Buffer| {
                 let values = array(format!("{}.{what}", param.name), buffer.len())?;
-                *buffer = device.reals(&values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())?;
-                Ok::<_, Error>(())
+                buffer.set(device, &values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
             };
             match memory {
                 Memory::Moments(moments) => {
@@ -313,6 +345,31 @@ impl Optimizer {
         }
         Ok(())
     }
+}
+
+/// Numbers of the parameters as they lie in a machine's memory.
+fn by_place(params: &[Param]) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..params.len()).collect();
+    numbers.sort_by_key(|&i| params[i].value.memory().map_or(0, |memory| memory.address));
+    numbers
+}
+
+/// Parameters that one launch goes through, from the first to the last in their memory.
+struct Stretch {
+    first: usize,
+    last: usize,
+}
+
+/// The longest stretches of the `wanted` in which each may follow the one before it.
+fn stretches(by_place: &[usize], wanted: impl Fn(usize) -> bool, follows: impl Fn(usize, usize) -> bool) -> Vec<Stretch> {
+    let mut all: Vec<Stretch> = Vec::new();
+    for &i in by_place.iter().filter(|&&i| wanted(i)) {
+        match all.last_mut().filter(|stretch| follows(stretch.last, i)) {
+            Some(stretch) => stretch.last = i,
+            None => all.push(Stretch { first: i, last: i }),
+        }
+    }
+    all
 }
 
 fn check(param: &Param, memory: &Memory, rows: Option<Rows>) -> Result<()> {

@@ -273,6 +273,56 @@ fn kernels_agree_with_the_plain_path() {
     case::emulated::in_every_way(&cases());
 }
 
+/// Parameters side by side in a machine's memory are updated by as few launches as there are rates of decay, to the same bits.
+#[cfg(feature = "emulator")]
+#[test]
+fn neighbours_in_memory_are_updated_together() {
+    use crate::device::emulator::{Options, open};
+    use crate::device::watched::Watched;
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    let machine = match open(&Options::new(cache)) {
+        Ok(Device::Machine(machine)) => std::sync::Arc::new(Watched::new(machine)),
+        Ok(_) => unreachable!("the emulator is a machine"),
+        Err(error) => return println!("SKIPPED: {error:?}"),
+    };
+    let device = Device::Machine(machine.clone());
+    let shapes = [
+        ("table", Role::Table, vec![70, 9]),
+        ("bias", Role::Vector, vec![1]),
+        ("none", Role::Vector, vec![0]),
+        ("gain", Role::Vector, vec![65]),
+        ("w", Role::Matrix, vec![31, 33]),
+        ("v", Role::Matrix, vec![64]),
+    ];
+    let run = |together: bool| {
+        let sizes: Vec<usize> = shapes.iter().map(|(_, _, shape)| shape.iter().product()).collect();
+        let places = || match together {
+            true => Buffer::side_by_side(&device, &sizes).unwrap(),
+            false => sizes.iter().map(|&n| device.zeros(n).unwrap()).collect(),
+        };
+        let all = shapes.iter().zip(places()).zip(places());
+        let mut params: Vec<Param> = all
+            .map(|((&(name, role, ref shape), value), grad)| Param { name: name.into(), shape: shape.clone(), role, value, grad })
+            .collect();
+        let fill = |buffer: &mut Buffer, lane: u8| buffer.set(&device, &noise(lane, buffer.len())).unwrap();
+        params.iter_mut().enumerate().for_each(|(i, p)| fill(&mut p.value, i as u8));
+        let mut optimizer = Optimizer::new(&device, &config(), &params).unwrap();
+        let mut calls = Vec::new();
+        for t in 1..=3u64 {
+            params.iter_mut().enumerate().for_each(|(i, p)| fill(&mut p.grad, 10 * t as u8 + i as u8));
+            machine.time();
+            optimizer.step(&device, &mut params, &[], t, 0.01).unwrap();
+            calls = machine.took().unwrap().into_iter().map(|call| call.what).collect();
+        }
+        let values: Vec<_> = params.iter().map(|p| (p.value.to_f64(&device).unwrap(), p.grad.to_f64(&device).unwrap())).collect();
+        (values, optimizer.state(&device, &params, 3).unwrap(), calls)
+    };
+    let (alone, together) = (run(false), run(true));
+    assert!(alone.0 == together.0 && alone.1 == together.1);
+    assert_eq!(together.2, ["clip_square", "clip_factor", "adamw_dense", "adamw_dense"], "one for each rate of decay");
+    assert_eq!(alone.2.len(), 5 + 1 + 5);
+}
+
 /// On a machine the state is kept in its memory and comes back through the same functions, to the bit.
 #[cfg(feature = "emulator")]
 #[test]

@@ -241,7 +241,7 @@ pub fn restore_params(params: &mut [Param], device: &Device, tensors: &[Tensor])
     for (param, (name, _)) in params.iter_mut().zip(&expected) {
         if let Some(tensor) = stored.iter().find(|t| t.name == *name) {
             let values: Vec<f64> = tensor.values.iter().map(|&v| f64::from(v)).collect();
-            param.value = device.reals(&values)?;
+            param.value.set(device, &values)?;
         }
     }
     Ok(())

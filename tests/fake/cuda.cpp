@@ -520,13 +520,15 @@ API int nvrtcCompileProgram(Program* p, int n, const char** options) {
 // ---- cuBLASLt ------------------------------------------------------------------------------------------------------
 
 struct Layout { u64 rows, columns; i64 stride; };
-struct Turns { int a, b; };
+struct Turns { int a, b, epilogue; const float* row; };
 struct Heuristic { u64 algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; };
 
 API int cublasLtCreate(void** handle) { *handle = &gpu; return 0; }
-API int cublasLtMatmulDescCreate(Turns** to, int, int) { *to = new Turns{0, 0}; return 0; }
+API int cublasLtMatmulDescCreate(Turns** to, int, int) { *to = new Turns{0, 0, 1, nullptr}; return 0; }
 API int cublasLtMatmulDescSetAttribute(Turns* turns, int which, const void* value, size_t bytes) {
-  if (bytes != 4) return 7;
+  if (bytes != (which == 8 ? 8 : 4)) return 7;
+  if (which == 7) memcpy(&turns->epilogue, value, 4);
+  if (which == 8) memcpy(&turns->row, value, 8);
   if (which == 3) memcpy(&turns->a, value, 4);
   if (which == 4) memcpy(&turns->b, value, 4);
   return 0;
@@ -544,14 +546,14 @@ API int cublasLtMatmulAlgoGetHeuristic(void*, Turns*, Layout*, Layout*, Layout*,
   *n = asked("FAKE_BLAS", 0) ? 0 : 1;
   return 0;
 }
-// D = alpha op(A) op(B) + beta C, column-major.
+// D = alpha op(A) op(B) + beta C, column-major, and a row of ours to each of its columns (epilogue 4).
 API int cublasLtMatmul(void*, Turns* turns, const float* alpha, const float* a, Layout* la, const float* b, Layout* lb,
                        const float* beta, const float* c, Layout*, float* d, Layout* ld, void*, void*, size_t, void*) {
   GUARD;
   u64 m = ld->rows, n = ld->columns, k = turns->a ? la->rows : la->columns;
   bool fits = (turns->a ? la->columns : la->rows) == m && (turns->b ? lb->rows : lb->columns) == n &&
               (turns->b ? lb->columns : lb->rows) == k;
-  if (!fits) return 7;
+  if (!fits || turns->epilogue != (turns->row ? 4 : 1)) return 7;
   float by = *alpha, keep = *beta;
   Turns t = *turns;
   Layout x = *la, y = *lb, z = *ld;
@@ -563,6 +565,7 @@ API int cublasLtMatmul(void*, Turns* turns, const float* alpha, const float* a, 
           sum += (t.a ? a[l + i * x.stride] : a[i + l * x.stride]) * (t.b ? b[j + l * y.stride] : b[l + j * y.stride]);
         float& to = d[i + j * z.stride];
         to = by * sum + (keep != 0 ? keep * c[i + j * z.stride] : 0);
+        if (t.row) to += t.row[i];
         machine_written(gpu, (u64)&to, 4);
       }
     }

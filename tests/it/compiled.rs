@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use hardneg::device::cuda::nvrtc::{Nvrtc, Usage, usage};
 use hardneg::device::places::{Places, Rounding};
-use hardneg::device::{self, Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Request, Runtime};
+use hardneg::device::{
+    self, Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Request, Runtime,
+};
 use hardneg::error::Result;
 use rayon::prelude::*;
 
@@ -49,8 +51,8 @@ impl Runtime for Recording {
         }
         self.machine.launch(kernel, grid, args)
     }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        self.machine.matmul(c, a, b, shape, scale, accumulate)
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        self.machine.matmul(c, a, b, shape, scale, plus)
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
         self.machine.capture(work)

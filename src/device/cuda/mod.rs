@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{DriverError, result, sys};
 
 use crate::device::places::Places;
-use crate::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use crate::error::{Code, Error, Result};
 use products::{Products, WORKSPACE_BYTES};
 use staging::Staging;
@@ -369,10 +369,10 @@ impl Runtime for Cuda {
         self.note()
     }
 
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        crate::device::check_product(&c, &a, &b, shape)?;
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        crate::device::check_product(&c, &a, &b, shape, plus)?;
         let [m, n, k] = shape;
-        if m == 0 || n == 0 || k == 0 && accumulate {
+        if m == 0 || n == 0 || k == 0 && plus.accumulates() {
             return self.note();
         }
         self.driver.enter()?;
@@ -380,7 +380,7 @@ impl Runtime for Cuda {
             return Err(Error::internal("a product over nothing"));
         }
         let (workspace, stream) = (self.workspace.address, self.driver.stream.cast());
-        locked(&self.products).multiply(&c, &a, &b, shape, scale, accumulate, workspace, stream)?;
+        locked(&self.products).multiply(&c, &a, &b, shape, scale, plus, workspace, stream)?;
         self.note()
     }
 

@@ -11,7 +11,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 
 use crate::device::places::Rounding;
-use crate::device::{MatIn, MatOut};
+use crate::device::{MatIn, MatOut, Plus};
 use crate::error::{Code, Error, Result};
 
 /// Scratch memory an algorithm may ask for; NVIDIA's recommendation for Hopper.
@@ -25,6 +25,8 @@ struct Form {
     transposed: [bool; 2],
     /// Bytes every pointer is a multiple of, at most 256.
     alignment: [u32; 3],
+    /// Whether a row is added, by the epilogue.
+    row: bool,
 }
 
 struct Plan {
@@ -64,7 +66,7 @@ impl Products {
         b: &MatIn,
         shape: [usize; 3],
         scale: f32,
-        accumulate: bool,
+        plus: Plus,
         workspace: u64,
         stream: *mut c_void,
     ) -> Result<()> {
@@ -72,13 +74,20 @@ impl Products {
         let pointers = [address(c.data, c.first)?, address(a.data, a.first)?, address(b.data, b.first)?];
         let alignment = pointers.map(|p| 1u32 << p.trailing_zeros().min(8));
         let strides = [c.stride, a.stride, b.stride];
-        let form = Form { shape, strides, transposed: [a.transposed, b.transposed], alignment };
+        let form =
+            Form { shape, strides, transposed: [a.transposed, b.transposed], alignment, row: matches!(plus, Plus::Row(_)) };
         if !self.plans.contains_key(&form) {
             let plan = self.plan(&form).map_err(|e| failed(&format!("no algorithm for the product {shape:?}"), e))?;
             self.plans.insert(form, plan);
         }
         let plan = &self.plans[&form];
-        let beta = if accumulate { 1.0f32 } else { 0.0 };
+        let beta = if plus.accumulates() { 1.0f32 } else { 0.0 };
+        if let Plus::Row(row) = plus {
+            let (row, which) = (address(row, 0)?, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+            // SAFETY: the descriptor is ours and in no other call; a device pointer has 8 bytes.
+            unsafe { result::set_matmul_desc_attribute(plan.operation, which, (&raw const row).cast(), 8) }
+                .map_err(|e| failed("no row for the epilogue", e))?;
+        }
         let [c, a, b] = pointers.map(|p| p as *mut c_void);
         // SAFETY: the descriptors belong to `handle` and are never destroyed; the pointers are device memory that the
         // caller's buffers keep alive, large enough by the caller's check; scalars are read during the call.
@@ -145,6 +154,16 @@ impl Products {
         unsafe {
             for (which, turn) in [Desc::CUBLASLT_MATMUL_DESC_TRANSA, Desc::CUBLASLT_MATMUL_DESC_TRANSB].into_iter().zip(&turns) {
                 result::set_matmul_desc_attribute(operation, which, (&raw const *turn).cast(), 4)?;
+            }
+            if form.row {
+                // Of the library's columns, which are our rows.
+                let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+                result::set_matmul_desc_attribute(
+                    operation,
+                    Desc::CUBLASLT_MATMUL_DESC_EPILOGUE,
+                    (&raw const epilogue).cast(),
+                    4,
+                )?;
             }
             let bytes = Prefer::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
             result::set_matmul_pref_attribute(preference, bytes, (&raw const workspace).cast(), 8)?;

@@ -18,7 +18,8 @@ use std::time::Instant;
 
 use crate::device::places::Rounding;
 use crate::device::{
-    Amendment, Arg, Buffer, Device, Facts, Grid, Kernel, Mark, Mat, MatIn, MatOut, Memory, Replay, Runtime, check_product, gemm,
+    Amendment, Arg, Buffer, Device, Facts, Grid, Kernel, Mark, Mat, MatIn, MatOut, Memory, Plus, Replay, Runtime, check_product,
+    gemm,
 };
 use crate::error::{Code, Error, Result};
 use compiler::{Compiler, Library};
@@ -89,7 +90,7 @@ pub struct Emulator {
 enum Step {
     Launch { entry: Entry, name: String, grid: Grid, arguments: Vec<Argument>, alive: Vec<Alive> },
     Fill { memory: Alive, bytes: usize, byte: u8 },
-    Product { c: Operand, a: Operand, b: Operand, shape: [usize; 3], scale: f32, accumulate: bool },
+    Product { c: Operand, a: Operand, b: Operand, row: Option<Operand>, shape: [usize; 3], scale: f32, accumulate: bool },
     Mark(Instants),
 }
 
@@ -218,9 +219,9 @@ impl Emulator {
                 machine.written(memory.address, *bytes);
                 Ok(())
             }
-            Step::Product { c, a, b, shape, scale, accumulate } => {
-                [c, a, b].iter().try_for_each(|x| still_alive(&mut machine, x.memory))?;
-                product(&mut machine, c, [a, b], *shape, *scale, *accumulate)
+            Step::Product { c, a, b, row, shape, scale, accumulate } => {
+                [c, a, b].into_iter().chain(row).try_for_each(|x| still_alive(&mut machine, x.memory))?;
+                product(&mut machine, c, [a, b], row.as_ref(), *shape, *scale, *accumulate)
             }
             Step::Mark(passed) => {
                 *locked(passed) = Some(Instant::now());
@@ -292,6 +293,7 @@ fn product(
     machine: &mut Machine,
     c: &Operand,
     inputs: [&Operand; 2],
+    row: Option<&Operand>,
     shape: [usize; 3],
     scale: f32,
     accumulate: bool,
@@ -317,6 +319,9 @@ fn product(
     if accumulate {
         read("C", c, m, n)?;
     }
+    if let Some(row) = row {
+        read("the row", row, 1, n)?;
+    }
     let bytes = |x: &Operand| machine.bytes(x.memory.address, x.len * 4);
     let matrix = |x: &Operand| -> Result<_> {
         let all: &[f32] = bytemuck::try_cast_slice(bytes(x)).map_err(|_| Error::internal("misaligned device memory"))?;
@@ -327,7 +332,12 @@ fn product(
     // SAFETY: whoever asked for the product borrowed C mutably beside A and B, so it is another allocation than theirs.
     let result = unsafe { machine.bytes_mut_beside(c.memory.address, c.len * 4) };
     let result: &mut [f32] = bytemuck::try_cast_slice_mut(result).map_err(|_| Error::internal("misaligned device memory"))?;
-    gemm(result.get_mut(c.first..).unwrap_or_default(), c.stride, a, b, shape, scale, accumulate);
+    let result = result.get_mut(c.first..).unwrap_or_default();
+    gemm(&mut *result, c.stride, a, b, shape, scale, accumulate);
+    if let Some(row) = row {
+        let row = matrix(row)?.data;
+        result.chunks_mut(c.stride).take(m).for_each(|c| c.iter_mut().take(n).zip(row).for_each(|(c, x)| *c += x));
+    }
     (0..m).for_each(|row| machine.written(address(c, row), n * 4));
     Ok(())
 }
@@ -387,12 +397,13 @@ impl Runtime for Emulator {
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
         self.enqueue(self.launching(kernel, grid, args)?)
     }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        check_product(&c, &a, &b, shape)?;
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        check_product(&c, &a, &b, shape, plus)?;
         let input = |x: &MatIn| self.operand(x.data, x.first, x.stride, x.transposed);
         let (a, b) = (input(&a)?, input(&b)?);
         let c = self.operand(c.data, c.first, c.stride, false)?;
-        self.enqueue(Step::Product { c, a, b, shape, scale, accumulate })
+        let row = if let Plus::Row(row) = plus { Some(self.operand(row, 0, shape[1], false)?) } else { None };
+        self.enqueue(Step::Product { c, a, b, row, shape, scale, accumulate: plus.accumulates() })
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {

@@ -4,7 +4,7 @@
 mod hopper;
 
 use super::*;
-use crate::device::{download, upload};
+use crate::device::{Plus, download, upload};
 
 const MISUSE: &str = include_str!("tests/misuse.cu");
 
@@ -351,33 +351,56 @@ fn products_agree_with_the_plain_ones() {
     let number = |i: usize| ((i * 37 % 11) as f32) - 5.0;
     let values: Vec<f32> = (0..200).map(number).collect();
     let (data, [m, n, k]) = (upload(&*machine, &values).unwrap(), [4, 5, 7]);
-    for (transpose_a, transpose_b, accumulate) in
-        [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
-    {
+    let row = upload(&*machine, &[10.0f32, 20.0, 30.0, 40.0, 50.0]).unwrap();
+    for (transpose_a, transpose_b, plus) in [
+        (false, false, Plus::Nothing),
+        (true, false, Plus::Before),
+        (false, true, Plus::Row(&row)),
+        (true, true, Plus::Before),
+        (false, true, Plus::Nothing),
+    ] {
         let mut c = upload(&*machine, &[0.5f32; 60]).unwrap();
         let stride = |transposed, columns, rows| if transposed { rows + 2 } else { columns + 2 };
         let operand = |transposed, first, stride| MatIn { data: &data, first, stride, transposed };
         let (a, b) = (stride(transpose_a, k, m), stride(transpose_b, n, k));
         let to = MatOut { data: &mut c, first: 3, stride: 9 };
         let inputs = (operand(transpose_a, 1, a), operand(transpose_b, 90, b));
-        machine.matmul(to, inputs.0, inputs.1, [m, n, k], 2.0, accumulate).unwrap();
+        machine.matmul(to, inputs.0, inputs.1, [m, n, k], 2.0, plus).unwrap();
         let c: Vec<f32> = download(&*machine, &c, 60).unwrap();
         let at = |transposed, first, stride, i, j| values[first + if transposed { j * stride + i } else { i * stride + j }];
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
             let sum: f32 = (0..k).map(|l| at(transpose_a, 1, a, i, l) * at(transpose_b, 90, b, l, j)).sum();
-            assert_eq!(c[3 + i * 9 + j], 2.0 * sum + if accumulate { 0.5 } else { 0.0 });
+            let added = match plus {
+                Plus::Nothing => 0.0,
+                Plus::Before => 0.5,
+                Plus::Row(_) => 10.0 * (j + 1) as f32,
+            };
+            assert_eq!(c[3 + i * 9 + j], 2.0 * sum + added);
         }
         assert_eq!((c[2], c[8], c[3 + n]), (0.5, 0.5, 0.5), "only the result is touched");
     }
     let mut fresh = Buffer::machine(machine.alloc(80).unwrap(), 20);
-    let row = |data, stride| MatIn { data, first: 0, stride, transposed: false };
-    let whole = [row(&data, k), row(&data, n)];
-    machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, whole[0], whole[1], [m, n, k], 1.0, false).unwrap();
+    let operand = |data, stride| MatIn { data, first: 0, stride, transposed: false };
+    let whole = [operand(&data, k), operand(&data, n)];
+    machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, whole[0], whole[1], [m, n, k], 1.0, Plus::Nothing).unwrap();
     assert!(download::<f32>(&*machine, &fresh, 20).is_ok(), "a product's result counts as written");
     let unwritten = Buffer::machine(machine.alloc(400).unwrap(), 100);
-    let error =
-        machine.matmul(MatOut { data: &mut fresh, first: 0, stride: n }, row(&unwritten, k), whole[1], [m, n, k], 1.0, false);
+    let error = machine.matmul(
+        MatOut { data: &mut fresh, first: 0, stride: n },
+        operand(&unwritten, k),
+        whole[1],
+        [m, n, k],
+        1.0,
+        Plus::Nothing,
+    );
     assert!(error.unwrap_err().what().contains("uninitialised: A, row 0, column 0"));
+    let mut refused = |row: &Buffer| {
+        let to = MatOut { data: &mut fresh, first: 0, stride: n };
+        machine.matmul(to, whole[0], whole[1], [m, n, k], 1.0, Plus::Row(row)).unwrap_err().what().to_string()
+    };
+    assert!(refused(&data).contains("leaves its buffers"), "a row of another width");
+    let unwritten = Buffer::machine(machine.alloc(4 * n).unwrap(), n);
+    assert!(refused(&unwritten).contains("uninitialised: the row"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Emulator;
 use crate::device::traffic::Traffic;
-use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Replay, Runtime};
+use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use crate::error::{Code, Error, Result};
 
 /// An emulator that holds every launch to its kernel's header (G0508); only one that verifies accesses counts them.
@@ -43,8 +43,8 @@ impl Runtime for Metered {
         }
         Ok(())
     }
-    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, accumulate: bool) -> Result<()> {
-        self.0.matmul(c, a, b, shape, scale, accumulate)
+    fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
+        self.0.matmul(c, a, b, shape, scale, plus)
     }
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
         self.0.capture(work)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::emulator::{Emulator, Options};
-use crate::device::{Device, download, upload};
+use crate::device::{Device, Plus, download, upload};
 
 fn emulator() -> Arc<Emulator> {
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
@@ -46,8 +46,8 @@ fn step(device: &Device, lasting: &mut Lasting, turn: usize, extra: usize) -> [M
     let mut product = Buffer::sized(device, 16).unwrap();
     let shape = [4, 4, 4];
     let of = |data| MatIn::new(data, 4);
-    runtime.matmul(MatOut::new(&mut lasting.sum, 4), of(&x), of(&lasting.factor), shape, 0.5, true).unwrap();
-    runtime.matmul(MatOut::new(&mut product, 4), of(&lasting.factor), of(&x), shape, 1.0, false).unwrap();
+    runtime.matmul(MatOut::new(&mut lasting.sum, 4), of(&x), of(&lasting.factor), shape, 0.5, Plus::Before).unwrap();
+    runtime.matmul(MatOut::new(&mut product, 4), of(&lasting.factor), of(&x), shape, 1.0, Plus::Nothing).unwrap();
     add(&mut lasting.sum, &product, 1.0 / turn as f32);
     // Of `zeros` the first numbers are 7 turn where there were others.
     let mut first = Buffer::sized(device, 16).unwrap();
@@ -128,8 +128,8 @@ fn products_of_a_few_rows_more_or_less_are_alike() {
             let args = &mut [Arg::Out(&mut *x), Arg::In(&from), Arg::U64(n as u64), Arg::F32(1.0)];
             runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args).unwrap();
             let of = |data| MatIn::new(data, width);
-            runtime.matmul(MatOut::new(&mut *y, width), of(x), of(w), [rows, width, width], 1.0, false).unwrap();
-            runtime.matmul(MatOut::new(&mut *dw, width), of(x).t(), of(y), [width, width, rows], 1.0, true).unwrap();
+            runtime.matmul(MatOut::new(&mut *y, width), of(x), of(w), [rows, width, width], 1.0, Plus::Nothing).unwrap();
+            runtime.matmul(MatOut::new(&mut *dw, width), of(x).t(), of(y), [width, width, rows], 1.0, Plus::Before).unwrap();
             runtime.step().unwrap();
             [(&*y, rows * width), (&*dw, width * width)].map(|(from, n)| download::<f32>(runtime, from, n).unwrap())
         });
@@ -190,8 +190,8 @@ fn a_product_of_some_rows_leaves_the_others_alone() {
         let w = device.reals(&vec![0.5; width * width]).unwrap();
         let [mut y, mut dw] = [device.reals(&vec![7.0; all * width]).unwrap(), device.zeros(width * width).unwrap()];
         let (runtime, of) = (machine(device), |data| MatIn::new(data, width));
-        runtime.matmul(MatOut::new(&mut y, width), of(&x), of(&w), [rows, width, width], 1.0, false).unwrap();
-        runtime.matmul(MatOut::new(&mut dw, width), of(&x).t(), of(&y), [width, width, rows], 1.0, true).unwrap();
+        runtime.matmul(MatOut::new(&mut y, width), of(&x), of(&w), [rows, width, width], 1.0, Plus::Nothing).unwrap();
+        runtime.matmul(MatOut::new(&mut dw, width), of(&x).t(), of(&y), [width, width, rows], 1.0, Plus::Before).unwrap();
         [&x, &y, &dw].map(|data| download::<f32>(runtime, data, data.len()).unwrap())
     });
     assert!(outputs[0] == outputs[1]);
