@@ -2,18 +2,18 @@
 //
 //   out[c] = sum over the rows r of chunk c of x[r]          with ADD, one chunk:  out += sum over all rows
 //
-// Shapes       x (R,N), out (chunks,N), chunks = ceil(R / 256)
-// Defines      ADD 1 or 0
-// Launch       256 threads, grid (chunks, ceil(N / 32)): lanes are columns, each of the 8 warps adds 32 rows of the chunk
-// Traffic      4 R N bytes; the launcher repeats the kernel on its own result until one chunk is left (1/256 each time)
-//   column_sum: reads 4 R N + 4 ADD |out|, writes 4 |out|
-// Numerics     f32; the longest chain of additions is 32 + 8 per level
+// Shapes       x (R,N) of rows `from` apart, out (chunks,N) of rows `to` apart, chunks = ceil(R / CHUNK)
+// Defines      ADD 1 or 0; CHUNK, the rows that a block adds
+// Launch       256 threads, grid (chunks, ceil(N / 32)): lanes are columns, each of the 8 warps adds every eighth row of the chunk
+// Traffic      4 R N bytes; the launcher repeats the kernel on its own result until one chunk is left
+//   column_sum: reads 4 R N + 4 ADD N, writes R / CHUNK 4 N
+// Numerics     f32; the longest chain of additions is CHUNK / 8 + 8 per level
 // Determinism  the order depends on R alone
 #include "device.cuh"
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS, CHUNK = 256;
+constexpr int WARPS = 8, THREADS = 32 * WARPS;
 
-KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 N) {
+KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 N, u32 to, u32 from) {
   SHARED(float, s_sum, [WARPS][32]);
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   u32 column = blockIdx.y * 32 + lane;
@@ -21,17 +21,17 @@ KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 
   float sum = 0.0f;
   if (column < N) {
 #pragma unroll 8
-    for (u32 row = first + warp; row < last; row += WARPS) sum += x[(u64)row * N + column];
+    for (u32 row = first + warp; row < last; row += WARPS) sum += x[(u64)row * from + column];
   }
   s_sum[warp][lane] = sum;
   __syncthreads();
   if (warp == 0 && column < N) {
     for (int w = 1; w < WARPS; ++w) sum += s_sum[w][lane];
-    float* to = out + (u64)blockIdx.x * N + column;
+    float* place = out + (u64)blockIdx.x * to + column;
 #if ADD
-    *to += sum;
+    *place += sum;
 #else
-    *to = sum;
+    *place = sum;
 #endif
   }
 }

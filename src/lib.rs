@@ -54,6 +54,11 @@
 //!   replays the recording of an equal one after setting anew what differs. No kernel reads its sizes or the number of the step from
 //!   memory, and no batch is padded, as a graph that never changes would need: the price is a change of some hundred nodes a step by
 //!   the host, and products of round numbers of rows. Off by default until it has been measured on a GPU.
+//! - **A step is few launches, and a number is moved once.** On a machine all but the largest parameters lie side by side by role
+//!   ([`model::ParamList`]), so one launch updates all that decay alike, and one finishes the sums over rows of all biases, gains and
+//!   shifts ([`ops::column_sum`]). A bias is added by its product, a residual connection with the norm behind it is one pass across the
+//!   border of two blocks too, and a gradient leaves what a bias needs of it in the pass that makes it. The price is kernels that know
+//!   widths of 64, 128 and 256 alone; other widths take the single operations, which remain the definition.
 //! - **Negatives stay where they are made.** On a machine the laws that need only a table ([`ops::propose`]) draw there, `top_k`
 //!   and `softmax_draw` choose there, the loss reads them there: millions of ids a step that no host draws and no bus carries.
 //!   They come to the host ([`ops::negatives`]) for stages that decide there, and for diagnosis; which rows of a large table they

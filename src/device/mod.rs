@@ -59,6 +59,9 @@ impl Device {
             host => host,
         }
     }
+    pub fn is_machine(&self) -> bool {
+        matches!(self, Device::Machine(_))
+    }
     /// The GPU-less product.
     pub const HOST: Device = Device::Host(Precision::F32);
     /// The oracle of every numerical test.

@@ -9,16 +9,21 @@
 //! `attend(q, x)`: queries of q, keys and values of x. Pre-norm after Xiong et al. (arXiv 2002.04745), post-norm after Vaswani et
 //! al. (2017). `sasrec` is what that model's program does (Kang and McAuley, ICDM 2018), unlike the paper's text: only what asks is
 //! normalised before attention, and the residual connections carry the normalised vectors.
+//!
+//! A residual connection and the norm behind it are one operation, across the border of two blocks too: the first norm of a block is
+//! taken by the one below it, and only the lowest block takes its own.
 
 use crate::device::{Buffer, Device, Numbers};
 use crate::error::Result;
 use crate::model::cost::Lengths;
 use crate::model::params::ParamList;
 use crate::model::{Hyper, Masks, Norm};
+use crate::ops::column_sum::Sums;
 use crate::ops::cost::{Cost, Pass};
 use crate::ops::dropout::{self, Dropout};
+use crate::ops::embedding::Into;
 use crate::ops::linear::{self, Columns};
-use crate::ops::{activation, attention, column_sum, layer_norm, rows};
+use crate::ops::{activation, attention, layer_norm, rows};
 
 /// Positions of the block's parameters in the model's list.
 pub struct Block {
@@ -97,6 +102,36 @@ impl Scratch {
     }
 }
 
+/// The norm of what a block hands on: of (R,D), with its results.
+pub struct NormAfter<'a> {
+    gain: &'a Buffer,
+    bias: &'a Buffer,
+    y: &'a mut Buffer,
+    stats: &'a mut Buffer,
+}
+
+impl<'a> NormAfter<'a> {
+    /// `at`: the norm's parameters in the list.
+    pub fn new(list: &'a ParamList, [gain, bias]: [usize; 2], y: &'a mut Buffer, stats: &'a mut Buffer) -> NormAfter<'a> {
+        NormAfter { gain: list.value(gain), bias: list.value(bias), y, stats }
+    }
+}
+
+/// `x = past + dropout(branch)`, and the norm of it if one comes after.
+fn residual(
+    device: &Device,
+    x: &mut Buffer,
+    past: &Buffer,
+    branch: &Buffer,
+    dropout: Option<&Dropout>,
+    norm: Option<NormAfter>,
+) -> Result<()> {
+    match norm {
+        Some(norm) => layer_norm::forward_of_sum(device, x, norm.y, norm.stats, past, branch, dropout, norm.gain, norm.bias),
+        None => dropout::residual(device, x, past, branch, dropout),
+    }
+}
+
 fn shape(hyper: &Hyper) -> attention::Shape {
     attention::Shape { dim: hyper.dim, heads: hyper.heads, causal: hyper.causal }
 }
@@ -130,19 +165,30 @@ impl Block {
     pub fn cost(hyper: &Hyper, batch: Lengths) -> Pass {
         let (d, f, r) = (hyper.dim, hyper.ffn, batch.rows);
         let shape = shape(hyper);
-        // Where two paths meet, their gradients are added.
-        let joined = Pass { backward: rows::add_cost(r * d), ..Pass::default() };
-        let half = layer_norm::cost(r, d) + dropout::residual_cost(r * d) + joined;
+        // Where two paths meet, their gradients are added: on their own, or by a norm, which reads what is there.
+        let (alone, by_norm) = (rows::add_cost(r * d), Cost::moved(r * d));
+        let joined = match hyper.norm {
+            Norm::Pre => by_norm + by_norm,
+            Norm::Sasrec => alone + by_norm,
+            Norm::Post => alone + alone,
+        };
+        let half = layer_norm::cost(r, d) + dropout::residual_cost(r * d);
         let products = [(d, 3 * d), (d, d), (d, f), (f, d)].map(|(k, n)| linear::cost(r, k, n, true));
         let inner = if hyper.norm == Norm::Sasrec { dropout::cost(r * f) } else { Cost::default() };
         half * 2
+            + Pass { backward: joined, ..Pass::default() }
             + Pass { forward: inner, backward: inner }
             + attention::cost(r, shape.pairs(r, batch.squares), shape)
             + activation::cost(r * f)
             + products.into_iter().sum::<Pass>()
     }
 
-    /// `saved.y (R,D)` from `x (R,D)`.
+    /// The block's first norm, for the block below to take, if it is a norm of what that hands on.
+    pub fn norm_before<'a>(&self, hyper: &Hyper, list: &'a ParamList, saved: &'a mut Saved) -> Option<NormAfter<'a>> {
+        (hyper.norm != Norm::Post).then(|| NormAfter::new(list, self.norm1, &mut saved.n1, &mut saved.stats1))
+    }
+
+    /// `saved.y (R,D)` from `x (R,D)`, and the norm that comes next.
     #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
@@ -154,13 +200,14 @@ impl Block {
         x: &Buffer,
         offsets: Numbers,
         masks: &Masks,
+        next: Option<NormAfter>,
     ) -> Result<()> {
         let (d, f) = (hyper.dim, hyper.ffn);
         let r = x.len() / d;
         let s = saved;
         let [site_p, site_a, site_f] = masks.block(self.number);
         let before = hyper.norm != Norm::Post;
-        if before {
+        if before && self.number == 0 {
             layer_norm::forward(device, &mut s.n1, &mut s.stats1, x, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
         }
         let [w, b] = self.qkv.map(|at| list.value(at));
@@ -186,11 +233,11 @@ impl Block {
         )?;
         if before {
             let past = if hyper.norm == Norm::Sasrec { &s.n1 } else { x };
-            dropout::residual(device, &mut s.m, past, &scratch.a, site_a.as_ref())?;
-            layer_norm::forward(device, &mut s.n2, &mut s.stats2, &s.m, list.value(self.norm2[0]), list.value(self.norm2[1]))?;
+            let norm = NormAfter::new(list, self.norm2, &mut s.n2, &mut s.stats2);
+            residual(device, &mut s.m, past, &scratch.a, site_a.as_ref(), Some(norm))?;
         } else {
-            dropout::residual(device, &mut s.n1, x, &scratch.a, site_a.as_ref())?;
-            layer_norm::forward(device, &mut s.m, &mut s.stats1, &s.n1, list.value(self.norm1[0]), list.value(self.norm1[1]))?;
+            let norm = NormAfter::new(list, self.norm1, &mut s.m, &mut s.stats1);
+            residual(device, &mut s.n1, x, &scratch.a, site_a.as_ref(), Some(norm))?;
         }
         let input = if before { &s.n2 } else { &s.m };
         linear::forward(device, &mut s.wide, input, list.value(self.expand[0]), Some(list.value(self.expand[1])), r, d, f)?;
@@ -212,20 +259,21 @@ impl Block {
             d,
         )?;
         match hyper.norm {
-            Norm::Pre => dropout::residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref()),
-            Norm::Sasrec => dropout::residual(device, &mut s.y, &s.n2, &scratch.a, site_f.as_ref()),
+            Norm::Pre => residual(device, &mut s.y, &s.m, &scratch.a, site_f.as_ref(), next),
+            Norm::Sasrec => residual(device, &mut s.y, &s.n2, &scratch.a, site_f.as_ref(), next),
             Norm::Post => {
-                dropout::residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref())?;
-                layer_norm::forward(device, &mut s.y, &mut s.stats2, &s.n2, list.value(self.norm2[0]), list.value(self.norm2[1]))
+                let norm = NormAfter::new(list, self.norm2, &mut s.y, &mut s.stats2);
+                residual(device, &mut s.n2, &s.m, &scratch.a, site_f.as_ref(), Some(norm))
             }
         }
     }
 
-    /// Turns `dy (R,D)` into dx in place and adds the parameters' gradients.
+    /// Turns `dy (R,D)` into dx in place and adds the parameters' gradients, those of vectors once `sums` are finished.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         device: &Device,
+        sums: &mut Sums,
         hyper: &Hyper,
         list: &mut ParamList,
         saved: &Saved,
@@ -243,68 +291,71 @@ impl Block {
 
         if hyper.norm == Norm::Post {
             let (gain, dgain, dbias) = list.norm_parts(self.norm2);
-            layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.n2, gain)?;
+            layer_norm::backward(device, sums, Into::Set, a, dgain, dbias, dy, &s.stats2, &s.n2, gain)?;
             std::mem::swap(a, dy);
         }
         // dy is now the gradient of what the feed-forward layer is added to, m or k.
-        dropout::forward(device, a, dy, site_f.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.contract);
-        linear::backward(device, Some(wide), dw, Some(db), a, &s.active, w, r, f, d)?;
-        activation::backward(device, wide, &s.wide, hyper.activation)?;
+        dropout::backward_with_bias(device, sums, a, db, dy, site_f.as_ref())?;
+        linear::backward(device, Some(wide), dw, None, a, &s.active, w, r, f, d)?;
         let input = if hyper.norm == Norm::Post { &s.m } else { &s.n2 };
         let (w, dw, db) = list.linear_parts(self.expand);
         match self.inner(hyper, masks) {
-            None => linear::backward(device, Some(a), dw, Some(db), wide, input, w, r, d, f)?,
+            None => {
+                activation::backward_with_bias(device, sums, wide, db, &s.wide, hyper.activation)?;
+                linear::backward(device, Some(a), dw, None, wide, input, w, r, d, f)?;
+            }
             inner => {
-                dropout::forward(device, b, wide, inner.as_ref())?;
-                linear::backward(device, Some(a), dw, Some(db), b, input, w, r, d, f)?;
+                activation::backward(device, wide, &s.wide, hyper.activation)?;
+                dropout::backward_with_bias(device, sums, b, db, wide, inner.as_ref())?;
+                linear::backward(device, Some(a), dw, None, b, input, w, r, d, f)?;
             }
         }
         match hyper.norm {
             Norm::Pre => {
                 let (gain, dgain, dbias) = list.norm_parts(self.norm2);
-                layer_norm::backward(device, b, dgain, dbias, a, &s.stats2, &s.m, gain)?;
-                rows::add(device, dy, b, 1.0)?;
+                layer_norm::backward(device, sums, Into::Add, dy, dgain, dbias, a, &s.stats2, &s.m, gain)?;
             }
             Norm::Sasrec => {
                 rows::add(device, dy, a, 1.0)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm2);
-                layer_norm::backward(device, a, dgain, dbias, dy, &s.stats2, &s.m, gain)?;
+                layer_norm::backward(device, sums, Into::Set, a, dgain, dbias, dy, &s.stats2, &s.m, gain)?;
                 std::mem::swap(a, dy);
             }
             Norm::Post => {
                 rows::add(device, dy, a, 1.0)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm1);
-                layer_norm::backward(device, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
+                layer_norm::backward(device, sums, Into::Set, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
                 std::mem::swap(a, dy);
             }
         }
         // dy is now the gradient of what attention is added to, x or n.
-        dropout::forward(device, a, dy, site_a.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.project);
-        linear::backward(device, Some(b), dw, Some(db), a, &s.attended, w, r, d, d)?;
+        dropout::backward_with_bias(device, sums, a, db, dy, site_a.as_ref())?;
+        linear::backward(device, Some(b), dw, None, a, &s.attended, w, r, d, d)?;
         attention::backward(device, wide, b, &s.attended, &s.lse, &s.qkv, offsets, shape(hyper), site_p.as_ref())?;
         let (w, dw, db) = list.linear_parts(self.qkv);
         match hyper.norm {
             Norm::Pre => {
-                linear::backward(device, Some(a), dw, Some(db), wide, &s.n1, w, r, d, 3 * d)?;
+                linear::backward(device, Some(a), dw, None, wide, &s.n1, w, r, d, 3 * d)?;
+                sums.add(device, db, wide, 3 * d)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm1);
-                layer_norm::backward(device, b, dgain, dbias, a, &s.stats1, x, gain)?;
-                rows::add(device, dy, b, 1.0)
+                layer_norm::backward(device, sums, Into::Add, dy, dgain, dbias, a, &s.stats1, x, gain)
             }
             Norm::Sasrec => {
                 let [of_query, others] = parts(d);
                 linear::multiply_backward(device, Some(a), dw, wide, &s.n1, w, of_query, r, d)?;
                 rows::add(device, dy, a, 1.0)?;
                 linear::multiply_backward(device, Some(a), dw, wide, x, w, others, r, d)?;
-                column_sum::add(device, db, wide, 3 * d)?;
+                sums.add(device, db, wide, 3 * d)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm1);
-                layer_norm::backward(device, b, dgain, dbias, dy, &s.stats1, x, gain)?;
-                std::mem::swap(b, dy);
-                rows::add(device, dy, a, 1.0)
+                layer_norm::backward(device, sums, Into::Add, a, dgain, dbias, dy, &s.stats1, x, gain)?;
+                std::mem::swap(a, dy);
+                Ok(())
             }
             Norm::Post => {
-                linear::backward(device, Some(a), dw, Some(db), wide, x, w, r, d, 3 * d)?;
+                linear::backward(device, Some(a), dw, None, wide, x, w, r, d, 3 * d)?;
+                sums.add(device, db, wide, 3 * d)?;
                 rows::add(device, dy, a, 1.0)
             }
         }

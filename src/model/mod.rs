@@ -31,12 +31,13 @@ use crate::device::{Buffer, Device};
 use crate::error::{Code, Error, Result};
 use crate::ops::activation::Activation;
 use crate::ops::attributes::{self, AttributeLists};
+use crate::ops::column_sum::Sums;
 use crate::ops::dropout::{self, Dropout};
 use crate::ops::embedding::{self, Into};
 use crate::ops::param::Param;
 use crate::ops::score::{ScoreKind, Scoring};
 use crate::ops::{layer_norm, rows};
-use block::{Block, Saved, Scratch};
+use block::{Block, NormAfter, Saved, Scratch};
 use context::Projection;
 
 /// Where a block normalises; the formulas are in `block.rs`.
@@ -321,34 +322,44 @@ impl Model {
         let (d, r) = (self.hyper.dim, batch.rows());
         let mut x = std::mem::replace(&mut self.x, Buffer::empty(&device));
         let mut work = std::mem::replace(&mut self.work, Buffer::empty(&device));
-        embedding::forward(&device, &mut work, Into::Set, self.input_parts(), &batch.items, d, self.hyper.scale)?;
-        if let Some(projection) = &self.projection {
-            let context = projection.rows_of(&device, &batch.context, r)?;
-            projection.forward(&device, &self.list, &mut x, &context, d)?;
-            rows::add(&device, &mut work, &x, self.hyper.scale)?;
-            self.input_rows = Some(context);
+        let (scale, mask) = (self.hyper.scale, masks.input());
+        match (&self.projection, self.positions) {
+            (None, Some(positions)) => {
+                let tables = [self.input_parts(), self.list.value(positions)];
+                let ids = [(&batch.items).into(), batch.places(self.hyper.from_start).into()];
+                embedding::input(&device, &mut x, &mut work, tables, ids, d, scale, mask.as_ref())?;
+            }
+            (projection, positions) => {
+                embedding::forward(&device, &mut work, Into::Set, self.input_parts(), &batch.items, d, scale)?;
+                if let Some(projection) = projection {
+                    let context = projection.rows_of(&device, &batch.context, r)?;
+                    projection.forward(&device, &self.list, &mut x, &context, d)?;
+                    rows::add(&device, &mut work, &x, scale)?;
+                    self.input_rows = Some(context);
+                }
+                if let Some(positions) = positions {
+                    let places = batch.places(self.hyper.from_start);
+                    embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), places, d, 1.0)?;
+                }
+                dropout::forward(&device, &mut x, &work, mask.as_ref())?;
+            }
         }
-        if let Some(positions) = self.positions {
-            let places = batch.places(self.hyper.from_start);
-            embedding::forward(&device, &mut work, Into::Add, self.list.value(positions), places, d, 1.0)?;
-        }
-        dropout::forward(&device, &mut x, &work, masks.input().as_ref())?;
         self.x = x;
         self.work = work;
+        // What a block hands on is normalised in the same pass where a norm comes next: that of the block above, or the last one where
+        // every row asks.
+        let last = self.final_norm.filter(|_| queries == Queries::All);
         for b in 0..self.blocks.len() {
             let (before, rest) = self.saved.split_at_mut(b);
+            let (own, above) = rest.split_at_mut(1);
             let input = before.last().map_or(&self.x, |s| &s.y);
+            let next = match (self.blocks.get(b + 1), above.first_mut()) {
+                (Some(block), Some(saved)) => block.norm_before(&self.hyper, &self.list, saved),
+                _ => last.map(|at| NormAfter::new(&self.list, at, &mut self.query, &mut self.final_stats)),
+            };
+            let (scratch, offsets) = (&mut self.scratch, (&batch.offsets).into());
             let block = &self.blocks[b];
-            block.forward(
-                &device,
-                &self.hyper,
-                &self.list,
-                &mut rest[0],
-                &mut self.scratch,
-                input,
-                (&batch.offsets).into(),
-                masks,
-            )?;
+            block.forward(&device, &self.hyper, &self.list, &mut own[0], scratch, input, offsets, masks, next)?;
         }
 
         self.query_rows = match queries {
@@ -360,7 +371,7 @@ impl Model {
             let top = self.saved.last().map_or(&self.x, |s| &s.y);
             rows::select(&device, &mut self.selected, top, &self.query_rows, d)?;
         }
-        if let Some([gain, bias]) = self.final_norm {
+        if let Some([gain, bias]) = self.final_norm.filter(|_| last.is_none() || self.blocks.is_empty()) {
             let asking = asking(queries, &self.selected, &self.saved, &self.x);
             let (gain, bias) = (self.list.value(gain), self.list.value(bias));
             layer_norm::forward(&device, &mut self.query, &mut self.final_stats, asking, gain, bias)?;
@@ -441,10 +452,23 @@ impl Model {
             projection.backward(&device, &mut self.list, dg, &rows, d)?;
         }
         let mut work = std::mem::replace(&mut self.work, Buffer::empty(&device));
+        let (vectors, gaps) = self.list.vector_gradients()?;
+        let mut sums = Sums::new(&device, vectors, gaps, r)?;
         if let Some(at) = self.final_norm {
             let (gain, dgain, dbias) = self.list.norm_parts(at);
             let asking = asking(self.queries, &self.selected, &self.saved, &self.x);
-            layer_norm::backward(&device, &mut work, dgain, dbias, dquery, &self.final_stats, asking, gain)?;
+            layer_norm::backward(
+                &device,
+                &mut sums,
+                Into::Set,
+                &mut work,
+                dgain,
+                dbias,
+                dquery,
+                &self.final_stats,
+                asking,
+                gain,
+            )?;
             std::mem::swap(&mut work, dquery);
         }
         if !self.query_rows.is_empty() {
@@ -458,6 +482,7 @@ impl Model {
             let block = &self.blocks[b];
             block.backward(
                 &device,
+                &mut sums,
                 &self.hyper,
                 &mut self.list,
                 &rest[0],
@@ -468,6 +493,7 @@ impl Model {
                 masks,
             )?;
         }
+        sums.finish(&device)?;
         dropout::forward(&device, &mut work, dy, masks.input().as_ref())?;
         embedding::backward(&device, self.list.grad_mut(self.items), &work, &batch.items, d, self.hyper.scale)?;
         if let Some(positions) = self.positions {

@@ -100,6 +100,17 @@ impl ParamList {
         let bias = self.push(format!("{name}.bias"), vec![dim], Role::Vector, vec![0.0; dim])?;
         Ok([gain, bias])
     }
+    /// The gradients of all vectors where they lie side by side, and whether there are zeros between them.
+    pub fn vector_gradients(&self) -> Result<(Option<Buffer>, bool)> {
+        let mut vectors: Vec<&Buffer> = self.params.iter().filter(|p| p.role == Role::Vector).map(|p| &p.grad).collect();
+        vectors.sort_by_key(|grad| grad.memory().map_or(0, |memory| memory.address));
+        match &vectors[..] {
+            [first, .., last] if vectors.windows(2).all(|pair| pair[0].goes_on_in(pair[1])) => {
+                Ok((Some(first.through(last)?), vectors.iter().any(|grad| grad.len() % 64 > 0)))
+            }
+            _ => Ok((None, false)),
+        }
+    }
     pub fn value(&self, i: usize) -> &Buffer {
         &self.params[i].value
     }

@@ -11,6 +11,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::column_sum::{self, CHUNK, Sums};
 use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 
@@ -49,6 +50,27 @@ pub fn backward(device: &Device, d: &mut Buffer, x: &Buffer, kind: Activation) -
     }, runtime => launch(&**runtime, "activation_bwd", d, x, kind))
 }
 
+/// [`backward`] of rows, and `db += sum over rows of dx` for the bias they were given before, once `sums` are finished.
+pub fn backward_with_bias(
+    device: &Device,
+    sums: &mut Sums,
+    d: &mut Buffer,
+    db: &mut Buffer,
+    x: &Buffer,
+    kind: Activation,
+) -> Result<()> {
+    let n = db.len();
+    let rows = x.len().checked_div(n).unwrap_or(0);
+    if let (Device::Machine(runtime), Some(([mut to], stride))) = (device, sums.places([&*db], rows.div_ceil(CHUNK), n)) {
+        let grid = Grid { blocks: [rows.div_ceil(CHUNK) as u32, n.div_ceil(32) as u32, 1], threads: 256, shared_bytes: 0 };
+        let numbers = [rows, n, stride].map(|x| Arg::U32(x as u32));
+        let args = [Arg::Out(d), Arg::Out(&mut to), Arg::In(x)].into_iter().chain(numbers);
+        return runtime.launch(&kernel("activation_bwd_sum", kind), grid, &mut args.collect::<Vec<_>>());
+    }
+    backward(device, d, x, kind)?;
+    column_sum::add(device, db, d, n)
+}
+
 /// Value and derivative.
 #[inline(always)]
 fn gelu<T: Real>(x: T) -> (T, T) {
@@ -60,13 +82,16 @@ fn gelu<T: Real>(x: T) -> (T, T) {
     (half * x * (T::ONE + t), half * (T::ONE + t) + half * x * (T::ONE - t * t) * du)
 }
 
+fn kernel(entry: &'static str, kind: Activation) -> Kernel {
+    Kernel::new("activation", entry, &[("GELU", i64::from(kind == Activation::Gelu))])
+}
+
 fn launch(runtime: &dyn Runtime, entry: &'static str, out: &mut Buffer, x: &Buffer, kind: Activation) -> Result<()> {
     let n = x.len();
     if n == 0 {
         return Ok(());
     }
-    let kernel = Kernel::new("activation", entry, &[("GELU", i64::from(kind == Activation::Gelu))]);
-    runtime.launch(&kernel, Grid::row(n.div_ceil(1024), 256), &mut [Arg::Out(out), Arg::In(x), Arg::U64(n as u64)])
+    runtime.launch(&kernel(entry, kind), Grid::row(n.div_ceil(1024), 256), &mut [Arg::Out(out), Arg::In(x), Arg::U64(n as u64)])
 }
 
 /// Of n `elements`.
@@ -88,6 +113,13 @@ pub fn cases() -> Vec<Case> {
                 Ok(vec![Output::reals("y", device, &y)?, Output::reals("dx", device, &d)?])
             }));
         }
+    }
+    for (kind, rows, n) in [(Activation::Relu, 40, 33), (Activation::Relu, 65, 33), (Activation::Gelu, 130, 64)] {
+        cases.push(Case::new("activation", format!("{kind:?}, R {rows}, N {n}, with a bias"), move |device| {
+            let (x, mut d) = (device.reals(&case::noise(1, rows * n))?, device.reals(&case::noise(2, rows * n))?);
+            let db = column_sum::gathered(device, rows, n, |sums, db| backward_with_bias(device, sums, &mut d, db, &x, kind))?;
+            Ok(vec![Output::reals("dx", device, &d)?, Output::reals("db", device, &db)?])
+        }));
     }
     cases
 }

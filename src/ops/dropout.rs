@@ -9,6 +9,7 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::column_sum::{self, CHUNK, Sums};
 use crate::ops::cost::{Cost, Operation, Pass};
 use crate::ops::vector;
 use crate::rng::{Draws, Stream};
@@ -68,6 +69,35 @@ pub fn residual(device: &Device, out: &mut Buffer, x: &Buffer, branch: &Buffer, 
     out.resize(device, x.len())?;
     dispatch!(device, T => { add::<T>(T::of_mut(out)?, T::of(x)?, T::of(branch)?, dropout); Ok(()) },
         runtime => launch(&**runtime, "dropout_residual", out, &[x, branch], dropout))
+}
+
+/// Widths of rows that a whole number of them fills a block of threads, so that a thread stays in its columns or a row in registers.
+pub const KEPT: [usize; 3] = [64, 128, 256];
+
+/// `dx = dropout(dy)` of rows, and `db += sum over rows of dx` for the bias they were given before, once `sums` are finished.
+pub fn backward_with_bias(
+    device: &Device,
+    sums: &mut Sums,
+    dx: &mut Buffer,
+    db: &mut Buffer,
+    dy: &Buffer,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let n = db.len();
+    let rows = dy.len().checked_div(n).unwrap_or(0);
+    if let (Device::Machine(runtime), true) = (device, KEPT.contains(&n)) {
+        if let Some(([mut to], stride)) = sums.places([&*db], rows.div_ceil(CHUNK), n) {
+            dx.resize(device, dy.len())?;
+            let defines = [("D", n as i64), ("DROP", i64::from(dropout.is_some()))];
+            let mut args = vec![Arg::Out(dx), Arg::Out(&mut to), Arg::In(dy)];
+            args.extend([rows, stride].map(|x| Arg::U32(x as u32)));
+            args.extend(Dropout::arguments(dropout));
+            let kernel = Kernel::new("dropout", "dropout_bwd_sum", &defines);
+            return runtime.launch(&kernel, Grid::row(rows.div_ceil(CHUNK), 256), &mut args);
+        }
+    }
+    forward(device, dx, dy, dropout)?;
+    sums.add(device, db, dx, n)
 }
 
 /// [`forward`] of n `elements`; its gradient is the same operation.
@@ -160,6 +190,22 @@ pub fn cases() -> Vec<Case> {
                 Ok(vec![Output::ids("mask", kept), Output::reals("y", device, &y)?, Output::reals("residual", device, &out)?])
             }));
         }
+    }
+    for (rows, n, probability) in
+        [(40, 64, Some(0.2)), (65, 64, Some(0.2)), (130, 128, None), (65, 256, Some(0.5)), (70, 33, None)]
+    {
+        cases.push(Case::new(
+            "dropout",
+            format!("R {rows}, N {n}, p {}, with a bias", probability.unwrap_or(0.0)),
+            move |device| {
+                let dropout = probability.map(|p| Dropout::new(p, 7, 2, 5));
+                let (dy, mut dx) = (device.reals(&case::noise(1, rows * n))?, Buffer::empty(device));
+                let backward =
+                    |sums: &mut Sums, db: &mut Buffer| backward_with_bias(device, sums, &mut dx, db, &dy, dropout.as_ref());
+                let db = column_sum::gathered(device, rows, n, backward)?;
+                Ok(vec![Output::reals("dx", device, &dx)?, Output::reals("db", device, &db)?])
+            },
+        ));
     }
     cases
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! forward:   out[r] = scale * table[ids[r]]                 out (R,D), table (V,D), ids (R)
 //!            out[r] += scale * table[ids[r]]                `accumulate`
+//! input:     out[r] = dropout(scale * table[ids[r]] + positions[places[r]])
 //! backward:  dtable[i] += scale * sum over rows r with ids[r] = i of dout[r], in row order
 //! ```
 //!
@@ -17,6 +18,7 @@ use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::cost::{Cost, Operation, Pass, distinct};
+use crate::ops::dropout::{self, Dropout};
 use crate::ops::group;
 use crate::ops::scan::WIDEST;
 use crate::ops::segments::{self, Segments};
@@ -51,6 +53,41 @@ pub fn forward<'a>(
     }
     dispatch!(device, T => { gather::<T>(T::of_mut(out)?, mode, T::of(table)?, ids.here(), dim, scale); Ok(()) },
         runtime => launch(&**runtime, out, mode, table, ids, dim, scale))
+}
+
+/// `out = dropout(scale * table[ids] + positions[places])`, what a sequence is to the first block; `work` is scratch of the plain path.
+#[allow(clippy::too_many_arguments)]
+pub fn input(
+    device: &Device,
+    out: &mut Buffer,
+    work: &mut Buffer,
+    [table, positions]: [&Buffer; 2],
+    [ids, places]: [Numbers; 2],
+    dim: usize,
+    scale: f64,
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let Device::Machine(runtime) = device else {
+        forward(device, work, Into::Set, table, ids, dim, scale)?;
+        forward(device, work, Into::Add, positions, places, dim, 1.0)?;
+        return dropout::forward(device, out, work, dropout);
+    };
+    check(table.len(), ids, dim)?;
+    check(positions.len(), places, dim)?;
+    if ids.len() != places.len() {
+        return Err(Error::internal(format!("{} places for {} rows", places.len(), ids.len())));
+    }
+    let n = ids.len() * dim;
+    out.resize(device, n)?;
+    if n == 0 {
+        return Ok(());
+    }
+    let (ids, places) = (ids.on(&**runtime)?, places.on(&**runtime)?);
+    let mut args = vec![Arg::Out(out), Arg::In(table), Arg::In(&ids), Arg::In(positions), Arg::In(&places)];
+    args.extend([Arg::U64(n as u64), Arg::F32(scale as f32)]);
+    args.extend(Dropout::arguments(dropout));
+    let defines = [("D", dim as i64), ("DROP", i64::from(dropout.is_some()))];
+    runtime.launch(&Kernel::new("embedding", "input_fwd", &defines), Grid::row(n.div_ceil(8 * 256), 256), &mut args)
 }
 
 pub fn backward<'a>(
@@ -199,10 +236,16 @@ pub fn cases() -> Vec<Case> {
             let mut sum = device.reals(&case::noise(5, r * d))?;
             forward(device, &mut sum, Into::Add, &table, &ids, d, 1.0)?;
             backward(device, &mut dtable, &dout, &ids, d, 1.5)?;
+            let (mut dropped, mut work) = (Buffer::empty(device), Buffer::empty(device));
+            let (positions, places) = (device.reals(&case::noise(6, 5 * d))?, case::ids(7, r, 5));
+            let mask = (v % 2 == 1).then(|| Dropout::new(0.4, 3, 0, 1));
+            let numbers = [(&ids).into(), (&places).into()];
+            input(device, &mut dropped, &mut work, [&table, &positions], numbers, d, 1.5, mask.as_ref())?;
             Ok(vec![
                 Output::reals("out", device, &out)?,
                 Output::reals("sum", device, &sum)?,
                 Output::reals("dtable", device, &dtable)?,
+                Output::reals("input", device, &dropped)?,
             ])
         })
     };

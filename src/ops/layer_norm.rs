@@ -6,6 +6,9 @@
 //! dx = rstd * (u - mean(u) - n * mean(u n))     dgain += sum_r dy n     dbias += sum_r dy
 //! ```
 //!
+//! Before most norms a sub-layer's branch meets the path around it, `x = past + dropout(branch)`; both are one operation then, so that
+//! a machine takes one pass for them. The gradient of x may be added to what another path has left there.
+//!
 //! `stats (R,2)` keeps mean and rstd for the backward pass. Source: Ba, Kiros, Hinton, arXiv 1607.06450.
 
 use rayon::prelude::*;
@@ -14,8 +17,11 @@ use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
+use crate::ops::column_sum::{self, CHUNK, Sums};
 use crate::ops::cost::{Cost, Operation, Pass};
-use crate::ops::{column_sum, vector};
+use crate::ops::dropout::{self, Dropout, KEPT};
+use crate::ops::embedding::Into;
+use crate::ops::vector;
 
 /// Rows per parallel task; sums over rows add the tasks' partial sums in task order.
 const TASK: usize = 256;
@@ -31,9 +37,36 @@ pub fn forward(device: &Device, y: &mut Buffer, stats: &mut Buffer, x: &Buffer, 
         runtime => launch_forward(&**runtime, y, stats, x, gain, bias))
 }
 
+/// `x = past + dropout(branch)`, and [`forward`] of it.
+#[allow(clippy::too_many_arguments)]
+pub fn forward_of_sum(
+    device: &Device,
+    x: &mut Buffer,
+    y: &mut Buffer,
+    stats: &mut Buffer,
+    past: &Buffer,
+    branch: &Buffer,
+    dropout: Option<&Dropout>,
+    gain: &Buffer,
+    bias: &Buffer,
+) -> Result<()> {
+    let dim = gain.len();
+    if let (Device::Machine(runtime), true) = (device, KEPT.contains(&dim)) {
+        for (buffer, n) in [(&mut *x, past.len()), (&mut *y, past.len()), (&mut *stats, past.len() / dim * 2)] {
+            buffer.resize(device, n)?;
+        }
+        return launch_forward_of_sum(&**runtime, x, y, stats, [past, branch, gain, bias], dropout);
+    }
+    dropout::residual(device, x, past, branch, dropout)?;
+    forward(device, y, stats, x, gain, bias)
+}
+
+/// `mode`: whether dx is overwritten or added to; dgain and dbias are added to, once `sums` are finished.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     device: &Device,
+    sums: &mut Sums,
+    mode: Into,
     dx: &mut Buffer,
     dgain: &mut Buffer,
     dbias: &mut Buffer,
@@ -44,9 +77,9 @@ pub fn backward(
 ) -> Result<()> {
     dx.resize(device, x.len())?;
     dispatch!(device, T => {
-        gradient::<T>(T::of_mut(dx)?, T::of_mut(dgain)?, T::of_mut(dbias)?, T::of(dy)?, T::of(stats)?, T::of(x)?, T::of(gain)?);
+        gradient::<T>(mode, T::of_mut(dx)?, T::of_mut(dgain)?, T::of_mut(dbias)?, T::of(dy)?, T::of(stats)?, T::of(x)?, T::of(gain)?);
         Ok(())
-    }, runtime => launch_backward(&**runtime, dx, dgain, dbias, dy, stats, x, gain))
+    }, runtime => launch_backward(&**runtime, sums, mode, dx, dgain, dbias, dy, stats, x, gain))
 }
 
 /// Of R `rows` of D numbers.
@@ -78,7 +111,7 @@ fn normalise<T: Real>(y: &mut [T], stats: &mut [T], x: &[T], gain: &[T], bias: &
     });
 }
 
-fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], stats: &[T], x: &[T], gain: &[T]) {
+fn gradient<T: Real>(mode: Into, dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], stats: &[T], x: &[T], gain: &[T]) {
     let dim = gain.len();
     let inverse = T::from_f64(1.0 / dim as f64);
     let tasks = dx
@@ -88,7 +121,7 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
         .zip(x.par_chunks(TASK * dim));
     let partial: Vec<(Vec<T>, Vec<T>)> = tasks
         .map(|(((dx, dy), stats), x)| {
-            let (mut dgain, mut dbias) = (vec![T::ZERO; dim], vec![T::ZERO; dim]);
+            let (mut dgain, mut dbias, mut n) = (vec![T::ZERO; dim], vec![T::ZERO; dim], vec![T::ZERO; dim]);
             vector::fast(
                 #[inline(always)]
                 || {
@@ -96,17 +129,18 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
                         dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(stats.chunks_exact(2)).zip(x.chunks_exact(dim));
                     for (((dx, dy), stats), x) in rows {
                         let (mean, rstd) = (stats[0], stats[1]);
-                        // dx holds n for the moment: one buffer less to walk.
-                        for ((n, &x), (dg, (db, &dy))) in dx.iter_mut().zip(x).zip(dgain.iter_mut().zip(dbias.iter_mut().zip(dy)))
+                        for ((n, &x), (dg, (db, &dy))) in n.iter_mut().zip(x).zip(dgain.iter_mut().zip(dbias.iter_mut().zip(dy)))
                         {
                             *n = (x - mean) * rstd;
                             *dg += dy * *n;
                             *db += dy;
                         }
                         let u = vector::dot(dy, gain) * inverse;
-                        let un = vector::dot3(dy, gain, dx) * inverse;
-                        for ((dx, &dy), &g) in dx.iter_mut().zip(dy).zip(gain) {
-                            *dx = rstd * (dy * g - u - *dx * un);
+                        let un = vector::dot3(dy, gain, &n) * inverse;
+                        let d = n.iter().zip(dy).zip(gain).map(|((&n, &dy), &g)| rstd * (dy * g - u - n * un));
+                        match mode {
+                            Into::Set => dx.iter_mut().zip(d).for_each(|(dx, d)| *dx = d),
+                            Into::Add => dx.iter_mut().zip(d).for_each(|(dx, d)| *dx += d),
                         }
                     }
                 },
@@ -119,9 +153,6 @@ fn gradient<T: Real>(dx: &mut [T], dgain: &mut [T], dbias: &mut [T], dy: &[T], s
         dbias.iter_mut().zip(db).for_each(|(o, &d)| *o += d);
     }
 }
-
-/// Rows of one block of the backward kernel, `CHUNK` there.
-const CHUNK: usize = 64;
 
 /// A warp to a row, or to several short ones (`ROWS` in the kernel); at most 64 warps on each of 132 multiprocessors.
 fn launch_forward(
@@ -144,8 +175,31 @@ fn launch_forward(
     runtime.launch(&kernel, Grid::row(blocks, 256), args)
 }
 
+fn launch_forward_of_sum(
+    runtime: &dyn Runtime,
+    x: &mut Buffer,
+    y: &mut Buffer,
+    stats: &mut Buffer,
+    inputs: [&Buffer; 4],
+    dropout: Option<&Dropout>,
+) -> Result<()> {
+    let (n, dim) = (x.len(), inputs[2].len());
+    if n == 0 {
+        return Ok(());
+    }
+    let defines = [("D", dim as i64), ("DROP", i64::from(dropout.is_some()))];
+    let mut args = vec![Arg::Out(x), Arg::Out(y), Arg::Out(stats)];
+    args.extend(inputs.map(Arg::In));
+    args.push(Arg::U32((n / dim) as u32));
+    args.extend(Dropout::arguments(dropout));
+    runtime.launch(&Kernel::new("layer_norm", "residual_norm_fwd", &defines), Grid::row(n.div_ceil(8 * 256), 256), &mut args)
+}
+
+#[allow(clippy::too_many_arguments)]
 fn launch_backward(
     runtime: &dyn Runtime,
+    sums: &mut Sums,
+    mode: Into,
     dx: &mut Buffer,
     dgain: &mut Buffer,
     dbias: &mut Buffer,
@@ -160,9 +214,14 @@ fn launch_backward(
         return Ok(());
     }
     let chunks = rows.div_ceil(CHUNK);
+    let places = sums.places([&*dgain, &*dbias], chunks, dim);
+    let waits = places.is_some();
     let scratch = || Ok(Buffer::machine(runtime.alloc(chunks * dim * 4)?, chunks * dim));
-    let (mut gains, mut biases): (Buffer, Buffer) = (scratch()?, scratch()?);
-    let kernel = Kernel::new("layer_norm", "layer_norm_bwd", &[("D", dim as i64)]);
+    let ([mut gains, mut biases], stride) = match places {
+        Some(places) => places,
+        None => ([scratch()?, scratch()?], dim),
+    };
+    let kernel = Kernel::new("layer_norm", "layer_norm_bwd", &[("D", dim as i64), ("ADD", i64::from(mode == Into::Add))]);
     let args = &mut [
         Arg::Out(dx),
         Arg::Out(&mut gains),
@@ -172,10 +231,14 @@ fn launch_backward(
         Arg::In(x),
         Arg::In(gain),
         Arg::U32(rows as u32),
+        Arg::U32(stride as u32),
     ];
     runtime.launch(&kernel, Grid::row(chunks, 256), args)?;
-    column_sum::launch(runtime, dgain, &gains, dim)?;
-    column_sum::launch(runtime, dbias, &biases, dim)
+    if waits {
+        return Ok(());
+    }
+    column_sum::add_chunks(runtime, Arg::Out(dgain), Arg::In(&gains), [chunks, dim], dim)?;
+    column_sum::add_chunks(runtime, Arg::Out(dbias), Arg::In(&biases), [chunks, dim], dim)
 }
 
 pub fn cases() -> Vec<Case> {
@@ -187,13 +250,21 @@ pub fn cases() -> Vec<Case> {
             let (mut y, mut stats, mut dx) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
             let (mut dgain, mut dbias) = (device.reals(&case::noise(5, d))?, device.zeros(d)?);
             forward(device, &mut y, &mut stats, &x, &gain, &bias)?;
-            backward(device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)?;
+            backward(device, &mut Sums::default(), Into::Set, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)?;
+            let (mut more, branch) = (device.reals(&case::noise(6, r * d))?, device.reals(&case::noise(7, r * d))?);
+            backward(device, &mut Sums::default(), Into::Add, &mut more, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)?;
+            let (mut sum, mut of_sum, mut its) = (Buffer::empty(device), Buffer::empty(device), Buffer::empty(device));
+            let dropout = (r % 2 == 1).then(|| Dropout::new(0.3, 5, 1, 9));
+            forward_of_sum(device, &mut sum, &mut of_sum, &mut its, &x, &branch, dropout.as_ref(), &gain, &bias)?;
             let outputs = [("y", &y), ("stats", &stats), ("dx", &dx), ("dgain", &dgain), ("dbias", &dbias)];
+            let outputs = outputs.into_iter().chain([("more", &more), ("sum", &sum), ("y of sum", &of_sum), ("its stats", &its)]);
             outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
         })
     };
     // Rows around a chunk, widths around a warp, and the widest.
-    [(0, 7), (1, 1), (3, 7), (63, 31), (65, 33), (150, 64), (5, 300), (2, 4096)].map(case).into()
+    let shapes = [(0, 7), (1, 1), (3, 7), (63, 31), (65, 33), (150, 64), (5, 300), (2, 4096)];
+    // Rows kept in registers, around a block of them.
+    shapes.into_iter().chain([(0, 64), (33, 64), (16, 128), (21, 128), (1, 256), (12, 256)]).map(case).collect()
 }
 
 #[cfg(test)]
@@ -218,7 +289,7 @@ mod tests {
             let (x, gain, _, stats) = run(&inputs);
             let (mut dx, mut dgain, mut dbias) = (Buffer::empty(&device), device.zeros(d).unwrap(), device.zeros(d).unwrap());
             let dy = device.reals(&weight).unwrap();
-            backward(&device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain).unwrap();
+            backward(&device, &mut Sums::default(), Into::Set, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain).unwrap();
             check(&inputs, &[&dx, &dgain, &dbias].map(|b| f64::of(b).unwrap().to_vec()), loss);
         }
     }

@@ -360,7 +360,8 @@ struct Stretch {
     last: usize,
 }
 
-/// The longest stretches of the `wanted` in which each may follow the one before it.
+/// The longest stretches of the `wanted` in which each may follow the one before it; in the order of the parameters' numbers, since
+/// the norm is summed in it and where a machine places pieces of memory is chance.
 fn stretches(by_place: &[usize], wanted: impl Fn(usize) -> bool, follows: impl Fn(usize, usize) -> bool) -> Vec<Stretch> {
     let mut all: Vec<Stretch> = Vec::new();
     for &i in by_place.iter().filter(|&&i| wanted(i)) {
@@ -369,6 +370,7 @@ fn stretches(by_place: &[usize], wanted: impl Fn(usize) -> bool, follows: impl F
             None => all.push(Stretch { first: i, last: i }),
         }
     }
+    all.sort_by_key(|stretch| stretch.first);
     all
 }
 

@@ -30,9 +30,10 @@ use crate::error::Result;
 use crate::loss::{self, Loss};
 use crate::model::Hyper;
 use crate::model::cost::Lengths;
+use crate::ops::column_sum::Sums;
 use crate::ops::cost::{Cost, Operation};
 use crate::ops::dropout::Dropout;
-use crate::ops::embedding;
+use crate::ops::embedding::{self, Into};
 use crate::ops::negatives::Negatives;
 use crate::ops::param::{Param, Role};
 use crate::ops::sampled_loss::{self, Gradients};
@@ -296,7 +297,7 @@ impl Scene<'_> {
         let cost = layer_norm::cost(self.rows, d);
         self.unit(units(cost.forward + cost.backward, Operation::Norm), || {
             layer_norm::forward(device, &mut y, &mut stats, &x, &gain, &bias)?;
-            layer_norm::backward(device, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)
+            layer_norm::backward(device, &mut Sums::default(), Into::Set, &mut dx, &mut dgain, &mut dbias, &dy, &stats, &x, &gain)
         })
     }
 

@@ -193,18 +193,30 @@ fn every_call_of_a_step_is_listed_with_what_it_moves() {
     let cache = std::env::temp_dir().join("hardneg-test-cache");
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("XDG_CACHE_HOME", &cache);
     command.args(["profile", "--kernels", "--json", "--device", "emulator", "--rounds", "2", "--warmup", "0"]);
-    command.args(["--items", "200", "--set", "loss=softmax", "--set", "max_len=10", "--set", "dim=16", "--set", "batch_size=4"]);
+    command.args(["--items", "200", "--set", "loss=softmax", "--set", "max_len=10", "--set", "dim=64", "--set", "batch_size=8"]);
     let out = finish(command.output().unwrap(), &[]).ok();
     let all: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
     let line = &all["lines"][0];
-    assert_eq!((line["sampler"].is_null(), line["rows"].as_u64()), (true, Some(40)));
+    assert_eq!((line["sampler"].is_null(), line["rows"].as_u64()), (true, Some(80)));
     let kinds = line["kinds"].as_array().unwrap();
-    let of = |call: &str, what: &str| kinds.iter().find(|kind| kind["call"] == call).unwrap()[what].as_u64();
-    // Two norms of the block and the last: x and y of (R,D), a mean and a deviation a row, gain and bias.
-    assert_eq!(of("layer_norm_fwd", "count"), Some(3));
-    assert_eq!(of("layer_norm_fwd", "bytes"), Some(3 * 4 * (2 * 40 * 16 + 2 * 40 + 2 * 16)));
-    // Queries, keys and values in one product.
-    assert_eq!(of("product 40x48x16", "flops"), Some(2 * 40 * 48 * 16));
+    let find = |call: &str| kinds.iter().find(|kind| kind["call"] == call).unwrap_or_else(|| panic!("no {call}"));
+    let of = |call: &str, what: &str| find(call)[what].as_u64();
+    let (rows, d) = (80, 64);
+    // Of the three norms the lowest alone: x and y of (R,D), a mean and a deviation a row, gain and bias. The others are one pass with
+    // the residual connection before them.
+    assert_eq!(of("layer_norm_fwd", "count"), Some(1));
+    assert_eq!(of("layer_norm_fwd", "bytes"), Some(4 * (2 * rows * d + 2 * rows + 2 * d)));
+    assert_eq!(of("residual_norm_fwd", "count"), Some(2));
+    // Queries, keys and values in one product, which adds their bias.
+    assert_eq!(of("product 80x192x64", "flops"), Some(2 * rows * 3 * d * d));
+    assert_eq!(of("product 80x192x64", "bytes"), Some(4 * (rows * d + 3 * d * d + 3 * rows * d + 3 * d)));
+    // All parameters in one launch, and one that finishes the sums of all biases, gains and norms.
+    for (call, count) in [("input_fwd", 1), ("dropout_bwd_sum", 2), ("activation_bwd_sum", 1), ("column_sum", 2)] {
+        assert_eq!(of(call, "count"), Some(count), "{call}");
+    }
+    for call in ["clip_square", "clip_factor", "adamw_dense"] {
+        assert_eq!(of(call, "count"), Some(1), "{call}");
+    }
     assert!(kinds.iter().all(|kind| kind["seconds"]["median"].as_f64().unwrap() > 0.0));
     assert_eq!(line["count"].as_u64(), kinds.iter().map(|kind| kind["count"].as_u64()).sum());
 }

@@ -76,14 +76,15 @@ impl Products {
         let strides = [c.stride, a.stride, b.stride];
         let form =
             Form { shape, strides, transposed: [a.transposed, b.transposed], alignment, row: matches!(plus, Plus::Row(_)) };
+        let row = if let Plus::Row(row) = plus { address(row, 0)? } else { 0 };
         if !self.plans.contains_key(&form) {
-            let plan = self.plan(&form).map_err(|e| failed(&format!("no algorithm for the product {shape:?}"), e))?;
+            let plan = self.plan(&form, row).map_err(|e| failed(&format!("no algorithm for the product {shape:?}"), e))?;
             self.plans.insert(form, plan);
         }
         let plan = &self.plans[&form];
         let beta = if plus.accumulates() { 1.0f32 } else { 0.0 };
-        if let Plus::Row(row) = plus {
-            let (row, which) = (address(row, 0)?, sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+        if form.row {
+            let which = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
             // SAFETY: the descriptor is ours and in no other call; a device pointer has 8 bytes.
             unsafe { result::set_matmul_desc_attribute(plan.operation, which, (&raw const row).cast(), 8) }
                 .map_err(|e| failed("no row for the epilogue", e))?;
@@ -114,7 +115,8 @@ impl Products {
         .map_err(|e| failed(&format!("the product {shape:?} failed"), e))
     }
 
-    fn plan(&self, form: &Form) -> std::result::Result<Plan, CublasError> {
+    /// `row`: the address of one that is added, where the form has one; the library chooses with it in view.
+    fn plan(&self, form: &Form, row: u64) -> std::result::Result<Plan, CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Desc;
         use sys::cublasLtMatmulPreferenceAttributes_t as Prefer;
         let real = sys::cudaDataType_t::CUDA_R_32F;
@@ -158,12 +160,9 @@ impl Products {
             if form.row {
                 // Of the library's columns, which are our rows.
                 let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-                result::set_matmul_desc_attribute(
-                    operation,
-                    Desc::CUBLASLT_MATMUL_DESC_EPILOGUE,
-                    (&raw const epilogue).cast(),
-                    4,
-                )?;
+                let (which, place) = (Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+                result::set_matmul_desc_attribute(operation, which, (&raw const epilogue).cast(), 4)?;
+                result::set_matmul_desc_attribute(operation, place, (&raw const row).cast(), 8)?;
             }
             let bytes = Prefer::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
             result::set_matmul_pref_attribute(preference, bytes, (&raw const workspace).cast(), 8)?;
