@@ -300,16 +300,20 @@ impl Block {
         linear::backward(device, Some(wide), dw, None, a, &s.active, w, r, f, d)?;
         let input = if hyper.norm == Norm::Post { &s.m } else { &s.n2 };
         let (w, dw, db) = list.linear_parts(self.expand);
-        match self.inner(hyper, masks) {
+        let expanded = match self.inner(hyper, masks) {
             None => {
                 activation::backward_with_bias(device, sums, wide, db, &s.wide, hyper.activation)?;
-                linear::backward(device, Some(a), dw, None, wide, input, w, r, d, f)?;
+                &*wide
             }
             inner => {
                 activation::backward(device, wide, &s.wide, hyper.activation)?;
                 dropout::backward_with_bias(device, sums, b, db, wide, inner.as_ref())?;
-                linear::backward(device, Some(a), dw, None, b, input, w, r, d, f)?;
+                &*b
             }
+        };
+        match hyper.norm {
+            Norm::Pre => linear::backward(device, Some(a), dw, None, expanded, input, w, r, d, f)?,
+            _ => linear::multiply_backward_onto(device, dy, a, dw, expanded, input, w, Columns::all(f), r, d)?,
         }
         match hyper.norm {
             Norm::Pre => {
@@ -317,13 +321,11 @@ impl Block {
                 layer_norm::backward(device, sums, Into::Add, dy, dgain, dbias, a, &s.stats2, &s.m, gain)?;
             }
             Norm::Sasrec => {
-                rows::add(device, dy, a, 1.0)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm2);
                 layer_norm::backward(device, sums, Into::Set, a, dgain, dbias, dy, &s.stats2, &s.m, gain)?;
                 std::mem::swap(a, dy);
             }
             Norm::Post => {
-                rows::add(device, dy, a, 1.0)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm1);
                 layer_norm::backward(device, sums, Into::Set, a, dgain, dbias, dy, &s.stats1, &s.n1, gain)?;
                 std::mem::swap(a, dy);
@@ -344,8 +346,7 @@ impl Block {
             }
             Norm::Sasrec => {
                 let [of_query, others] = parts(d);
-                linear::multiply_backward(device, Some(a), dw, wide, &s.n1, w, of_query, r, d)?;
-                rows::add(device, dy, a, 1.0)?;
+                linear::multiply_backward_onto(device, dy, a, dw, wide, &s.n1, w, of_query, r, d)?;
                 linear::multiply_backward(device, Some(a), dw, wide, x, w, others, r, d)?;
                 sums.add(device, db, wide, 3 * d)?;
                 let (gain, dgain, dbias) = list.norm_parts(self.norm1);
@@ -354,9 +355,8 @@ impl Block {
                 Ok(())
             }
             Norm::Post => {
-                linear::backward(device, Some(a), dw, None, wide, x, w, r, d, 3 * d)?;
                 sums.add(device, db, wide, 3 * d)?;
-                rows::add(device, dy, a, 1.0)
+                linear::multiply_backward_onto(device, dy, a, dw, wide, x, w, Columns::all(3 * d), r, d)
             }
         }
     }

@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Memory, Real, Runtime};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Memory, Real, Runtime, round};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -105,6 +105,11 @@ impl Sums {
         }
         Ok(())
     }
+}
+
+/// Bytes of a machine's memory that [`Sums`] of `rows` hold until they are finished, for `columns` gradients and the gaps between them.
+pub fn bytes_there(rows: usize, columns: usize) -> u64 {
+    if rows > CHUNK { (4 * round(rows.div_ceil(CHUNK)) * columns) as u64 } else { 0 }
 }
 
 fn reference<T: Real>(out: &mut [T], x: &[T], n: usize) {

@@ -85,16 +85,16 @@ pub fn backward_with_bias(
 ) -> Result<()> {
     let n = db.len();
     let rows = dy.len().checked_div(n).unwrap_or(0);
-    if let (Device::Machine(runtime), true) = (device, KEPT.contains(&n)) {
-        if let Some(([mut to], stride)) = sums.places([&*db], rows.div_ceil(CHUNK), n) {
-            dx.resize(device, dy.len())?;
-            let defines = [("D", n as i64), ("DROP", i64::from(dropout.is_some()))];
-            let mut args = vec![Arg::Out(dx), Arg::Out(&mut to), Arg::In(dy)];
-            args.extend([rows, stride].map(|x| Arg::U32(x as u32)));
-            args.extend(Dropout::arguments(dropout));
-            let kernel = Kernel::new("dropout", "dropout_bwd_sum", &defines);
-            return runtime.launch(&kernel, Grid::row(rows.div_ceil(CHUNK), 256), &mut args);
-        }
+    if let (Device::Machine(runtime), true) = (device, KEPT.contains(&n))
+        && let Some(([mut to], stride)) = sums.places([&*db], rows.div_ceil(CHUNK), n)
+    {
+        dx.resize(device, dy.len())?;
+        let defines = [("D", n as i64), ("DROP", i64::from(dropout.is_some()))];
+        let mut args = vec![Arg::Out(dx), Arg::Out(&mut to), Arg::In(dy)];
+        args.extend([rows, stride].map(|x| Arg::U32(x as u32)));
+        args.extend(Dropout::arguments(dropout));
+        let kernel = Kernel::new("dropout", "dropout_bwd_sum", &defines);
+        return runtime.launch(&kernel, Grid::row(rows.div_ceil(CHUNK), 256), &mut args);
     }
     forward(device, dx, dy, dropout)?;
     sums.add(device, db, dx, n)

@@ -14,6 +14,7 @@ use crate::ops::case::{self, Case, Output};
 use crate::ops::column_sum;
 use crate::ops::cost::{Cost, Operation, Pass, product};
 use crate::ops::matmul::{self, Mat};
+use crate::ops::rows;
 use crate::ops::vector;
 
 /// The `count` columns from `first` on of y, w and dy, all of which are `of` wide: two inputs can then share a layer's weights and its
@@ -153,6 +154,31 @@ pub fn multiply_backward(
     Ok(())
 }
 
+/// [`multiply_backward`] with dx added to, which costs a machine no pass of its own; `scratch` is the plain path's.
+#[allow(clippy::too_many_arguments)]
+pub fn multiply_backward_onto(
+    device: &Device,
+    dx: &mut Buffer,
+    scratch: &mut Buffer,
+    dw: &mut Buffer,
+    dy: &Buffer,
+    x: &Buffer,
+    w: &Buffer,
+    of: Columns,
+    rows: usize,
+    k: usize,
+) -> Result<()> {
+    let Device::Machine(runtime) = device else {
+        multiply_backward(device, Some(scratch), dw, dy, x, w, of, rows, k)?;
+        return rows::add(device, dx, scratch, 1.0);
+    };
+    if !dx.is_empty() {
+        let part = |data| MatIn { first: of.first, ..MatIn::new(data, of.of) };
+        runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, Plus::Before)?;
+    }
+    multiply_backward(device, None, dw, dy, x, w, of, rows, k)
+}
+
 /// Of R `rows`; `dx`: whether the gradient of x is wanted.
 pub fn cost(rows: usize, k: usize, n: usize, dx: bool) -> Pass {
     let (x, w, y) = (rows * k, k * n, rows * n);
@@ -173,7 +199,9 @@ pub fn cases() -> Vec<Case> {
             forward(device, &mut y, &x, &w, Some(&b), r, k, n)?;
             forward(device, &mut bare, &x, &w, None, r, k, n)?;
             backward(device, Some(&mut dx), &mut dw, Some(&mut db), &dy, &x, &w, r, k, n)?;
-            let outputs = [("y", &y), ("y without b", &bare), ("dx", &dx), ("dw", &dw), ("db", &db)];
+            let (mut more, mut scratch) = (device.reals(&case::noise(6, r * k))?, Buffer::empty(device));
+            multiply_backward_onto(device, &mut more, &mut scratch, &mut dw, &dy, &x, &w, Columns::all(n), r, k)?;
+            let outputs = [("y", &y), ("y without b", &bare), ("dx", &dx), ("dx added", &more), ("dw", &dw), ("db", &db)];
             outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
         })
     };

@@ -35,7 +35,9 @@ use crate::model::memory::{self, Extent};
 use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
-use crate::ops::{batch as gathered, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw};
+use crate::ops::{
+    batch as gathered, column_sum, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw,
+};
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
 use crate::sampling::{Need, Plan as Stages};
@@ -359,7 +361,13 @@ impl MemoryPlan {
             plan.push("scratch of the loss", scratch, &[Moment::Loss], true);
         }
         match gpu {
-            true => plan.push("grouping of rows", embedding::bytes_there(rows, c.items, d), &[Moment::Backward], true),
+            true => {
+                // The sums of columns are finished before rows are grouped.
+                let vectors =
+                    params.iter().filter(|p| !p.table && p.shape.len() == 1).map(|p| p.len().next_multiple_of(64)).sum();
+                let bytes = embedding::bytes_there(rows, c.items, d).max(column_sum::bytes_there(rows, vectors));
+                plan.push("grouping of rows", bytes, &[Moment::Backward], true);
+            }
             false => plan.push("grouping of rows", memory::grouping(&hyper, c.items, rows), &[Moment::Backward], false),
         }
 
@@ -367,7 +375,10 @@ impl MemoryPlan {
             let tile = eval::tile_rows(c.items).min(c.targets_of_part);
             // A tile of requests may hold more rows than a batch.
             let of_tile = if asked == Queries::All { memory::asking(&hyper, tile) } else { 0 };
-            let longer = memory::forward(&hyper, rows.max(c.rows_of_requests), queries.max(tile), asked) + of_tile - kept
+            let most = rows.max(c.rows_of_requests);
+            // On a machine the input of the first block is made in one pass, without the scratch of a backward pass.
+            let unused = if gpu && hyper.positions && !hyper.context { 4 * (most - rows) * d } else { 0 };
+            let longer = memory::forward(&hyper, most, queries.max(tile), asked) + of_tile - kept - unused as u64
                 + memory::contexts(&hyper, &model, c.rows_of_requests, tile);
             let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
             let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
