@@ -17,7 +17,8 @@ use crate::ops::vector;
 
 /// Rows per parallel task, whose sums are added in order.
 const TASK: usize = 512;
-/// Rows that one block of the kernel adds, `CHUNK` there, of a batch: enough blocks for a large machine.
+/// Rows of a batch that one block adds: enough blocks for a large machine. Also `CHUNK` of the kernels that leave such sums behind
+/// (`layer_norm.cu`, `activation.cu`, `dropout.cu`).
 pub const CHUNK: usize = 64;
 /// The same of chunks' sums: mostly all of them.
 const CHUNKS: usize = 1024;

@@ -200,8 +200,8 @@ impl AdamW {
 }
 
 impl AdamW {
-    /// [`AdamW::update`] of a stretch in a machine's memory: x, m, v and the gradient, which is where the clipping `factor (1)` is,
-    /// too: `now.scale` is not looked at.
+    /// [`AdamW::update`] of a stretch of x, m, v and the gradient in a machine's memory; the clipping `factor (1)` is there, too, and
+    /// `now.scale` is not looked at.
     pub fn launch_dense(&self, runtime: &dyn Runtime, state: &mut [Buffer; 4], factor: &Buffer, now: Now) -> Result<()> {
         let n = state[0].len();
         if n == 0 {
