@@ -19,6 +19,7 @@
 // Determinism  one writer per element
 // Source       Hendrycks and Gimpel, arXiv 1606.08415 (tanh form)
 #include "device.cuh"
+#include "reduce.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, PER = 4, CHUNK = 64;
 
@@ -56,7 +57,6 @@ KERNEL(THREADS, activation_bwd)(float* d, const float* __restrict__ x, u64 n) {
 
 KERNEL(THREADS, activation_bwd_sum)
 (float* d, float* sums, const float* __restrict__ x, u32 R, u32 N, u32 stride) {
-  SHARED(float, s_sum, [WARPS][32]);
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   u32 column = blockIdx.y * 32 + lane;
   u32 first = blockIdx.x * CHUNK, last = min(first + CHUNK, R);
@@ -70,10 +70,6 @@ KERNEL(THREADS, activation_bwd_sum)
       sum += dx;
     }
   }
-  s_sum[warp][lane] = sum;
-  __syncthreads();
-  if (warp == 0 && column < N) {
-    for (int w = 1; w < WARPS; ++w) sum += s_sum[w][lane];
-    sums[(u64)blockIdx.x * stride + column] = sum;
-  }
+  sum = warps_sum<WARPS>(sum);
+  if (warp == 0 && column < N) sums[(u64)blockIdx.x * stride + column] = sum;
 }

@@ -10,11 +10,11 @@
 // Numerics     f32; the longest chain of additions is CHUNK / 8 + 8 per level
 // Determinism  the order depends on R alone
 #include "device.cuh"
+#include "reduce.cuh"
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
 
 KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 N, u32 to, u32 from) {
-  SHARED(float, s_sum, [WARPS][32]);
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   u32 column = blockIdx.y * 32 + lane;
   u32 first = blockIdx.x * CHUNK, last = min(first + CHUNK, R);
@@ -23,10 +23,8 @@ KERNEL(THREADS, column_sum)(float* out, const float* __restrict__ x, u32 R, u32 
 #pragma unroll 8
     for (u32 row = first + warp; row < last; row += WARPS) sum += x[(u64)row * from + column];
   }
-  s_sum[warp][lane] = sum;
-  __syncthreads();
+  sum = warps_sum<WARPS>(sum);
   if (warp == 0 && column < N) {
-    for (int w = 1; w < WARPS; ++w) sum += s_sum[w][lane];
     float* place = out + (u64)blockIdx.x * to + column;
 #if ADD
     *place += sum;

@@ -22,7 +22,7 @@
 constexpr int THREADS = 256;
 
 #ifdef D
-constexpr int CHUNK = 64, OWNERS = D / 8, GROUPS = THREADS / 8;
+constexpr int CHUNK = 64, GROUPS = THREADS / 8;
 
 KERNEL(THREADS, dropout_bwd_sum)
 (float* y, float* sums, const float* __restrict__ x, u32 R, u32 stride, DROPOUT_PARAMETERS) {
@@ -45,10 +45,10 @@ KERNEL(THREADS, dropout_bwd_sum)
 #pragma unroll
   for (int j = 0; j < 8; ++j) s_sum[group][lane + 8 * j] = r_sum[j];
   __syncthreads();
-  // Groups an eighth of a row's owners apart hold the same columns.
+  // Groups D / 64 apart hold the same columns.
   if (threadIdx.x < D) {
     float sum = 0.0f;
-    for (u32 g = threadIdx.x / 64; g < GROUPS; g += OWNERS / 8) sum += s_sum[g][threadIdx.x % 64];
+    for (u32 g = threadIdx.x / 64; g < GROUPS; g += D / 64) sum += s_sum[g][threadIdx.x % 64];
     sums[(u64)blockIdx.x * stride + threadIdx.x] = sum;
   }
 }

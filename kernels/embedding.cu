@@ -9,7 +9,7 @@
 // Defines      D; ADD 1 or 0; for input_fwd DROP as in dropout.cu
 // Launch       256 threads, 1,024 elements a block, across rows: short rows leave no lane idle; input_fwd: 2,048, eight threads to
 //              a block of 64 elements
-// Traffic      8 R D bytes (12 R D with ADD) + 4 R; input_fwd: 12 R D + 8 R, where three kernels would move 32 R D
+// Traffic      8 R D bytes (12 R D with ADD) + 4 R; input_fwd: 12 R D + 8 R, where three kernels would move 28 R D
 //   embedding_fwd: reads at most 4 n + 4 n ADD + 4 |ids|, writes 4 n
 //   input_fwd: reads at most 8 n + 4 |ids| + 4 |places|, writes 4 n
 // Numerics     f32, one product

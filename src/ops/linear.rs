@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Plus, Real};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Plus, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -139,17 +139,8 @@ pub fn multiply_backward(
         }
         matmul::reduce_of(T::of_mut(dw)?, [of.first, of.of], Mat::new(T::of(x)?, k).t(), dy, [k, of.count, rows]);
     }, runtime => {
-        let part = |data| MatIn { first: of.first, ..MatIn::new(data, of.of) };
-        if let Some(dx) = dx {
-            dx.resize(device, rows * k)?;
-            if !dx.is_empty() {
-                runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, Plus::Nothing)?;
-            }
-        }
-        if rows * k > 0 {
-            let dw = MatOut { first: of.first, ..MatOut::new(dw, of.of) };
-            runtime.matmul(dw, MatIn::new(x, k).t(), part(dy), [k, of.count, rows], 1.0, Plus::Before)?;
-        }
+        let dx = dx.map(|dx| dx.resize(device, rows * k).map(|()| (dx, Plus::Nothing))).transpose()?;
+        launch_backward(&**runtime, dx, dw, dy, x, w, of, rows, k)?;
     });
     Ok(())
 }
@@ -172,11 +163,31 @@ pub fn multiply_backward_onto(
         multiply_backward(device, Some(scratch), dw, dy, x, w, of, rows, k)?;
         return rows::add(device, dx, scratch, 1.0);
     };
-    if !dx.is_empty() {
-        let part = |data| MatIn { first: of.first, ..MatIn::new(data, of.of) };
-        runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, Plus::Before)?;
+    launch_backward(&**runtime, Some((dx, Plus::Before)), dw, dy, x, w, of, rows, k)
+}
+
+/// Both products in a machine's memory; `dx` with what it is added to.
+#[allow(clippy::too_many_arguments)]
+fn launch_backward(
+    runtime: &dyn Runtime,
+    dx: Option<(&mut Buffer, Plus)>,
+    dw: &mut Buffer,
+    dy: &Buffer,
+    x: &Buffer,
+    w: &Buffer,
+    of: Columns,
+    rows: usize,
+    k: usize,
+) -> Result<()> {
+    if rows * k == 0 {
+        return Ok(());
     }
-    multiply_backward(device, None, dw, dy, x, w, of, rows, k)
+    let part = |data| MatIn { first: of.first, ..MatIn::new(data, of.of) };
+    if let Some((dx, plus)) = dx {
+        runtime.matmul(MatOut::new(dx, k), part(dy), part(w).t(), [rows, k, of.count], 1.0, plus)?;
+    }
+    let dw = MatOut { first: of.first, ..MatOut::new(dw, of.of) };
+    runtime.matmul(dw, MatIn::new(x, k).t(), part(dy), [k, of.count, rows], 1.0, Plus::Before)
 }
 
 /// Of R `rows`; `dx`: whether the gradient of x is wanted.

@@ -253,28 +253,9 @@ impl Optimizer {
                 _ => None,
             });
             let rows: Vec<Option<RowsThere>> = there.collect();
-            let by_place = by_place(params);
-            let whole = |i: usize| rows[i].is_none();
-            let behind = |a: usize, b: usize| params[a].grad.goes_on_in(&params[b].grad);
-            let summed = stretches(&by_place, whole, behind).into_iter().map(|s| params[s.first].grad.through(&params[s.last].grad));
-            let mut summed: Vec<Squares> = summed.map(|grad| grad.map(Squares::All)).collect::<Result<_>>()?;
-            summed.extend(params.iter().zip(&rows).filter_map(|(param, rows)| rows.map(|rows| Squares::Rows(param, rows))));
-            let norm = clip::launch(device, &**runtime, &mut self.factor, &summed, self.clip)?;
-
-            let dense = |i: usize| match &self.memories[i] {
-                Memory::Moments(moments) if moments.last.is_none() => Some([&params[i].value, &moments.first, &moments.second, &params[i].grad]),
-                _ => None,
-            };
-            let alike = |a: usize, b: usize| match (dense(a), dense(b)) {
-                (Some(x), Some(y)) => {
-                    x.iter().zip(y).all(|(x, y)| x.goes_on_in(y)) && now(&params[a], 1.0).decay == now(&params[b], 1.0).decay
-                }
-                _ => false,
-            };
-            for Stretch { first, last } in stretches(&by_place, |i| dense(i).is_some(), alike) {
-                let (Some(from), Some(to)) = (dense(first), dense(last)) else { continue };
-                let [x, m, v, g] = [0, 1, 2, 3].map(|k| from[k].through(to[k]));
-                self.rule.launch_dense(&**runtime, &mut [x?, m?, v?, g?], &self.factor, now(&params[first], 1.0))?;
+            let norm = clip::launch(device, &**runtime, &mut self.factor, &squares(params, &rows)?, self.clip)?;
+            for (first, mut state) in self.dense(params, |param| now(param, 1.0).decay)? {
+                self.rule.launch_dense(&**runtime, &mut state, &self.factor, now(&params[first], 1.0))?;
             }
             for ((param, memory), rows) in params.iter_mut().zip(&mut self.memories).zip(rows) {
                 let now = now(param, 1.0);
@@ -286,6 +267,26 @@ impl Optimizer {
             }
             Ok(norm)
         })
+    }
+
+    /// x, m, v and gradient of stretches of dense parameters in a machine's memory, each of one `decay`, and the number of its first one.
+    fn dense(&self, params: &[Param], decay: impl Fn(&Param) -> f64) -> Result<Vec<(usize, [Buffer; 4])>> {
+        let arrays = |i: usize| match &self.memories[i] {
+            Memory::Moments(Moments { first, second, last: None }) => Some([&params[i].value, first, second, &params[i].grad]),
+            _ => None,
+        };
+        let alike = |a: usize, b: usize| match (arrays(a), arrays(b)) {
+            (Some(x), Some(y)) => x.iter().zip(y).all(|(x, y)| x.goes_on_in(y)) && decay(&params[a]) == decay(&params[b]),
+            _ => false,
+        };
+        let stretches = stretches(&by_place(params), |i| arrays(i).is_some(), alike);
+        let ends =
+            stretches.into_iter().filter_map(|s| arrays(s.first).zip(arrays(s.last)).map(|(from, to)| (s.first, from, to)));
+        ends.map(|(first, from, to)| {
+            let [x, m, v, g] = [0, 1, 2, 3].map(|k| from[k].through(to[k]));
+            Ok((first, [x?, m?, v?, g?]))
+        })
+        .collect()
     }
 
     /// The state after `step` steps, in the order of the parameters.
@@ -352,6 +353,15 @@ fn by_place(params: &[Param]) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..params.len()).collect();
     numbers.sort_by_key(|&i| params[i].value.memory().map_or(0, |memory| memory.address));
     numbers
+}
+
+/// What the norm is of: gradients side by side, and the given rows of others.
+fn squares<'a>(params: &'a [Param], rows: &[Option<RowsThere<'a>>]) -> Result<Vec<Squares<'a>>> {
+    let behind = |a: usize, b: usize| params[a].grad.goes_on_in(&params[b].grad);
+    let whole = stretches(&by_place(params), |i| rows[i].is_none(), behind);
+    let whole = whole.into_iter().map(|s| params[s.first].grad.through(&params[s.last].grad).map(Squares::All));
+    let by_row = params.iter().zip(rows).filter_map(|(param, rows)| rows.map(|rows| Ok(Squares::Rows(param, rows))));
+    whole.chain(by_row).collect()
 }
 
 /// Parameters that one launch goes through, from the first to the last in their memory.

@@ -9,9 +9,8 @@
 //! work, long enough for the host to get ahead, so that neither time holds a wait for the host, unless the step itself waits for a
 //! result, as every step does for its report at the end. Marks keep neighbours from overlapping and take time themselves, so the calls
 //! of a step need not add up to the step: what they are good for is which call to look at, and the difference says how much to trust
-//! them. Flops of kernels that multiply
-//! (attention, scores, losses) are not in their headers: their floor is of their bytes alone, and the parts of a step, whose flops are
-//! counted, are what `train/profile.rs` measures.
+//! them. Flops of kernels that multiply (attention, scores, losses) are not in their headers: their floor is of their bytes alone, and
+//! the parts of a step, whose flops are counted, are what `train/profile.rs` measures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

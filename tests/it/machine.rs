@@ -182,7 +182,7 @@ fn recorded_steps_are_those_of_a_machine_that_records_nothing() {
     }
 }
 
-/// A step of one block over 4 sequences of 10 rows, D 16, 200 items: which calls there are, and what they move and multiply.
+/// A step of one block over 8 sequences of 10 rows, D 64, 200 items: which calls there are, and what they move and multiply.
 #[test]
 fn every_call_of_a_step_is_listed_with_what_it_moves() {
     if Command::new("c++").arg("--version").output().is_err() {
@@ -210,7 +210,7 @@ fn every_call_of_a_step_is_listed_with_what_it_moves() {
     // Queries, keys and values in one product, which adds their bias.
     assert_eq!(of("product 80x192x64", "flops"), Some(2 * rows * 3 * d * d));
     assert_eq!(of("product 80x192x64", "bytes"), Some(4 * (rows * d + 3 * d * d + 3 * rows * d + 3 * d)));
-    // All parameters in one launch, and one that finishes the sums of all biases, gains and norms.
+    // One launch for all parameters, none of which decays here, and one that finishes the sums of all biases and gains.
     for (call, count) in [("input_fwd", 1), ("dropout_bwd_sum", 2), ("activation_bwd_sum", 1), ("column_sum", 2)] {
         assert_eq!(of(call, "count"), Some(count), "{call}");
     }
