@@ -31,14 +31,16 @@ use crate::train::profile::{self, Line, Median, Rounds, Span};
 const SCHEMA: u32 = 4;
 /// Slower than a base by more than this share, with intervals apart, is a regression.
 const TOLERANCE: f64 = 0.03;
+/// Profiled where no sampler is named.
+const SAMPLERS: [&str; 5] = ["uniform", "popularity", "dns", "genni", "cans"];
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  hardneg profile --samplers uniform,dns,genni\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --json > base.json\n  hardneg profile --samplers popularity,cans --items 1e4,1e6 --negatives 64 --compare base.json --page profile.html\n  hardneg profile --kernels --samplers dns --items 1e6 --device cuda"
 )]
 pub struct Args {
-    /// Presets, separated by commas; see `hardneg samplers list`
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "uniform,popularity,dns,genni,cans")]
+    /// Presets, separated by commas; see `hardneg samplers list` [default: uniform,popularity,dns,genni,cans]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     samplers: Vec<String>,
     /// Negatives per group, separated by commas; each preset's own by default
     #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
@@ -74,8 +76,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let config = configuration(args)?;
     let sizes = args.items.iter().map(|text| Ok(count("--items", text, 2)? as u32)).collect::<Result<Vec<u32>>>()?;
     let base = args.compare.as_ref().map(read_base).transpose()?;
-    if args.rounds == 0 || args.samplers.is_empty() {
-        return Err(Error::new(Code::C0202, "nothing to measure").help("name samplers, and at least one round"));
+    if args.rounds == 0 {
+        return Err(Error::new(Code::C0202, "nothing to measure").help("ask for at least one round"));
     }
     // All names are checked before the first measurement.
     let plans = plans(args, &config)?;
@@ -141,15 +143,19 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 /// The name of a sampler, and whether it needs time clusters and a model that sees context.
 type Named<'a> = (&'a str, bool, bool);
 
-/// The samplers that are asked for; one of them where the loss takes none.
+/// The samplers that are asked for; any one where the loss takes none.
 fn plans<'a>(args: &'a Args, config: &Config) -> Result<Vec<Named<'a>>> {
-    let all = if loss::find(&config.loss.kind)?.sampled { args.samplers.len() } else { 1 };
-    let plan = |name: &'a String| {
+    let names: Vec<&str> = match loss::find(&config.loss.kind)?.sampled {
+        false => vec!["uniform"],
+        true if args.samplers.is_empty() => SAMPLERS.to_vec(),
+        true => args.samplers.iter().map(String::as_str).collect(),
+    };
+    let plan = |name: &'a str| {
         let kinds = Plan::new(&profile::with_sampler(config, name, None, false).sampler)?.declared();
         let needs = |need: Need| kinds.iter().any(|kind| kind.needs.contains(&need));
-        Ok((name.as_str(), needs(Need::Clusters), needs(Need::Context)))
+        Ok((name, needs(Need::Clusters), needs(Need::Context)))
     };
-    args.samplers.iter().take(all).map(plan).collect()
+    names.into_iter().map(plan).collect()
 }
 
 /// Calls `measure` with the name of a sampler, the configuration with it, a log and its number of items: for all of them.
@@ -198,7 +204,7 @@ fn configuration(args: &Args) -> Result<Config> {
     if args.kernels && config.train.graph {
         return Err(Error::new(Code::C0203, "`train.graph` has no effect where every call is timed, which a graph's are not"));
     }
-    if !loss::find(&config.loss.kind)?.sampled && !args.kernels {
+    if !loss::find(&config.loss.kind)?.sampled && (!args.kernels || !args.samplers.is_empty() || !args.negatives.is_empty()) {
         let what = format!("the loss `{}` sees the whole catalogue, so there is no sampler to profile", config.loss.kind);
         return Err(Error::new(Code::C0205, what).help("use `--set loss=bce`, or another sampled loss"));
     }

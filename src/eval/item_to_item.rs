@@ -11,7 +11,7 @@
 //! Sequential rules with a linear window (Ludewig and Jannach 2018) summed over the recent history. It has no learned
 //! parameter and takes seconds, and many published transformers do not beat it.
 //!
-//! Memory: 8 bytes per kept rule, at most [`RULES`] per item. Each row is counted by one thread over the occurrences of
+//! Memory: 8 bytes per kept rule, at most `RULES` per item. Each row is counted by one thread over the occurrences of
 //! its item in log order, so the result has the same bits for any number of threads.
 
 use std::ops::Range;

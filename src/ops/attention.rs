@@ -11,7 +11,7 @@
 //!
 //! S and P exist for one tile of rows at a time; the backward pass recomputes P from the stored log-sum-exp `lse (R,H)`.
 //! A sequence is owned by one task, so there are no shared writes and the result does not depend on thread count. Rows are
-//! cut into tiles of [`TILE`] and keys beyond a tile's last row are never touched, which halves the work of causal
+//! cut into tiles of `TILE` and keys beyond a tile's last row are never touched, which halves the work of causal
 //! attention. Source: Vaswani et al. 2017; recomputation as in FlashAttention (Dao et al., arXiv 2205.14135).
 
 use std::sync::Arc;

@@ -278,17 +278,17 @@ pub fn pair<T: Real>(p: &[T], g: &[T], a: &[T]) -> (T, T) {
 }
 
 impl<'a, T: Real> View<'a, T> {
-    /// p[r] (D)
+    /// `p[r]` (D)
     #[inline(always)]
     pub fn query_of(&self, r: usize) -> &'a [T] {
         &self.query[r * self.dim..(r + 1) * self.dim]
     }
-    /// g[r] (D), empty without context.
+    /// `g[r]` (D), empty without context.
     #[inline(always)]
     pub fn context_of(&self, r: usize) -> &'a [T] {
         self.context.map_or(&[], |g| &g[r * self.dim..(r + 1) * self.dim])
     }
-    /// a[i] (D)
+    /// `a[i]` (D)
     #[inline(always)]
     pub fn item(&self, i: u32) -> &'a [T] {
         &self.table[i as usize * self.dim..(i as usize + 1) * self.dim]

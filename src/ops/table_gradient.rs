@@ -68,12 +68,12 @@ impl<T: Real> Block<T> {
         self.lists.iter_mut().for_each(Vec::clear);
         self.vectors.clear();
     }
-    /// da[item] += alpha p[row] + beta (a[item] + g[row]); `beta` is unused by the dot product. `row` below 2^31.
+    /// `da[item] += alpha p[row] + beta (a[item] + g[row])`; `beta` is unused by the dot product. `row` below 2^31.
     #[inline(always)]
     pub fn push(&mut self, item: u32, row: usize, alpha: T, beta: T) {
         self.lists[(item >> self.shift) as usize].push(Record { item, source: row as u32, alpha, beta });
     }
-    /// da[item] += x (D)
+    /// `da[item] += x` (D)
     pub fn push_vector(&mut self, item: u32, x: &[T]) {
         let source = VECTOR | (self.vectors.len() / self.dim) as u32;
         self.vectors.extend_from_slice(x);
@@ -160,7 +160,7 @@ pub fn of_records(
     launch(device, runtime, da, inputs, grouped, scan::gathered(scoring)?, scoring.dim, slots, 1.0)
 }
 
-/// da[id] += scale x[row] for every row of x (n,D), grouped by the ids of the rows: the gradient of an embedding.
+/// `da[id] += scale x[row]` for every row of x (n,D), grouped by the ids of the rows: the gradient of an embedding.
 pub fn of_rows(
     device: &Device,
     runtime: &dyn Runtime,

@@ -19,19 +19,19 @@ pub fn fast<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// sum of a[i] b[i]
+/// sum of `a[i] b[i]`
 #[inline(always)]
 pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     T::dot_of(a, b)
 }
 
-/// sum of a[i] b[i] c[i]
+/// sum of `a[i] b[i] c[i]`
 #[inline(always)]
 pub fn dot3<T: Real>(a: &[T], b: &[T], c: &[T]) -> T {
     T::dot3_of(a, b, c)
 }
 
-/// sum of x[i]
+/// sum of `x[i]`
 #[inline(always)]
 pub fn sum<T: Real>(x: &[T]) -> T {
     T::sum_of(x)
@@ -55,7 +55,7 @@ pub fn axpy2<T: Real>(y: &mut [T], alpha: T, x: &[T], beta: T, z: &[T]) {
     T::add_scaled2(y, alpha, x, beta, z);
 }
 
-/// y (n) += sum over k of c[k] table[rows[k]], table (.., n)
+/// y (n) += sum over k of `c[k] table[rows[k]]`, table (.., n)
 #[inline(always)]
 pub fn add_rows<T: Real>(y: &mut [T], c: &[T], table: &[T], rows: &[u32]) {
     T::add_rows(y, c, table, rows);

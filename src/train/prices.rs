@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The units are those of `ops/cost.rs`. A unit's price is that of the operation itself, the one training calls, on a problem of
-//! the same width and of about as many rows: at most [`NUMBERS`] in an array, so that all of them take a fraction of a second.
+//! the same width and of about as many rows: at most `NUMBERS` in an array, so that all of them take a fraction of a second.
 //! A sampler is built as the settings say and draws for a log made for the purpose. Of several runs the fastest counts, so that
 //! what else the machine does raises no price: a prediction is of a machine left alone, and a busy one is slower by as much as it
 //! is busy. It rests on two assumptions, and is wrong where they are: that a price does not change with the number of rows, and
@@ -16,7 +16,7 @@
 //! stages of a step are timed there (`train/step.rs`), and not the wall clock around a wait: in a step the host has enqueued an operation
 //! long before the machine comes to it, while around a wait every launch would be waited for. So that it is the same here, the machine is
 //! given other work first, long enough for the host to get ahead. Its problems are as large as the step's own, as far as
-//! [`THERE`] reaches, since a part of one leaves most of its processors idle. A sampler that decides on the host waits for the
+//! `THERE` reaches, since a part of one leaves most of its processors idle. A sampler that decides on the host waits for the
 //! machine itself, so that one is timed by the wall clock from an idle machine to the end of its work. How near such a prediction comes has
 //! been measured on the plain path only.
 
