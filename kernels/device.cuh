@@ -23,6 +23,11 @@ typedef long long i64;
 // The upper half of an f32. Arithmetic is done in f32; this is storage and the operand type of the tensor cores.
 struct bf16 { u16 bits; };
 
+// Of dynamic shared memory: for the widest asynchronous copy, or as a file defines it before.
+#ifndef SHARED_ALIGNMENT
+#define SHARED_ALIGNMENT 16
+#endif
+
 #ifndef __CUDACC__
 #include "emulator/device.h"
 #else
@@ -36,11 +41,7 @@ constexpr float INF = __builtin_bit_cast(float, 0x7f800000u);
 #endif
 #define KERNEL(threads, name) extern "C" __global__ void __launch_bounds__(threads ROOMY) name
 #define SHARED(T, name, dims) __shared__ __align__(16) T name dims
-// One block of dynamic shared memory, seen as T; aligned for the widest asynchronous copy, or as a file that defines SHARED_ALIGNMENT
-// wants it.
-#ifndef SHARED_ALIGNMENT
-#define SHARED_ALIGNMENT 16
-#endif
+// One block of dynamic shared memory, seen as T.
 #define SHARED_DYN(T, name)                                         \
   extern __shared__ __align__(SHARED_ALIGNMENT) u8 s_dynamic_[];    \
   T* name = reinterpret_cast<T*>(s_dynamic_)
@@ -165,10 +166,13 @@ __device__ __forceinline__ void mbarrier_arrive(u64* barrier) {
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(u64* barrier, u32 bytes) {
   HOPPER("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
 }
-// Until the phase of this parity has ended.
+// Until the phase of this parity has ended; one that has not after 20 s ends the kernel with an error instead of hanging.
 __device__ __forceinline__ void mbarrier_wait(u64* barrier, u32 parity) {
-  HOPPER("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}"
-         ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+  HOPPER("{\n.reg .pred done, early;\n.reg .u64 start, now;\n"
+         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra ended;\nmov.u64 start, %%globaltimer;\n"
+         "again:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra ended;\n"
+         "mov.u64 now, %%globaltimer;\nsub.u64 now, now, start;\nsetp.lt.u64 early, now, 20000000000;\n@early bra again;\ntrap;\n"
+         "ended:\n}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
 }
 // One thread copies for all. Both addresses and the size are multiples of 16; the bytes count at `barrier` once they have landed.
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier) {
@@ -192,13 +196,13 @@ __device__ __forceinline__ void wgmma_fence(float (&d)[64]) {
 // it; with w = warp % 4, g = lane / 4 and t = lane % 4:
 //   d[4 j], d[4 j + 1] = D[16 w + g][8 j + 2 t, 8 j + 2 t + 1]   d[4 j + 2], d[4 j + 3] = D[16 w + g + 8][the same]
 __device__ __forceinline__ void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b, bool add) {
-  HOPPER("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+  HOPPER("{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
          "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
          " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
          " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
          " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63},"
-         " %64, %65, add, 1, 1, 0, 0;\n}"
+         " %64, %65, adds, 1, 1, 0, 0;\n}"
          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
            "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
            "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),

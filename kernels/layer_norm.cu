@@ -88,7 +88,7 @@ KERNEL(THREADS, layer_norm_fwd)
       for (u32 c = lane; c < D; c += 32) r_sum[k] += row[c];
     }
 #pragma unroll
-    for (int k = 0; k < ROWS; ++k) r_sum[k] = warp_sum(r_sum[k]) * INVERSE;
+    for (int k = 0; k < ROWS; ++k) r_sum[k] = __fmul_rn(warp_sum(r_sum[k]), INVERSE);
 #pragma unroll
     for (int k = 0; k < ROWS; ++k) {
       if (first + k >= R) continue;
@@ -135,7 +135,7 @@ KERNEL(THREADS, layer_norm_bwd)
     }
 #pragma unroll
     for (int k = 0; k < ROWS; ++k) {
-      r_u[k] = warp_sum(r_u[k]) * INVERSE;
+      r_u[k] = __fmul_rn(warp_sum(r_u[k]), INVERSE);
       r_un[k] = warp_sum(r_un[k]) * INVERSE;
     }
 #pragma unroll

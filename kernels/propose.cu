@@ -90,6 +90,10 @@ struct Laws {
   u32 P, mixed, T, R, F;  // mixed: 1 where the first word picks a law
 
   __device__ u32 trained(u32 j) const { return catalogue ? catalogue[j] : j; }
+  __device__ bool knows(u32 item) const {
+    u32 at = catalogue ? lower_bound(catalogue, T, item) : item;
+    return at < T && (!catalogue || catalogue[at] == item);
+  }
 
   // The item of a slot's words.
   __device__ u32 draw(const SlotWords& w, u32 cluster) const {
@@ -156,29 +160,51 @@ struct Group {
     u32 at = lower_bound(seen, count, item);
     return at < count && seen[at] == item;
   }
+  // Asked by whole warps, where any slot is filled.
   __device__ bool repeats(u32 item) const {
-    for (u32 j = 0; j < slots; ++j)
-      if (filled[j] == item) return true;
+    if (slots == 0) return false;
+    bool met = false;
+    for (u32 j = threadIdx.x % 32; j < slots; j += 32) met |= filled[j] == item;
+    return __any_sync(~0u, met);
+  }
+};
+
+// The items that are left to a group, ascending, with their probabilities. What is excluded ascends too, so both lists are gone through
+// once; where all laws are of the batch, nothing else is looked at.
+struct Left {
+  const Laws& laws;
+  const Group& group;
+  bool of_batch;
+  u32 next, passed;  // of the items, of `seen`
+
+  __device__ Left(const Laws& laws, const Group& group) : laws(laws), group(group), of_batch(true), next(0), passed(0) {
+    for (u32 c = 0; c < laws.P; ++c) of_batch &= laws.laws[c].kind == BATCH;
+  }
+  // Whether there was one more.
+  __device__ bool step(u32& item, double& prob) {
+    for (u32 end = of_batch ? laws.F : laws.T; next < end;) {
+      item = of_batch ? laws.items[next] : laws.trained(next);
+      ++next;
+      while (passed < group.count && group.seen[passed] < item) ++passed;
+      if (item == group.barred || (passed < group.count && group.seen[passed] == item) || group.repeats(item)) continue;
+      if (of_batch && !laws.knows(item)) continue;
+      prob = laws.prob(group.cluster, item);
+      return true;
+    }
     return false;
   }
 };
 
 // A draw from what is left of the catalogue; NONE when nothing is.
 __device__ inline u32 enumerate(const Laws& laws, const Group& group, Draws draws, u32 slot) {
-  double total = 0.0;
-  for (u32 j = 0; j < laws.T; ++j) {
-    u32 item = laws.trained(j);
-    if (!group.excludes(item) && !group.repeats(item)) total = __dadd_rn(total, laws.prob(group.cluster, item));
-  }
+  double total = 0.0, prob;
+  u32 item, last = NONE;
+  for (Left left(laws, group); left.step(item, prob);) total = __dadd_rn(total, prob);
   if (!(total > 0.0)) return NONE;
   draws.word3 |= ENUMERATED << 16;
   Words x = words(draws, group.key << 20 | slot);
   double mark = total * open01((u64)x.w[1] << 32 | x.w[0]), reached = 0.0;
-  u32 last = NONE;
-  for (u32 j = 0; j < laws.T; ++j) {
-    u32 item = laws.trained(j);
-    if (group.excludes(item) || group.repeats(item)) continue;
-    double prob = laws.prob(group.cluster, item);
+  for (Left left(laws, group); left.step(item, prob);) {
     if (!(prob > 0.0)) continue;
     reached = __dadd_rn(reached, prob);
     last = item;

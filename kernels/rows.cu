@@ -1,14 +1,17 @@
-// Moving and adding whole rows.
+// Moving, adding and filling whole rows.
 //
 //   rows_restore:  dx[rows[q]] = dout[q]          dx was cleared before; `select`, its inverse, is embedding_fwd
 //   rows_add:      y += scale * x
+//   rows_fill:     y = word                       where steps are recorded: a kernel can be given any place and length in a
+//                                                 recording, a fill of the driver's only the ones it was made for
 //
 // Shapes       dx (R,D), dout (Q,D), rows (Q) distinct; x, y (n)
 // Defines      D (rows_restore)
 // Launch       256 threads, 1,024 elements a block
-// Traffic      8 Q D bytes (and 4 R D of the clearing); 12 n
+// Traffic      8 Q D bytes (and 4 R D of the clearing); 12 n; 4 n
 //   rows_restore: reads 4 n + 4 |rows|, writes 4 n
 //   rows_add: reads 8 n, writes 4 n
+//   rows_fill: reads 0, writes 4 n
 // Determinism  one writer per element, because the rows are distinct
 #include "device.cuh"
 
@@ -34,6 +37,15 @@ KERNEL(THREADS, rows_add)(float* y, const float* __restrict__ x, u64 n, float sc
   for (int k = 0; k < PER; ++k) {
     u64 i = first + k * THREADS;
     if (i < n) y[i] += x[i] * scale;
+  }
+}
+
+KERNEL(THREADS, rows_fill)(u32* y, u64 n, u32 word) {
+  u64 first = (u64)blockIdx.x * (THREADS * PER) + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < PER; ++k) {
+    u64 i = first + k * THREADS;
+    if (i < n) y[i] = word;
   }
 }
 #endif

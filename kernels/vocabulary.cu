@@ -171,6 +171,8 @@ KERNEL(64, tiles)(u32* y, const u32* x) {
     if (warp == 0) {
       mbarrier_wait(&s_full[place], parity);
       for (u32 i = lane; i < N; i += 32) y[tile * N + i] = s_x[place][i ^ 1];
+      // What was read here, the next copy to the same place must not overtake.
+      fence_async();
       mbarrier_arrive(&s_empty[place]);
     } else if (lane == 0) {
       // The phase before the first counts as ended: both places are free.

@@ -53,7 +53,8 @@
 //! - **A step becomes a graph below the operations** (`train.graph`, [`device::recorded`]): the machine notes a step's calls, and
 //!   replays the recording of an equal one after setting anew what differs. No kernel reads its sizes or the number of the step from
 //!   memory, and no batch is padded, as a graph that never changes would need: the price is a change of some hundred nodes a step by
-//!   the host, and products of round numbers of rows. Off by default until it has been measured on a GPU.
+//!   the host, and products of round numbers of rows. Fills are kernels there ([`device::Kernel::filling`]), since a driver need not
+//!   accept another length for one of its own. Off by default until it has been measured on a GPU.
 //! - **A step is few launches, and a number is moved once.** On a machine all but the largest parameters lie side by side by role
 //!   ([`model::ParamList`]), so one launch updates all that decay alike, and one finishes the sums over rows of all biases, gains and
 //!   shifts ([`ops::column_sum`]). A bias is added by its product, a residual connection with the norm behind it is one pass across the

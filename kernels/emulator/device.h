@@ -30,7 +30,7 @@ static constexpr int warpSize = 32;
   using name##_type = T dims;                                                                                          \
   name##_type& name = *static_cast<name##_type*>(                                                                      \
       ::machine::shared(&name##_key, #name, sizeof(name##_type), alignof(T) > 16 ? alignof(T) : 16, {__FILE__, __LINE__}))
-#define SHARED_DYN(T, name) T* name = static_cast<T*>(::machine::shared_dynamic(#name, {__FILE__, __LINE__}))
+#define SHARED_DYN(T, name) T* name = static_cast<T*>(::machine::shared_dynamic(#name, SHARED_ALIGNMENT, {__FILE__, __LINE__}))
 
 // ---- Vectors -------------------------------------------------------------------------------------------------------
 

@@ -232,7 +232,7 @@ u32 draw(Machine& m, u32 n);
 bool same(const Spot& a, const Spot& b);
 
 // ---- memory.cpp
-void begin_block_memory(Machine& m, u32 dynamic_bytes);
+void begin_block_memory(Machine& m);
 bool end_block_memory(Machine& m);
 u64 heap_allocate(Machine& m, u64 bytes);
 bool heap_free(Machine& m, u64 address);

@@ -445,7 +445,7 @@ static bool run_block(Machine& m) {
   }
   m.free_stacks_count = m.threads;
   for (u32 i = 0; i < m.threads; ++i) m.free_stacks[i] = m.stacks + (u64)(m.threads - 1 - i) * STACK_DISTANCE + STACK_DISTANCE - STACK - 4096;
-  begin_block_memory(m, m.launch->shared_bytes);
+  begin_block_memory(m);
   begin_block_hopper(m);
   if (m.shadow) shadow_begin_block(m);
   Lane* first = next(m);

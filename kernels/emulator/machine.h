@@ -55,7 +55,7 @@ u64 atomic(Update update, void* address, u32 bytes, u64 operand, u64 compare, co
 
 // Memory of the block: `key` is the address of something that only this declaration has.
 void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site site);
-void* shared_dynamic(const char* name, Site site);
+void* shared_dynamic(const char* name, u64 alignment, Site site);
 
 void copy_async(void* to, const void* from, u32 bytes, const char* name, Site site);
 void copy_async_commit();

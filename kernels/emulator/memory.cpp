@@ -96,10 +96,9 @@ static void* carve(Machine& m, const void* key, const char* name, u64 bytes, u64
   return m.shared + from;
 }
 
-void begin_block_memory(Machine& m, u32 dynamic_bytes) {
+void begin_block_memory(Machine& m) {
   m.regions_count = 0;
   m.shared_used = m.shared_static = 0;
-  if (dynamic_bytes) carve(m, &m.shared, "dynamic", dynamic_bytes, 1024);
 }
 
 Whereabouts region_of(const Machine& m, u64 at) {
@@ -139,11 +138,15 @@ void* shared(const void* key, const char* name, u64 bytes, u64 alignment, Site l
   return carve(m, key, name, bytes, alignment);
 }
 
-void* shared_dynamic(const char* name, Site line) {
+// On a GPU it lies behind what is declared, so it has no more alignment than was asked for; here too.
+void* shared_dynamic(const char* name, u64 alignment, Site line) {
   const Spot site{line, CALLER};
   Machine& m = *current()->machine;
   if (!m.launch->shared_bytes) fail(m, "SHARED_DYN %s (" AT "): the launch gives no dynamic shared memory", name, AT_OF(site));
-  return m.shared;
+  for (u32 i = 0; i < m.regions_count; ++i) if (m.regions[i].key == &m.shared) return m.shared + m.regions[i].from;
+  if (m.regions_count == MOST_REGIONS) fail(m, "SHARED_DYN %s (" AT "): more than %u declarations", name, AT_OF(site), MOST_REGIONS);
+  if ((m.shared_used + alignment - 1) / alignment % 2 == 0) m.shared_used += alignment;
+  return carve(m, &m.shared, "dynamic", m.launch->shared_bytes, alignment);
 }
 
 // ---- Asynchronous copies: they land as late as the program allows --------------------------------------------------

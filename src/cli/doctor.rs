@@ -19,8 +19,9 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let facts = facts();
     let places = arguments::places();
     let parts = device::survey(&places);
+    // The last, because a kernel that breaks the GPU's context ends all else there.
     let gpu = device::open(Request::Cuda(0), &places)
-        .and_then(|(device, _)| Ok((name(&device), known_answers(&device)?, tensor_core_answers(&device)?)));
+        .and_then(|(device, _)| Ok((name(&device), known_answers(&device)?, tensor_core_answers(&device))));
     let folders: Vec<String> = places.libraries.iter().map(|p| p.display().to_string()).collect();
     if json {
         let part = |(what, found): &(&str, Result<String>)| match found {
@@ -29,7 +30,12 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
         };
         let gpu = match &gpu {
             Ok((name, cases, top_k)) => {
-                json!({ "usable": true, "name": name, "cases_passed": cases, "tensor_core_top_k": top_k })
+                let (right, why) = match top_k {
+                    Some(Ok(right)) => (Some(*right), Value::Null),
+                    Some(Err(error)) => (Some(false), error.json()["error"].clone()),
+                    None => (None, Value::Null),
+                };
+                json!({ "usable": true, "name": name, "cases_passed": cases, "tensor_core_top_k": right, "why_not": why })
             }
             Err(error) => json!({ "usable": false, "why": error.json()["error"] }),
         };
@@ -48,9 +54,12 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let verdict = match &gpu {
         Ok((name, cases, top_k)) => {
             let top_k = match top_k {
-                Some(true) => "; top-k on its tensor cores does too",
-                Some(false) => "; top-k on its tensor cores does not, and is left to the kernel in f32",
-                None => "",
+                Some(Ok(true)) => "; top-k on its tensor cores does too".to_string(),
+                Some(Ok(false)) => "; top-k on its tensor cores does not, and is left to the kernel in f32".into(),
+                Some(Err(error)) => {
+                    format!("; top-k on its tensor cores fails, so keep from train.rounding=bf16: {}", error.what())
+                }
+                None => String::new(),
             };
             format!("usable: {name}, {cases} cases agree with the plain path{top_k}")
         }
@@ -85,10 +94,10 @@ fn known_answers(device: &Device) -> Result<usize> {
 }
 
 /// Whether the kernel that only Hopper can run answers rightly; None where `device` is none.
-fn tensor_core_answers(device: &Device) -> Result<Option<bool>> {
+fn tensor_core_answers(device: &Device) -> Option<Result<bool>> {
     match device {
-        Device::Machine(runtime) if runtime.facts().hopper() => ops::score_topk_wgmma::answers(device, &**runtime).map(Some),
-        _ => Ok(None),
+        Device::Machine(runtime) if runtime.facts().hopper() => Some(ops::score_topk_wgmma::answers(device, &**runtime)),
+        _ => None,
     }
 }
 

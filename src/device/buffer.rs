@@ -226,7 +226,7 @@ pub trait Real:
     const NEG_INFINITY: Self;
     fn from_f64(x: f64) -> Self;
     fn f64(self) -> f64;
-    /// e^x. In f32 [`elementary::exp`], which vectorises and is 0 below the smallest normal number.
+    /// e^x. In f32 `elementary::exp`, which vectorises and is 0 below the smallest normal number.
     fn exp(self) -> Self;
     /// ln(1 + e^x), without overflow.
     fn softplus(self) -> Self;

@@ -231,6 +231,15 @@ impl Kernel {
     pub fn new(file: &'static str, entry: &'static str, defines: &[(&'static str, i64)]) -> Kernel {
         Kernel { file, entry, defines: defines.to_vec() }
     }
+    /// What adds a row of `n` numbers to each of `rows`, given those, the row, and how many numbers there are: [`Plus::Row`], where a
+    /// library has no such product.
+    pub fn adding_a_row(rows: usize, n: usize) -> (Kernel, Grid) {
+        (Kernel::new("linear", "linear_bias", &[("WIDTH", n as i64)]), Grid::row((rows * n).div_ceil(1024), 256))
+    }
+    /// What fills `n` words, given those, how many they are, and the word: [`Runtime::fill`], where a step is recorded.
+    pub fn filling(n: usize) -> (Kernel, Grid) {
+        (Kernel::new("rows", "rows_fill", &[]), Grid::row(n.div_ceil(1024), 256))
+    }
 }
 
 /// Blocks, threads per block, and bytes of dynamic shared memory.
@@ -265,7 +274,6 @@ pub enum Arg<'a> {
 /// What a call of a recording is changed to: one of its own kind, and for a launch of the same kernel.
 pub enum Amendment<'a, 'b> {
     Launch(&'a Kernel, Grid, &'a mut [Arg<'b>]),
-    Fill(&'a mut Memory, u8),
     Mark,
 }
 

@@ -1,7 +1,7 @@
 //! A machine whose steps are recorded: a step like an earlier one is given to it as one graph instead of some hundred calls.
 //!
 //! ```text
-//! call         launch, fill, product, mark: noted down, and given to the machine when somebody waits or the step ends
+//! call         launch, fill (a launch), product, mark: noted down, and given to the machine when somebody waits or the step ends
 //! upload       written into one letter that goes to the machine ahead of the step
 //! step's end   first time: call by call.   second time: recorded and replayed.   later: what differs is amended, then replayed
 //! ```
@@ -23,7 +23,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -88,8 +88,18 @@ impl Value {
 /// An operand of a product: where, the first element, the stride, whether it is transposed.
 type Operand = (Piece, usize, usize, bool);
 
-/// The mark of a step, known once the machine has been given it.
-type Promised = Arc<OnceLock<Mark>>;
+/// The mark of a step, known once the machine has been given it; another one where it is given it again, because a recording failed.
+#[derive(Clone, Default)]
+struct Promised(Arc<Mutex<Option<Arc<Mark>>>>);
+
+impl Promised {
+    fn get(&self) -> Option<Arc<Mark>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    fn set(&self, mark: Mark) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(mark));
+    }
+}
 
 struct Product {
     c: Operand,
@@ -117,7 +127,6 @@ enum Onto {
 
 enum Call {
     Launch { kernel: Arc<Kernel>, grid: Grid, args: Vec<Value> },
-    Fill { to: Piece, byte: u8 },
     Product(Product),
     Mark(Promised),
 }
@@ -127,16 +136,15 @@ impl Call {
     fn hash(&self, to: &mut DefaultHasher) {
         match self {
             Call::Launch { kernel, .. } => (0, Arc::as_ptr(kernel) as usize).hash(to),
-            Call::Fill { .. } => 1.hash(to),
-            Call::Product(product) => (2, product.key()).hash(to),
-            Call::Mark(_) => 3.hash(to),
+            Call::Product(product) => (1, product.key()).hash(to),
+            Call::Mark(_) => 2.hash(to),
         }
     }
     /// Whether a recording of `self` can be amended to be one of `other`.
     fn is_like(&self, other: &Call) -> bool {
         match (self, other) {
             (Call::Launch { kernel, .. }, Call::Launch { kernel: other, .. }) => Arc::ptr_eq(kernel, other),
-            (Call::Fill { .. }, Call::Fill { .. }) | (Call::Mark(_), Call::Mark(_)) => true,
+            (Call::Mark(_), Call::Mark(_)) => true,
             (Call::Product(one), Call::Product(other)) => one.key() == other.key(),
             _ => false,
         }
@@ -149,7 +157,6 @@ impl Call {
                 (g1.blocks, g1.threads, g1.shared_bytes) == (g2.blocks, g2.threads, g2.shared_bytes)
                     && a1.iter().map(bits).eq(a2.iter().map(bits))
             }
-            (Call::Fill { to, byte }, Call::Fill { to: to2, byte: byte2 }) => (to, byte) == (to2, byte2),
             (Call::Product(_), Call::Product(_)) => true,
             // A mark of another step is another mark.
             _ => false,
@@ -169,13 +176,6 @@ impl Call {
                 match amend {
                     None => machine.launch(kernel, *grid, &mut args),
                     Some((replay, at)) => machine.amend(replay, at, Amendment::Launch(kernel, *grid, &mut args)).map(|_| ()),
-                }
-            }
-            Call::Fill { to, byte } => {
-                let mut memory = Memory { address: to.address, bytes: to.bytes, owner: Box::new(()) };
-                match amend {
-                    None => machine.fill(&mut memory, *byte),
-                    Some((replay, at)) => machine.amend(replay, at, Amendment::Fill(&mut memory, *byte)).map(|_| ()),
                 }
             }
             Call::Product(Product { c, a, b, shape, scale, plus }) => {
@@ -198,7 +198,7 @@ impl Call {
                         mark.ok_or_else(|| Error::internal("a mark was amended and none came back"))?
                     }
                 };
-                let _ = promised.set(mark);
+                promised.set(mark);
                 Ok(())
             }
         }
@@ -278,15 +278,41 @@ impl Recorded {
         letter.sent = letter.text.len();
         Ok(())
     }
-    /// Gives the machine everything noted down, call by call.
+    /// Gives the machine everything noted down, call by call; whoever writes more opens another letter.
     fn flush(&self, state: &mut State) -> Result<()> {
         self.post(state)?;
         state.begun |= !state.calls.is_empty();
-        std::mem::take(&mut state.calls).iter().try_for_each(|call| call.give(&*self.machine, None))
+        std::mem::take(&mut state.calls).iter().try_for_each(|call| call.give(&*self.machine, None))?;
+        state.open = false;
+        // Of letters that are too small for what was written last there will be no use.
+        let written = state.letters.last().map_or(0, |letter| letter.text.len());
+        let (free, held): (Vec<Letter>, _) =
+            std::mem::take(&mut state.letters).into_iter().partition(|letter| Arc::strong_count(&letter.memory) == 1);
+        state.letters = held;
+        state.spare.extend(free);
+        state.spare.retain(|letter| letter.memory.bytes >= written);
+        Ok(())
     }
     fn note(&self, state: &mut State, call: Call) -> Result<()> {
         state.calls.push(call);
         if state.calls.len() >= LONGEST { self.flush(state) } else { Ok(()) }
+    }
+    fn note_launch(&self, state: &mut State, kernel: &Kernel, grid: Grid, args: Vec<Value>) -> Result<()> {
+        let kernel = match state.kernels.get(kernel) {
+            Some(known) => known.clone(),
+            None => state.kernels.entry(kernel.clone()).or_insert(Arc::new(kernel.clone())).clone(),
+        };
+        self.note(state, Call::Launch { kernel, grid, args })
+    }
+    /// A kernel's fill: the driver's own would be changed in place and size by some recordings and not by others.
+    fn note_fill(&self, state: &mut State, address: u64, bytes: usize, byte: u8) -> Result<()> {
+        if !bytes.is_multiple_of(4) {
+            return Err(Error::internal(format!("{bytes} bytes are no whole numbers to fill")));
+        }
+        let (len, word) = (bytes / 4, u32::from_ne_bytes([byte; 4]));
+        let (kernel, grid) = Kernel::filling(len);
+        let to = Value::Out(Piece { address, bytes, len }, 0);
+        self.note_launch(state, &kernel, grid, vec![to, Value::U64(len as u64), Value::U32(word)])
     }
 
     /// Runs a whole step's calls by a recording; what stays in the state goes call by call.
@@ -318,24 +344,16 @@ impl Recorded {
             }
             return Ok(false);
         }
-        let calls = std::mem::take(&mut state.calls);
-        let replay = self.machine.capture(&mut || calls.iter().try_for_each(|call| call.give(&*self.machine, None)));
-        match replay {
-            Ok(replay) => {
-                self.post(state)?;
-                self.machine.replay(&replay)?;
-                state.recordings.push(Recording { calls, replay });
-                if state.recordings.len() > KEPT {
-                    state.recordings.remove(0);
-                }
-                state.steps.recorded += 1;
-                Ok(true)
-            }
-            Err(error) => {
-                state.calls = calls;
-                Err(error)
-            }
+        let calls = &state.calls;
+        let replay = self.machine.capture(&mut || calls.iter().try_for_each(|call| call.give(&*self.machine, None)))?;
+        self.post(state)?;
+        self.machine.replay(&replay)?;
+        state.recordings.push(Recording { calls: std::mem::take(&mut state.calls), replay });
+        if state.recordings.len() > KEPT {
+            state.recordings.remove(0);
         }
+        state.steps.recorded += 1;
+        Ok(true)
     }
 }
 
@@ -348,6 +366,8 @@ impl Runtime for Recorded {
             // Room for one more: what was given back lies in pieces, or in chunks of other sizes.
             self.flush(&mut self.locked())?;
             self.arena.release();
+            // What was let go of is free once the machine is past its last use.
+            self.machine.sync()?;
             self.arena.alloc(&*self.machine, bytes)
         })
     }
@@ -388,8 +408,7 @@ impl Runtime for Recorded {
         if memory.bytes == 0 {
             return Ok(());
         }
-        let to = Piece { address: memory.address, bytes: memory.bytes, len: 0 };
-        self.note(&mut self.locked(), Call::Fill { to, byte })
+        self.note_fill(&mut self.locked(), memory.address, memory.bytes, byte)
     }
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
         let value = |arg: &Arg| {
@@ -405,12 +424,7 @@ impl Runtime for Recorded {
             })
         };
         let args = args.iter().map(value).collect::<Result<Vec<Value>>>()?;
-        let mut state = self.locked();
-        let kernel = match state.kernels.get(kernel) {
-            Some(known) => known.clone(),
-            None => state.kernels.entry(kernel.clone()).or_insert(Arc::new(kernel.clone())).clone(),
-        };
-        self.note(&mut state, Call::Launch { kernel, grid, args })
+        self.note_launch(&mut self.locked(), kernel, grid, args)
     }
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
         check_product(&c, &a, &b, shape, plus)?;
@@ -460,7 +474,7 @@ impl Runtime for Recorded {
         if depth > k {
             for x in [&a, &b] {
                 let (address, bytes) = (x.data.memory()?.address + 4 * (k * x.stride) as u64, 4 * (depth - k) * x.stride);
-                self.note(&mut state, Call::Fill { to: Piece { address, bytes, len: 0 }, byte: 0 })?;
+                self.note_fill(&mut state, address, bytes, 0)?;
             }
         }
         self.note(&mut state, call)
@@ -488,7 +502,7 @@ impl Runtime for Recorded {
             self.flush(&mut self.locked())?;
         }
         match (from.get(), to.get()) {
-            (Some(from), Some(to)) => self.machine.elapsed(from, to),
+            (Some(from), Some(to)) => self.machine.elapsed(&from, &to),
             _ => Err(Error::internal("a mark that the machine was never given")),
         }
     }
@@ -515,14 +529,7 @@ impl Runtime for Recorded {
         }
         state.steps.direct += u64::from(!state.calls.is_empty() || state.begun);
         self.flush(&mut state)?;
-        (state.begun, state.open) = (false, false);
-        // Of letters that are too small for a step there will be no use.
-        let written = state.letters.last().map_or(0, |letter| letter.text.len());
-        let (free, held): (Vec<Letter>, _) =
-            std::mem::take(&mut state.letters).into_iter().partition(|letter| Arc::strong_count(&letter.memory) == 1);
-        state.letters = held;
-        state.spare.extend(free);
-        state.spare.retain(|letter| letter.memory.bytes >= written);
+        state.begun = false;
         Ok(())
     }
 }

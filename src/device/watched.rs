@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::device::recorded::Steps;
 use crate::device::traffic::Traffic;
 use crate::device::{Amendment, Arg, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use crate::error::Result;
@@ -109,13 +110,20 @@ impl Watched {
         self.timed.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Does `call`, between two marks if calls are timed.
-    fn call(&self, what: impl FnOnce() -> Result<Call>, call: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn call<T>(&self, what: impl FnOnce() -> Result<Call>, call: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut calls = self.calls();
         let Some(calls) = &mut *calls else { return call() };
         let (what, from) = (what()?, self.machine.mark()?);
-        call()?;
+        let done = call()?;
         calls.push((what, from, self.machine.mark()?));
-        Ok(())
+        Ok(done)
+    }
+    /// Counts `memory` until it is dropped.
+    fn counted(&self, Memory { address, bytes, owner }: Memory) -> Memory {
+        let now = self.held.now.fetch_add(bytes as u64, Relaxed) + bytes as u64;
+        self.held.most.fetch_max(now, Relaxed);
+        let piece = Piece { _owner: owner, bytes: bytes as u64, held: self.held.clone() };
+        Memory { address, bytes, owner: Box::new(piece) }
     }
     fn awaited(&self) -> &dyn Runtime {
         self.waits.fetch_add(1, Relaxed);
@@ -128,11 +136,12 @@ impl Runtime for Watched {
         self.machine.facts()
     }
     fn alloc(&self, bytes: usize) -> Result<Memory> {
-        let Memory { address, bytes, owner } = self.machine.alloc(bytes)?;
-        let now = self.held.now.fetch_add(bytes as u64, Relaxed) + bytes as u64;
-        self.held.most.fetch_max(now, Relaxed);
-        let piece = Piece { _owner: owner, bytes: bytes as u64, held: self.held.clone() };
-        Ok(Memory { address, bytes, owner: Box::new(piece) })
+        Ok(self.counted(self.machine.alloc(bytes)?))
+    }
+    fn upload(&self, bytes: &[u8]) -> Result<Memory> {
+        self.sent.fetch_add(bytes.len() as u64, Relaxed);
+        let what = || Ok(Call::new("copy to", bytes.len()));
+        Ok(self.counted(self.call(what, || self.machine.upload(bytes))?))
     }
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
         self.sent.fetch_add(from.len() as u64, Relaxed);
@@ -162,6 +171,12 @@ impl Runtime for Watched {
     }
     fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
         self.machine.amend(recorded, at, with)
+    }
+    fn step(&self) -> Result<()> {
+        self.machine.step()
+    }
+    fn steps(&self) -> Option<Steps> {
+        self.machine.steps()
     }
     fn mark(&self) -> Result<Mark> {
         self.machine.mark()

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, MatIn, MatOut, Plus, Real, Runtime};
+use crate::device::{Arg, Buffer, Device, Kernel, MatIn, MatOut, Plus, Real, Runtime};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -90,9 +90,8 @@ pub fn add_bias(device: &Device, y: &mut Buffer, b: &Buffer) -> Result<()> {
         Ok(())
     }, runtime => {
         let total = y.len();
-        let kernel = Kernel::new("linear", "linear_bias", &[("WIDTH", n as i64)]);
-        let args = &mut [Arg::Out(y), Arg::In(b), Arg::U64(total as u64)];
-        runtime.launch(&kernel, Grid::row(total.div_ceil(1024), 256), args)
+        let (kernel, grid) = Kernel::adding_a_row(total / n, n);
+        runtime.launch(&kernel, grid, &mut [Arg::Out(y), Arg::In(b), Arg::U64(total as u64)])
     })
 }
 

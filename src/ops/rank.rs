@@ -203,7 +203,7 @@ pub fn of_catalogue(
             standings_on(device, &**runtime, standings, scoring, mask, &veil, targets)?;
         }
         if k > 0 {
-            let (ids, scores) = score_topk::catalogue_on(device, &**runtime, scoring, &veil, k, true)?;
+            let (ids, scores) = score_topk::ranked_on(device, &**runtime, scoring, &veil, k)?;
             let ids: Vec<u32> = download(&**runtime, &ids, rows * k)?;
             let scores: Vec<f32> = download(&**runtime, &scores, rows * k)?;
             lists.extend(ids.into_iter().zip(scores).map(|(item, score)| Entry { item, score }));
@@ -214,17 +214,10 @@ pub fn of_catalogue(
 
 /// Bytes of a machine's memory that [`of_catalogue`] takes for a moment, for `shape` R rows, V items and lists of k, where the rows
 /// have `seen` items together. G0502: the vectors are too wide for its kernels.
-pub fn bytes_there(
-    kind: ScoreKind,
-    dim: usize,
-    context: bool,
-    rounding: Rounding,
-    shape: [usize; 3],
-    seen: usize,
-) -> Result<u64> {
+pub fn bytes_there(kind: ScoreKind, dim: usize, context: bool, shape: [usize; 3], seen: usize) -> Result<u64> {
     let [rows, items, k] = shape;
     let veil = items.div_ceil(8) + 8 * rows + 4 * seen;
-    let lists = if k > 0 { score_topk::catalogue_bytes_there(kind, dim, context, rounding, shape)? } else { 0 };
+    let lists = if k > 0 { score_topk::catalogue_bytes_there(kind, dim, context, Rounding::F32, shape)? } else { 0 };
     Ok(veil as u64 + lists.max(20 * rows as u64))
 }
 
@@ -278,9 +271,9 @@ fn standings_on(
 }
 
 pub fn cases() -> Vec<Case> {
-    /// (R, V, D) and k
-    const SHAPES: [([usize; 3], usize); 5] =
-        [([1, 1, 1], 1), ([33, 63, 16], 3), ([65, 131, 31], 10), ([7, 1300, 8], 0), ([3, 33, 512], 5)];
+    /// (R, V, D) and k; 88 takes little less than the shared memory a GPU grants unasked.
+    const SHAPES: [([usize; 3], usize); 6] =
+        [([1, 1, 1], 1), ([33, 63, 16], 3), ([65, 131, 31], 10), ([7, 1300, 8], 0), ([3, 33, 512], 5), ([2, 33, 88], 5)];
     let mut cases = Vec::new();
     for (turn, (shape, k)) in SHAPES.into_iter().enumerate() {
         let [r, v, d] = shape;
@@ -310,6 +303,27 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Where products are rounded, rankings are not: these inputs are no numbers of bf16.
+pub fn rounded_cases() -> Vec<Case> {
+    let case = |(r, v, d, k): (usize, usize, usize, usize)| {
+        Case::rounded("rank", format!("dot, R {r}, V {v}, D {d}, k {k}, bf16"), &[0.0, 0.0, 1e-5], move |device| {
+            let inputs = Inputs::new(device, [r, v, d], ScoreKind::Dot, false, false)?;
+            let (excluded, targets) = (Excluded::new(v, |i| i % 11 == 7), case::ids(3, r, v));
+            let mask = Mask { excluded: &excluded, seen: None };
+            let (mut standings, mut lists) = (vec![], vec![]);
+            of_catalogue(device, &mut standings, &mut lists, &inputs.scoring(), &mask, Some(&targets), k)?;
+            let above = standings.iter().map(|s| s.as_ref().map_or(NONE, |s| s.above)).collect();
+            let scores = lists.iter().map(|e| f64::from(e.score)).collect();
+            Ok(vec![
+                Output::ids("above", above),
+                Output::ids("items", lists.iter().map(|e| e.item).collect()),
+                Output { name: "scores", values: Values::Reals(scores) },
+            ])
+        })
+    };
+    [(3, 300, 65, 5), (65, 131, 31, 10)].map(case).into()
 }
 
 /// Overwrites the scores of masked items with NaN and returns how many there are. `seen` is ascending.
@@ -386,7 +400,7 @@ pub struct Scratch {
     found: Vec<Entry>,
 }
 
-/// The first k = `list.len()` of `scores`, masked ones (NaN) left out, by [`order`].
+/// The first k = `list.len()` of `scores`, masked ones (NaN) left out, by `order`.
 pub fn best(list: &mut [Entry], scratch: &mut Scratch, scores: &[f32]) {
     let k = list.len();
     list.fill(Entry::EMPTY);

@@ -85,17 +85,35 @@ fn launch_add(runtime: &dyn Runtime, y: &mut Buffer, x: &Buffer, scale: f64) -> 
     runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args)
 }
 
+/// All of `y` is `x`, by the kernel that fills where steps are recorded.
+fn fill(device: &Device, y: &mut Buffer, x: f64) -> Result<()> {
+    dispatch!(device, T => {
+        T::of_mut(y)?.fill(T::from_f64(x));
+        Ok(())
+    }, runtime => {
+        let n = y.len();
+        if n == 0 {
+            return Ok(());
+        }
+        let (kernel, grid) = Kernel::filling(n);
+        let args = &mut [Arg::Out(y), Arg::U64(n as u64), Arg::U32((x as f32).to_bits())];
+        runtime.launch(&kernel, grid, args)
+    })
+}
+
 pub fn cases() -> Vec<Case> {
     let case = |(r, step, d): (usize, usize, usize)| {
         let rows: Vec<u32> = (0..r as u32).rev().step_by(step).collect();
         Case::new("rows", format!("Q {} of R {r}, D {d}", rows.len()), move |device| {
             let [x, y] = [1, 2].map(|lane| device.reals(&case::noise(lane, r * d)));
             let (x, mut y) = (x?, y?);
-            let (mut out, mut dx) = (Buffer::empty(device), Buffer::empty(device));
+            let (mut out, mut dx, mut filled) = (Buffer::empty(device), Buffer::empty(device), Buffer::sized(device, r * d)?);
+            fill(device, &mut filled, -1.5)?;
             select(device, &mut out, &x, &rows, d)?;
             restore(device, &mut dx, &out, &rows, r, d)?;
             add(device, &mut y, &x, -0.25)?;
-            Ok(vec![Output::reals("out", device, &out)?, Output::reals("dx", device, &dx)?, Output::reals("y", device, &y)?])
+            let outputs = [("out", &out), ("dx", &dx), ("y", &y), ("filled", &filled)];
+            outputs.into_iter().map(|(name, buffer)| Output::reals(name, device, buffer)).collect()
         })
     };
     [(0, 1, 33), (1, 1, 1), (40, 3, 33), (33, 1, 64), (101, 7, 130)].map(case).into()

@@ -60,7 +60,7 @@ pub fn of_catalogue(device: &Device, scoring: &Scoring, hidden: &Hidden, k: usiz
     }, runtime => {
         let ids = match rows * k {
             0 => Buffer::empty(device),
-            _ => catalogue_on(device, &**runtime, scoring, &Veil::of_batch(&**runtime, hidden, scoring.items)?, k, false)?.0,
+            _ => catalogue_on(device, &**runtime, scoring, &Veil::of_batch(&**runtime, hidden, scoring.items)?, k)?,
         };
         Ok(Negatives::of_rows_there(k, rows, ids, None))
     })
@@ -160,21 +160,28 @@ pub(crate) fn catalogue_bytes_there(
     Ok(here.max(there))
 }
 
-/// ids (R,k) and, if asked for, scores (R,k) of the best items the rows may see; left on the machine.
-pub(crate) fn catalogue_on(
-    device: &Device,
-    runtime: &dyn Runtime,
-    scoring: &Scoring,
-    veil: &Veil,
-    k: usize,
-    with_scores: bool,
-) -> Result<(Buffer, Buffer)> {
+/// ids (R,k) of the best items the rows may see, by scores that may be rounded as products are; left on the machine.
+pub(crate) fn catalogue_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, veil: &Veil, k: usize) -> Result<Buffer> {
     scoring.check()?;
     let (best, splits) = match tensor_cores::chosen(device, runtime, scoring)? {
         true => tensor_cores::best_on(device, runtime, scoring, veil, k)?,
         false => best_on(device, runtime, scoring, veil, k)?,
     };
-    merged_on(device, runtime, best, [scoring.rows(), splits, k], with_scores)
+    Ok(merged_on(device, runtime, best, [scoring.rows(), splits, k], false)?.0)
+}
+
+/// ids (R,k) and scores (R,k) of the best items the rows may see, by f32 scores whatever products are rounded to: a ranking is
+/// compared with others. Memory as of [`catalogue_bytes_there`] in f32.
+pub(crate) fn ranked_on(
+    device: &Device,
+    runtime: &dyn Runtime,
+    scoring: &Scoring,
+    veil: &Veil,
+    k: usize,
+) -> Result<(Buffer, Buffer)> {
+    scoring.check()?;
+    let (best, splits) = best_on(device, runtime, scoring, veil, k)?;
+    merged_on(device, runtime, best, [scoring.rows(), splits, k], true)
 }
 
 /// Keys (R,splits,k) of the best items, and into how many parts the catalogue was cut.
@@ -218,9 +225,9 @@ pub fn cases() -> Vec<Case> {
     /// (R, V, D), M and k
     const LISTS: [([usize; 3], usize, usize); 4] =
         [([1, 1, 1], 1, 1), ([3, 40, 31], 65, 3), ([9, 17, 64], 64, 40), ([2, 700, 5], 1500, 100)];
-    /// (R, V, D) and k
-    const SCANS: [([usize; 3], usize); 5] =
-        [([1, 1, 1], 3), ([33, 63, 16], 1), ([65, 131, 31], 70), ([7, 1300, 8], 10), ([3, 33, 512], 5)];
+    /// (R, V, D) and k; 88 takes little less than the shared memory a GPU grants unasked.
+    const SCANS: [([usize; 3], usize); 6] =
+        [([1, 1, 1], 3), ([33, 63, 16], 1), ([65, 131, 31], 70), ([7, 1300, 8], 10), ([3, 33, 512], 5), ([2, 33, 88], 5)];
     // Eighths make dot products exact; the cosine's rounding cannot tie two different items by chance.
     let inputs =
         |device: &Device, shape, kind, with_context| Inputs::new(device, shape, kind, with_context, kind == ScoreKind::Dot);

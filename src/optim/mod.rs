@@ -123,7 +123,7 @@ impl Optimizer {
         };
         range("beta1", config.beta1, (0.0..1.0).contains(&config.beta1), "0 or more, below 1; 0.9 is usual")?;
         range("beta2", config.beta2, (0.0..1.0).contains(&config.beta2), "0 or more, below 1; 0.98 is usual")?;
-        range("eps", config.eps, config.eps > 0.0, "more than 0; 1e-8 is usual")?;
+        range("eps", config.eps, config.eps as f32 > 0.0, "more than 0 as f32, which holds 1e-45; 1e-8 is usual")?;
         range("weight_decay", config.weight_decay, config.weight_decay >= 0.0, "0 or more; 0.01 is usual")?;
         range("clip", config.clip, config.clip >= 0.0, "0 for no clipping, or the largest norm; 1 is usual")?;
         let rule_of = |p: &Param| Update::of(tables, &p.shape, p.role == Role::Table);

@@ -393,10 +393,7 @@ impl MemoryPlan {
                 let k = config.eval.at.iter().copied().max().unwrap_or(0) as usize;
                 let shape = [tile, c.items, k];
                 let there = match config.eval.candidates.as_str() {
-                    "full" => {
-                        let rounding = config.train.rounding.parse()?;
-                        rank::bytes_there(hyper.score, d, hyper.context, rounding, shape, c.rows_of_requests)?
-                    }
+                    "full" => rank::bytes_there(hyper.score, d, hyper.context, shape, c.rows_of_requests)?,
                     _ => 4 * (tile * c.items) as u64,
                 };
                 plan.push("ranking of an evaluation", longer + there, &[Moment::Evaluation], true);

@@ -3,8 +3,10 @@
 // CUDA runtime's own code (search, probe, compilation, cache, module loading, copies, launches, products, recording, replay,
 // events, freeing) is executed by tests and not only type-checked.
 //
-// Work is queued as on a real stream: launches, copies and fills run at the next synchronisation, copy to the host or
-// `FAKE_EAGER=1`. A host that frees or reads too early is thus found out.
+// Work is queued as on a real stream: launches, copies and fills run at the next synchronisation (of an event, only what was queued
+// before it), copy to the host or `FAKE_EAGER=1`. A host that frees or reads too early is thus found out. So is what a real driver
+// refuses: calls on a thread without the context, anything but work while a stream is recorded, time of an event that nobody set,
+// more shared memory than was asked for, operands of products less aligned than was said.
 //
 // Faults are asked for by environment variables:
 //   FAKE_INIT=code            cuInit answers with this error          FAKE_DEVICES=n        number of devices
@@ -12,11 +14,13 @@
 //   FAKE_OOM_AFTER=k          the k-th allocation fails, and all after it
 //   FAKE_FAULT_AFTER=n        launch n and everything after it fails with an illegal address (sticky, as on a GPU)
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code: that call fails
-//   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=code       no recording can be changed
+//   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=n          change n of a recording fails, and all after
+//   FAKE_INSTANTIATE=code     what is recorded cannot be replayed     FAKE_REPLAY=code      no replay begins
 //   FAKE_PIN=code             no memory can be pinned
 //   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
 //                             added to this file
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
+//                                                                   FAKE_BLAS=2           none that adds a row
 
 #include <dlfcn.h>
 #include <stdint.h>
@@ -52,7 +56,7 @@ static int asked(const char* name, int otherwise) {
   return value ? atoi(value) : otherwise;
 }
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+constexpr int SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 
 // ---- The driver ----------------------------------------------------------------------------------------------------
 
@@ -61,7 +65,9 @@ static Machine* gpu;
 static int sticky;  // an error after which nothing works any more
 static int allocations, launches;
 static std::vector<std::function<int()>> queue;
+static u64 enqueued;  // so much work was ever queued; the last of it is `queue`
 static double clock_ms;
+static thread_local void* entered;  // the context of this thread
 
 // A recording: what its nodes do, in order. A node is known by its place and by what it is, so that a change of one to
 // something else is found out.
@@ -69,11 +75,17 @@ struct Node {
   size_t place;
   char kind;
 };
+struct Event {
+  double at = -1;  // passed at, milliseconds
+  u64 place = 0;   // what must be done for that, counted like `enqueued`
+};
 struct Graph {
   std::vector<std::function<int()>> work;
+  std::vector<Event*> events;  // those that are set, at their places
   std::vector<Node*> nodes;
 };
 static Graph* recording;
+static bool invalid;  // the recording: something was done meanwhile that none can hold
 
 static void trace(const char* what, double number = 0) {
   const char* path = getenv("FAKE_TRACE");
@@ -86,27 +98,36 @@ static void trace(const char* what, double number = 0) {
 #define GUARD                                        \
   std::lock_guard<std::recursive_mutex> held(lock); \
   if (sticky) return sticky
+// Of calls that need the context on their thread.
+#define INSIDE \
+  GUARD;       \
+  if (!entered) return 201
+// Of calls that no recording can hold.
+#define UNRECORDED \
+  INSIDE;          \
+  if (recording) return invalid = true, 900
 
-static int flush() {
-  for (auto& work : queue) {
-    if (int e = work()) {
-      sticky = e;
-      queue.clear();
-      return e;
-    }
-  }
-  queue.clear();
-  return SUCCESS;
+// Does what was queued as the first `until` pieces of work.
+static int flush(u64 until = ~0ull) {
+  u64 done = enqueued - queue.size(), n = until < enqueued ? until - (until < done ? until : done) : queue.size();
+  int e = SUCCESS;
+  for (u64 i = 0; i < n && !e; ++i) e = queue[i]();
+  if (e) sticky = e, n = queue.size();
+  queue.erase(queue.begin(), queue.begin() + i64(n));
+  return e;
 }
 
-// `kind` is that of the node it becomes in a recording: kernel, memset, event, or any other.
-static int enqueue(std::function<int()> work, char kind = '-') {
+// `kind` is that of the node it becomes in a recording: kernel, event, or any other.
+static int enqueue(std::function<int()> work, char kind = '-', Event* event = nullptr) {
   if (recording) {
     recording->nodes.push_back(new Node{recording->work.size(), kind});
     recording->work.push_back(work);
+    recording->events.push_back(event);
     return SUCCESS;
   }
   queue.push_back(work);
+  ++enqueued;
+  if (event) event->place = enqueued;
   return asked("FAKE_EAGER", 0) ? flush() : SUCCESS;
 }
 
@@ -131,13 +152,13 @@ API int cuDevicePrimaryCtxRetain(void** context, int) {
   return gpu ? SUCCESS : OUT_OF_MEMORY;
 }
 API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-API int cuCtxSetCurrent(void*) { return sticky; }
+API int cuCtxSetCurrent(void* context) { entered = context; return sticky; }
 API int cuStreamCreate(void** stream, unsigned) {
-  GUARD;
+  INSIDE;
   *stream = &queue;
   return asked("FAKE_STREAM", SUCCESS);
 }
-API int cuStreamSynchronize(void*) { GUARD; trace("wait"); return recording ? 900 : flush(); }
+API int cuStreamSynchronize(void*) { UNRECORDED; trace("wait"); return flush(); }
 API int cuGetErrorName(int e, const char** text) {
   *text = e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 100 ? "CUDA_ERROR_NO_DEVICE"
         : e == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : "CUDA_ERROR_FAKE";
@@ -151,8 +172,7 @@ API int cuGetErrorString(int, const char** text) {
 }
 
 API int cuMemAllocAsync(u64* address, size_t bytes, void*) {
-  GUARD;
-  if (recording) return 900;
+  UNRECORDED;
   int most = asked("FAKE_OOM_AFTER", -1);
   if (most >= 0 && allocations >= most) return OUT_OF_MEMORY;
   ++allocations;
@@ -160,24 +180,28 @@ API int cuMemAllocAsync(u64* address, size_t bytes, void*) {
   return *address ? SUCCESS : OUT_OF_MEMORY;
 }
 API int cuMemFreeAsync(u64 address, void*) {
-  GUARD;
+  UNRECORDED;
   return enqueue([=] { return machine_release(gpu, address) ? SUCCESS : INVALID_VALUE; });
 }
-static std::function<int()> work_of_memset(u64 address, int byte, size_t bytes) {
-  return [=] {
+// Whether the bytes are of one piece that is allocated now.
+static bool allocated(u64 address, size_t bytes) {
+  const Allocation* a = heap_find(*gpu, address);
+  return a && address + bytes <= a->from + a->bytes;
+}
+API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
+  INSIDE;
+  if (!bytes) return INVALID_VALUE;
+  return enqueue([=] {
+    if (!allocated(address, bytes)) return ILLEGAL_ADDRESS;
     memset((void*)address, byte, bytes);
     machine_written(gpu, address, bytes);
     return SUCCESS;
-  };
-}
-API int cuMemsetD8Async(u64 address, unsigned char byte, size_t bytes, void*) {
-  GUARD;
-  return enqueue(work_of_memset(address, byte, bytes), 'm');
+  });
 }
 // Pinned memory: copies out of it are made when their turn comes, so that a host that overwrites it too early is found out.
 static std::map<const char*, size_t> pinned;
 API int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
-  GUARD;
+  UNRECORDED;
   if (int e = asked("FAKE_PIN", 0)) return e;
   *memory = malloc(bytes);
   pinned[(const char*)*memory] = bytes;
@@ -196,30 +220,28 @@ static bool is_pinned(const char* from, size_t bytes) {
   return from + bytes <= start + length;
 }
 API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void*) {
-  GUARD;
+  UNRECORDED;
   if (int e = asked("FAKE_COPY", 0)) return e;
   if (is_pinned((const char*)from, bytes))
     return enqueue([=] {
+      if (!allocated(to, bytes)) return ILLEGAL_ADDRESS;
       memcpy((void*)to, from, bytes);
       machine_written(gpu, to, bytes);
       return SUCCESS;
     });
-  // Pageable memory: the driver has taken the bytes when the call returns, and has waited for the stream if they are many.
-  if (bytes > 64 << 10) {
-    if (int e = flush()) return e;
-  }
-  std::string taken((const char*)from, bytes);
+  // Pageable memory: the GPU may read it by itself, as late as it likes.
   return enqueue([=] {
-    memcpy((void*)to, taken.data(), taken.size());
-    machine_written(gpu, to, taken.size());
+    if (!allocated(to, bytes)) return ILLEGAL_ADDRESS;
+    memcpy((void*)to, from, bytes);
+    machine_written(gpu, to, bytes);
     return SUCCESS;
   });
 }
 API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void*) {
-  GUARD;
-  if (recording) return 900;
+  UNRECORDED;
   trace("copy", bytes);
   if (int e = flush()) return e;
+  if (!allocated(from, bytes)) return sticky = ILLEGAL_ADDRESS;
   memcpy(to, (void*)from, bytes);
   return SUCCESS;
 }
@@ -229,8 +251,9 @@ struct Module {
 };
 struct Entry {
   const machine::Kernel* kernel;
-  unsigned shared;
+  unsigned asked;  // dynamic shared memory, or 0
 };
+constexpr unsigned SHARED_WITHOUT_ASKING = 48 << 10, SHARED_AT_MOST = 227 << 10;  // with what a kernel declares
 
 // An image is this, the length of a shared library, and the library.
 static const char MAGIC[8] = {'f', 'a', 'k', 'e', 'c', 'u', 'b', 'n'};
@@ -245,7 +268,7 @@ static std::string file(const std::string& text, const char* suffix) {
 }
 
 API int cuModuleLoadData(void** module, const void* image) {
-  GUARD;
+  UNRECORDED;
   if (int e = asked("FAKE_MODULE", 0)) return e;
   const char* bytes = static_cast<const char*>(image);
   u64 length;
@@ -265,8 +288,8 @@ API int cuModuleLoadData(void** module, const void* image) {
   return SUCCESS;
 }
 
-static int fake_launch(const machine::Kernel* kernel, std::vector<u32> blocks, u32 threads, u32 shared,
-                       const std::vector<u64>& values) {
+static int fake_launch(const Entry* entry, std::vector<u32> blocks, u32 threads, u32 shared, const std::vector<u64>& values) {
+  const machine::Kernel* kernel = entry->kernel;
   std::vector<Argument> arguments;
   for (u32 i = 0; i < kernel->count; ++i) {
     const Parameter& p = kernel->parameters[i];
@@ -281,7 +304,14 @@ static int fake_launch(const machine::Kernel* kernel, std::vector<u32> blocks, u
     }
   }
   Launch launch = {kernel, {blocks[0], blocks[1], blocks[2]}, threads, shared, Order::forward, 1, arguments.data(), arguments.size()};
-  if (machine_launch(gpu, &launch)) return SUCCESS;
+  bool done = machine_launch(gpu, &launch);
+  // Only a run tells what the kernel declares.
+  u64 declared = gpu->shared_static, granted = entry->asked ? SHARED_AT_MOST : SHARED_WITHOUT_ASKING;
+  if (done && declared + (entry->asked > shared ? entry->asked : shared) > granted) {
+    fprintf(stderr, "fake driver: %s: %u bytes of shared memory beside %llu, %u were asked for\n", kernel->name, shared, declared, entry->asked);
+    return INVALID_VALUE;
+  }
+  if (done) return SUCCESS;
   fprintf(stderr, "fake driver: %s: %s\n", kernel->name, machine_error(gpu));
   return LAUNCH_FAILED;
 }
@@ -290,13 +320,13 @@ API int cuModuleGetFunction(void** function, void* module, const char* name) {
   GUARD;
   auto* kernel = machine_find(static_cast<Module*>(module)->table, name);
   if (!kernel) return NOT_FOUND;
-  *function = new Entry{kernel, 48 << 10};
+  *function = new Entry{kernel, 0};
   return SUCCESS;
 }
 API int cuFuncSetAttribute(void* function, int attribute, int value) {
   GUARD;
-  if (attribute != 8 || value > 227 << 10) return INVALID_VALUE;
-  static_cast<Entry*>(function)->shared = value;
+  if (attribute != 8 || unsigned(value) > SHARED_AT_MOST) return INVALID_VALUE;
+  static_cast<Entry*>(function)->asked = value;
   return SUCCESS;
 }
 struct KernelParams {
@@ -308,7 +338,7 @@ struct KernelParams {
 // What a launch does, or why it cannot be.
 static int work_of_launch(const KernelParams& p, std::function<int()>& work) {
   auto* entry = static_cast<Entry*>(p.function);
-  if (p.shared > entry->shared || p.tx * p.ty * p.tz > entry->kernel->threads) return INVALID_VALUE;
+  if (p.shared > (entry->asked ? entry->asked : SHARED_WITHOUT_ASKING) || p.tx * p.ty * p.tz > entry->kernel->threads) return INVALID_VALUE;
   if (!p.bx || !p.by || !p.bz || p.by > 65535 || p.bz > 65535) return INVALID_VALUE;
   int most = asked("FAKE_FAULT_AFTER", -1);
   std::vector<u64> values;
@@ -320,28 +350,29 @@ static int work_of_launch(const KernelParams& p, std::function<int()>& work) {
   std::vector<u32> blocks = {p.bx, p.by, p.bz};
   u32 threads = p.tx * p.ty * p.tz, shared = p.shared;
   work = [=] {
-    if (most >= 0 && launches++ >= most) return (int)ILLEGAL_ADDRESS;
-    return fake_launch(entry->kernel, blocks, threads, shared, values);
+    if (most >= 0 && launches++ >= most) return ILLEGAL_ADDRESS;
+    return fake_launch(entry, blocks, threads, shared, values);
   };
   return SUCCESS;
 }
 API int cuLaunchKernel(void* function, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty, unsigned tz,
                        unsigned shared, void*, void** arguments, void**) {
-  GUARD;
+  INSIDE;
   std::function<int()> work;
   if (int e = work_of_launch({function, bx, by, bz, tx, ty, tz, shared, arguments, nullptr, nullptr, nullptr}, work)) return e;
   return enqueue(work, 'k');
 }
 
-static std::function<int()> work_of_event(void* event) {
-  return [=] { *static_cast<double*>(event) = clock_ms += 1; return SUCCESS; };
+static std::function<int()> work_of_event(Event* event) {
+  return [=] { event->at = clock_ms += 1; return SUCCESS; };
 }
 
 API int cuStreamBeginCapture_v2(void*, int) {
-  GUARD;
+  INSIDE;
   if (recording) return 901;
   if (int e = asked("FAKE_GRAPH", SUCCESS)) return e;
   recording = new Graph;
+  invalid = false;
   return SUCCESS;
 }
 API int cuStreamGetCaptureInfo_v3(void*, int* status, u64*, void** graph, void*** last, void** edges, size_t* count) {
@@ -354,52 +385,48 @@ API int cuStreamGetCaptureInfo_v3(void*, int* status, u64*, void** graph, void**
   return SUCCESS;
 }
 API int cuStreamEndCapture(void*, void** graph) {
-  GUARD;
+  INSIDE;
   if (!recording) return 900;
   *graph = recording;
   recording = nullptr;
-  return SUCCESS;
+  return invalid ? 901 : SUCCESS;
 }
 API int cuGraphInstantiateWithFlags(void** executable, void* graph, u64) {
-  GUARD;
-  trace("recorded", double(static_cast<Graph*>(graph)->work.size()));
-  *executable = new Graph{static_cast<Graph*>(graph)->work, {}};
+  INSIDE;
+  if (int e = asked("FAKE_INSTANTIATE", SUCCESS)) return e;
+  auto* from = static_cast<Graph*>(graph);
+  trace("recorded", double(from->work.size()));
+  *executable = new Graph{from->work, from->events, {}};
   return SUCCESS;
 }
 API int cuGraphLaunch(void* executable, void*) {
-  GUARD;
+  INSIDE;
+  if (int e = asked("FAKE_REPLAY", SUCCESS)) return e;
   trace("replayed");
-  for (auto& work : static_cast<Graph*>(executable)->work) if (int e = enqueue(work, '-')) return e;
+  auto* graph = static_cast<Graph*>(executable);
+  for (size_t i = 0; i < graph->work.size(); ++i) if (int e = enqueue(graph->work[i], '-', graph->events[i])) return e;
   return SUCCESS;
 }
-static int amend(void* executable, Node* node, char kind, std::function<int()> work) {
-  if (int e = asked("FAKE_AMEND", 0)) return e;
+static int amend(void* executable, Node* node, char kind, std::function<int()> work, Event* event = nullptr) {
+  static int amended;
+  int most = asked("FAKE_AMEND", -1);
+  if (most >= 0 && ++amended >= most) return 801;
   auto* graph = static_cast<Graph*>(executable);
   if (node->kind != kind || node->place >= graph->work.size()) return INVALID_VALUE;
   graph->work[node->place] = work;
+  graph->events[node->place] = event;
   trace("amended");
   return SUCCESS;
 }
 API int cuGraphExecKernelNodeSetParams_v2(void* executable, Node* node, const KernelParams* p) {
-  GUARD;
+  INSIDE;
   std::function<int()> work;
   if (int e = work_of_launch(*p, work)) return e;
   return amend(executable, node, 'k', work);
 }
-struct MemsetParams {
-  u64 to;
-  size_t pitch;
-  unsigned value, element;
-  size_t width, height;
-};
-API int cuGraphExecMemsetNodeSetParams(void* executable, Node* node, const MemsetParams* p, void*) {
-  GUARD;
-  if (p->element != 1 || p->height != 1) return INVALID_VALUE;
-  return amend(executable, node, 'm', work_of_memset(p->to, p->value, p->width));
-}
-API int cuGraphExecEventRecordNodeSetEvent(void* executable, Node* node, void* event) {
-  GUARD;
-  return amend(executable, node, 'e', work_of_event(event));
+API int cuGraphExecEventRecordNodeSetEvent(void* executable, Node* node, Event* event) {
+  INSIDE;
+  return amend(executable, node, 'e', work_of_event(event), event);
 }
 API int cuGraphExecDestroy(void* executable) {
   std::lock_guard<std::recursive_mutex> held(lock);
@@ -413,28 +440,32 @@ API int cuGraphDestroy(void* graph) {
   return SUCCESS;
 }
 
-API int cuEventCreate(void** event, unsigned) { *event = new double(-1); return SUCCESS; }
-API int cuEventRecord(void* event, void*) {
-  GUARD;
-  if (recording) return 900;  // would be an order of streams, and no node
+API int cuEventCreate(Event** event, unsigned) { INSIDE; *event = new Event; return SUCCESS; }
+API int cuEventRecord(Event* event, void*) {
+  UNRECORDED;  // would be an order of streams, and no node
   trace("mark");
-  return enqueue(work_of_event(event));
+  return enqueue(work_of_event(event), '-', event);
 }
-API int cuEventRecordWithFlags(void* event, void*, unsigned flags) {
-  GUARD;
+API int cuEventRecordWithFlags(Event* event, void*, unsigned flags) {
+  INSIDE;
   if (flags != 1 || !recording) return INVALID_VALUE;
-  return enqueue(work_of_event(event), 'e');
+  return enqueue(work_of_event(event), 'e', event);
 }
-API int cuEventSynchronize(void*) { GUARD; return flush(); }
-API int cuEventElapsedTime_v2(float* ms, void* from, void* to) {
-  *ms = float(*static_cast<double*>(to) - *static_cast<double*>(from));
+API int cuEventSynchronize(Event* event) { UNRECORDED; return flush(event->place); }
+API int cuEventElapsedTime_v2(float* ms, Event* from, Event* to) {
+  INSIDE;
+  if (!from->place || !to->place) return 400;
+  if (from->at < 0 || to->at < 0) return 600;
+  *ms = float(to->at - from->at);
   trace("elapsed", *ms);
   return SUCCESS;
 }
-API int cuEventDestroy_v2(void* event) {
-  GUARD;
-  // Work that records it may still be queued.
-  return enqueue([=] { delete static_cast<double*>(event); return SUCCESS; });
+API int cuEventDestroy_v2(Event* event) {
+  INSIDE;
+  // Work that records it may still be queued; a graph that does must be gone.
+  queue.push_back([=] { delete event; return SUCCESS; });
+  ++enqueued;
+  return SUCCESS;
 }
 
 // ---- NVRTC ---------------------------------------------------------------------------------------------------------
@@ -521,7 +552,11 @@ API int nvrtcCompileProgram(Program* p, int n, const char** options) {
 
 struct Layout { u64 rows, columns; i64 stride; };
 struct Turns { int a, b, epilogue; const float* row; };
-struct Heuristic { u64 algorithm[8]; size_t workspace; int state; float waves; int reserved[4]; };
+// What an algorithm was chosen for: bytes that A, B, C, D and the row are multiples of.
+struct Algorithm { u64 aligned[5], unused[3]; };
+struct Heuristic { Algorithm algorithm; size_t workspace; int state; float waves; int reserved[4]; };
+struct Preference { u64 aligned[4]; };
+static u64 alignment_of(const void* p) { return u64(p) ? u64(p) & -u64(p) : 256; }
 
 API int cublasLtCreate(void** handle) { *handle = &gpu; return 0; }
 API int cublasLtMatmulDescCreate(Turns** to, int, int) { *to = new Turns{0, 0, 1, nullptr}; return 0; }
@@ -538,19 +573,33 @@ API int cublasLtMatrixLayoutCreate(Layout** to, int type, u64 rows, u64 columns,
   *to = new Layout{rows, columns, stride};
   return 0;
 }
-API int cublasLtMatmulPreferenceCreate(void** to) { *to = malloc(1); return 0; }
-API int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return 0; }
-API int cublasLtMatmulPreferenceDestroy(void* p) { free(p); return 0; }
-API int cublasLtMatmulAlgoGetHeuristic(void*, Turns* turns, Layout*, Layout*, Layout*, Layout*, void*, int, Heuristic* to, int* n) {
-  memset(to, 0, sizeof *to);
+API int cublasLtMatmulPreferenceCreate(Preference** to) { *to = new Preference{{256, 256, 256, 256}}; return 0; }
+API int cublasLtMatmulPreferenceSetAttribute(Preference* p, int which, const void* value, size_t bytes) {
+  if (bytes != (which == 1 ? 8 : 4)) return 7;
+  unsigned number;
+  memcpy(&number, value, 4);
+  if (which >= 5 && which <= 8) p->aligned[which - 5] = number;
+  return 0;
+}
+API int cublasLtMatmulPreferenceDestroy(Preference* p) { delete p; return 0; }
+API int cublasLtMatmulAlgoGetHeuristic(void*, Turns* turns, Layout*, Layout*, Layout*, Layout*, Preference* p, int, Heuristic* to, int* n) {
+  memset((void*)to, 0, sizeof *to);
+  memcpy(to->algorithm.aligned, p->aligned, sizeof p->aligned);
+  to->algorithm.aligned[4] = alignment_of(turns->row);
+  if (to->algorithm.aligned[4] > 256) to->algorithm.aligned[4] = 256;
   // A row that is to be added must be known by now.
-  *n = asked("FAKE_BLAS", 0) || (turns->epilogue == 4 && !turns->row) ? 0 : 1;
+  int lacks = asked("FAKE_BLAS", 0);
+  *n = lacks == 1 || (turns->epilogue == 4 && (lacks == 2 || !turns->row)) ? 0 : 1;
   return 0;
 }
 // D = alpha op(A) op(B) + beta C, column-major, and a row of ours to each of its columns (epilogue 4).
 API int cublasLtMatmul(void*, Turns* turns, const float* alpha, const float* a, Layout* la, const float* b, Layout* lb,
-                       const float* beta, const float* c, Layout*, float* d, Layout* ld, void*, void*, size_t, void*) {
-  GUARD;
+                       const float* beta, const float* c, Layout* lc, float* d, Layout* ld, const Algorithm* algorithm,
+                       void* workspace, size_t, void*) {
+  INSIDE;
+  const void* operands[] = {a, b, c, d, turns->row};
+  for (int i = 0; i < 5; ++i) if (alignment_of(operands[i]) < algorithm->aligned[i]) return 15;
+  if (alignment_of(workspace) < 256 || (c == d && lc != ld)) return 7;
   u64 m = ld->rows, n = ld->columns, k = turns->a ? la->rows : la->columns;
   bool fits = (turns->a ? la->columns : la->rows) == m && (turns->b ? lb->rows : lb->columns) == n &&
               (turns->b ? lb->columns : lb->rows) == k;
@@ -559,6 +608,8 @@ API int cublasLtMatmul(void*, Turns* turns, const float* alpha, const float* a, 
   Turns t = *turns;
   Layout x = *la, y = *lb, z = *ld;
   return enqueue([=] {
+    auto whole = [](const float* x, const Layout& of) { return allocated((u64)x, 4 * ((of.columns - 1) * of.stride + of.rows)); };
+    if (!whole(a, x) || !whole(b, y) || !whole(d, z) || (t.row && !allocated((u64)t.row, 4 * m))) return ILLEGAL_ADDRESS;
     for (u64 j = 0; j < n; ++j) {
       for (u64 i = 0; i < m; ++i) {
         float sum = 0;

@@ -209,11 +209,22 @@ fn steps_as_graphs_are_the_same_steps() {
     let said = |what: &str| steps[what].as_u64().unwrap();
     assert_eq!((said("replayed"), said("recorded")), (count("replayed"), count("recorded")), "{steps}");
     assert!(said("replayed") >= 20 && said("amended") == count("amended") && steps["failed"].is_null(), "{steps}");
-    for (fault, out) in [("FAKE_GRAPH", "unrecorded"), ("FAKE_AMEND", "unchanged")] {
-        let (steps, log) = train(out, &graph, &[(fault, "801")]);
-        assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path(out)), "{fault}");
-        assert!(steps["direct"].as_u64().unwrap() >= 50 && steps["failed"].is_string(), "{fault}: {steps}");
-        assert!(log.contains("call by call"), "{fault}: {log}");
+    // Where cuBLASLt adds no row to a product, a kernel does.
+    let (steps, _) = train("rows", &graph, &[("FAKE_BLAS", "2")]);
+    assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path("rows")));
+    assert!(steps["replayed"].as_u64().unwrap() >= 20, "{steps}");
+    for (fault, value, out) in [
+        ("FAKE_GRAPH", "801", "unrecorded"),
+        ("FAKE_INSTANTIATE", "801", "recorded in vain"),
+        ("FAKE_REPLAY", "2", "not replayed"),
+        ("FAKE_AMEND", "1", "unchanged"),
+        // In the middle of a step: marks are among what was given already.
+        ("FAKE_AMEND", "20", "half changed"),
+    ] {
+        let (steps, log) = train(out, &graph, &[(fault, value)]);
+        assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path(out)), "{fault}={value}");
+        assert!(steps["direct"].as_u64().unwrap() >= 50 && steps["failed"].is_string(), "{fault}={value}: {steps}");
+        assert!(log.contains("call by call"), "{fault}={value}: {log}");
     }
     run(&folder, libraries, &["train", "--device", "host", "--set", "train.graph=true"], &[]).fails(2, "C0203");
 }

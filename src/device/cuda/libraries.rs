@@ -33,6 +33,8 @@ const DRIVER: &[&str] = &[
     "cuMemAllocAsync",
     "cuMemFreeAsync",
     "cuMemsetD8Async",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuModuleLoadData",
@@ -43,7 +45,6 @@ const DRIVER: &[&str] = &[
     "cuGraphLaunch",
     "cuGraphExecDestroy",
     "cuGraphExecKernelNodeSetParams_v2",
-    "cuGraphExecMemsetNodeSetParams",
     "cuGraphExecEventRecordNodeSetEvent",
     "cuGraphDestroy",
     "cuEventCreate",
@@ -75,6 +76,7 @@ const CUBLASLT: &[&str] = &[
     "cublasLtMatmulDescSetAttribute",
     "cublasLtMatrixLayoutCreate",
     "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
     "cublasLtMatmulPreferenceSetAttribute",
 ];
 

@@ -22,9 +22,6 @@ use crate::error::{Code, Error, Result};
 use products::{Products, WORKSPACE_BYTES};
 use staging::Staging;
 
-/// Dynamic shared memory above this must be asked for by name.
-const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
-
 /// What this computer has of CUDA, part by part: a description, or what is missing.
 pub fn survey(places: &Places) -> Vec<(&'static str, Result<String>)> {
     let dotted = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
@@ -62,8 +59,11 @@ struct Cuda {
 }
 
 /// A node of a graph that is recorded, or was.
-#[derive(Clone, Copy)]
-struct Node(sys::CUgraphNode);
+struct Node {
+    handle: sys::CUgraphNode,
+    /// Those of a mark: the one recorded with it and the one it sets now. The driver does not promise to keep them.
+    _events: [Option<Arc<Event>>; 2],
+}
 // SAFETY: as for `Driver`.
 unsafe impl Send for Node {}
 unsafe impl Sync for Node {}
@@ -115,6 +115,13 @@ impl Driver {
     fn enter(&self) -> Result<()> {
         // SAFETY: the context was retained by `Cuda::open` and lives until the process ends.
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("entering the GPU's context", e))
+    }
+    /// Refuses what a replay could not do again.
+    fn is_not_recording(&self, what: &str) -> Result<()> {
+        match self.capturing.load(Relaxed) {
+            true => Err(Error::internal(format!("{what} while a graph was recorded"))),
+            false => Ok(()),
+        }
     }
     fn synchronize(&self, doing: &str) -> Result<()> {
         // SAFETY: the stream lives as long as `self`.
@@ -204,9 +211,10 @@ impl Cuda {
             Some(function) => function,
             None => {
                 let handle = self.load(kernel)?;
-                functions.entry(kernel.clone()).or_insert(Function { handle, shared_bytes: SHARED_WITHOUT_ASKING })
+                functions.entry(kernel.clone()).or_insert(Function { handle, shared_bytes: 0 })
             }
         };
+        // Without asking there are 48 KiB less what the kernel declares, which only the driver knows.
         if shared_bytes > function.shared_bytes {
             let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is loaded.
@@ -217,8 +225,8 @@ impl Cuda {
         Ok(function.handle)
     }
 
-    /// Notes down what a call under recording ended with: the node the next one will depend on.
-    fn note(&self) -> Result<()> {
+    /// Notes down what a call under recording ended with: the node the next one will depend on, and the event it sets.
+    fn note(&self, event: Option<&Arc<Event>>) -> Result<()> {
         if !self.driver.capturing.load(Relaxed) {
             return Ok(());
         }
@@ -241,7 +249,7 @@ impl Cuda {
             (count == 1 && !last.is_null()).then(|| *last)
         };
         let node = node.ok_or_else(|| Error::internal("a recorded call ended in more than one node, or none"))?;
-        locked(&self.nodes).push(Node(node));
+        locked(&self.nodes).push(Node { handle: node, _events: [event.cloned(), None] });
         Ok(())
     }
 
@@ -272,6 +280,17 @@ impl Cuda {
         work(function, &mut pointers)
     }
 
+    fn enqueue(&self, kernel: &Kernel, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
+        self.driver.enter()?;
+        let ([x, y, z], threads) = (grid.blocks, (grid.threads, 1, 1));
+        self.prepared(kernel, grid, args, |function, pointers| {
+            // SAFETY: kinds and sizes of the arguments are checked against the kernel by the emulator's launches of the same
+            // launcher; the buffers outlive the work, because freeing is enqueued on the same stream.
+            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.driver.stream, pointers) }
+                .map_err(|e| failed(&format!("launching {} on {:?} blocks of {}", kernel.entry, grid.blocks, grid.threads), e))
+        })
+    }
+
     fn load(&self, kernel: &Kernel) -> Result<sys::CUfunction> {
         let mut modules = locked(&self.modules);
         let file = Kernel { entry: "", ..kernel.clone() };
@@ -298,9 +317,7 @@ fn architecture([major, minor]: [i32; 2]) -> String {
 }
 
 fn alloc(driver: &Arc<Driver>, bytes: usize) -> Result<Memory> {
-    if driver.capturing.load(Relaxed) {
-        return Err(Error::internal("memory was allocated while a graph was recorded"));
-    }
+    driver.is_not_recording("an allocation")?;
     driver.enter()?;
     // SAFETY: the stream is alive; the memory is freed on the same stream.
     let address = unsafe { result::malloc_async(driver.stream, bytes.max(1)) }
@@ -319,23 +336,26 @@ impl Runtime for Cuda {
 
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
         fits(to, from.len())?;
+        self.driver.is_not_recording("a copy to the GPU")?;
         if from.is_empty() {
             return Ok(());
         }
         self.driver.enter()?;
-        // What a recording copies is copied again at every replay, long after the ring holds something else.
-        let recording = self.driver.capturing.load(Relaxed);
-        if let Some(staging) = locked(&self.staging).as_mut().filter(|_| !recording)
+        if let Some(staging) = locked(&self.staging).as_mut()
             && staging.write(to.address, from)?
         {
             return Ok(());
         }
-        // SAFETY: the length fits. `from` is pageable, so the driver has taken its content when the call returns.
-        unsafe { result::memcpy_htod_async(to.address, from, self.driver.stream) }.map_err(|e| failed("copying to the GPU", e))
+        // SAFETY: the length fits, and the stream is waited for before `from` can go: where the GPU reads pageable memory by itself,
+        // the driver takes no copy of it.
+        unsafe { result::memcpy_htod_async(to.address, from, self.driver.stream) }
+            .map_err(|e| failed("copying to the GPU", e))?;
+        self.driver.synchronize("waiting for a copy to the GPU")
     }
 
     fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
         fits(from, to.len())?;
+        self.driver.is_not_recording("a copy from the GPU")?;
         if to.is_empty() {
             return Ok(());
         }
@@ -348,40 +368,40 @@ impl Runtime for Cuda {
 
     fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
         if memory.bytes == 0 {
-            return self.note();
+            return self.note(None);
         }
         self.driver.enter()?;
         // SAFETY: exactly the piece's own bytes.
         unsafe { result::memset_d8_async(memory.address, byte, memory.bytes, self.driver.stream) }
             .map_err(|e| failed("filling memory of the GPU", e))?;
-        self.note()
+        self.note(None)
     }
 
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
-        self.driver.enter()?;
-        let ([x, y, z], threads) = (grid.blocks, (grid.threads, 1, 1));
-        self.prepared(kernel, grid, args, |function, pointers| {
-            // SAFETY: kinds and sizes of the arguments are checked against the kernel by the emulator's launches of the same
-            // launcher; the buffers outlive the work, because freeing is enqueued on the same stream.
-            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared_bytes, self.driver.stream, pointers) }
-                .map_err(|e| failed(&format!("launching {} on {:?} blocks of {}", kernel.entry, grid.blocks, grid.threads), e))
-        })?;
-        self.note()
+        self.enqueue(kernel, grid, args)?;
+        self.note(None)
     }
 
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
         crate::device::check_product(&c, &a, &b, shape, plus)?;
         let [m, n, k] = shape;
         if m == 0 || n == 0 || k == 0 && plus.accumulates() {
-            return self.note();
+            return self.note(None);
         }
         self.driver.enter()?;
         if k == 0 {
             return Err(Error::internal("a product over nothing"));
         }
         let (workspace, stream) = (self.workspace.address, self.driver.stream.cast());
-        locked(&self.products).multiply(&c, &a, &b, shape, scale, plus, workspace, stream)?;
-        self.note()
+        let added = locked(&self.products).multiply(&c, &a, &b, shape, scale, plus, workspace, stream)?;
+        if let (false, Plus::Row(row)) = (added, plus) {
+            if (c.first, c.stride) != (0, n) {
+                return Err(Error::internal("a row is added to a part of each row, which no kernel does"));
+            }
+            let (kernel, grid) = Kernel::adding_a_row(m, n);
+            self.enqueue(&kernel, grid, &[Arg::Out(c.data), Arg::In(row), Arg::U64((m * n) as u64)])?;
+        }
+        self.note(None)
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {
@@ -396,14 +416,18 @@ impl Runtime for Cuda {
             self.driver.capturing.store(true, Relaxed);
             let done = work();
             self.driver.capturing.store(false, Relaxed);
-            let graph = result::stream::end_capture(self.driver.stream);
-            done?;
-            let graph = graph.map_err(|e| failed(doing, e))?;
-            match result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) {
-                Ok(executable) => {
-                    let nodes = std::mem::take(&mut *locked(&self.nodes));
-                    Ok(Replay(Box::new(Graph { executable, graph, nodes, driver: self.driver.clone() })))
+            let graph = result::stream::end_capture(self.driver.stream).map_err(|e| failed(doing, e));
+            let nodes = std::mem::take(&mut *locked(&self.nodes));
+            // What went wrong first says more than that the recording is invalid.
+            let graph = match (done, graph) {
+                (Ok(()), graph) => graph?,
+                (Err(error), graph) => {
+                    let _ = graph.map(|graph| result::graph::destroy(graph));
+                    return Err(error);
                 }
+            };
+            match result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) {
+                Ok(executable) => Ok(Replay(Box::new(Graph { executable, graph, nodes, driver: self.driver.clone() }))),
                 Err(error) => {
                     let _ = result::graph::destroy(graph);
                     Err(failed(doing, error))
@@ -420,14 +444,14 @@ impl Runtime for Cuda {
     }
 
     fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
-        let graph = recorded.0.downcast_ref::<Graph>().ok_or_else(|| Error::internal("a recording of another machine"))?;
-        let Some(&Node(node)) = graph.nodes.get(at) else { return Err(Error::internal("a recording has no such call")) };
-        let (executable, doing) = (graph.executable, "changing a graph");
+        let graph = recorded.0.downcast_mut::<Graph>().ok_or_else(|| Error::internal("a recording of another machine"))?;
+        let Some(changed) = graph.nodes.get_mut(at) else { return Err(Error::internal("a recording has no such call")) };
+        let (executable, node, doing) = (graph.executable, changed.handle, "changing a graph");
         self.driver.enter()?;
         match with {
             Amendment::Launch(kernel, grid, args) => self.prepared(kernel, grid, args, |func, pointers| {
                 let [grid_x, grid_y, grid_z] = grid.blocks;
-                let changed = sys::CUDA_KERNEL_NODE_PARAMS {
+                let given = sys::CUDA_KERNEL_NODE_PARAMS {
                     func,
                     gridDimX: grid_x,
                     gridDimY: grid_y,
@@ -443,28 +467,14 @@ impl Runtime for Cuda {
                 };
                 // SAFETY: the node belongs to the graph that the executable was made of; as for a launch otherwise. The driver
                 // copies the arguments.
-                unsafe { sys::cuGraphExecKernelNodeSetParams_v2(executable, node, &changed) }
-                    .result()
-                    .map_err(|e| failed(doing, e))
+                unsafe { sys::cuGraphExecKernelNodeSetParams_v2(executable, node, &given) }.result().map_err(|e| failed(doing, e))
             })?,
-            Amendment::Fill(memory, byte) => {
-                let changed = sys::CUDA_MEMSET_NODE_PARAMS {
-                    dst: memory.address,
-                    pitch: 0,
-                    value: u32::from(byte),
-                    elementSize: 1,
-                    width: memory.bytes,
-                    height: 1,
-                };
-                // SAFETY: as above; exactly the piece's own bytes.
-                let done = unsafe { sys::cuGraphExecMemsetNodeSetParams(executable, node, &changed, self.driver.context) };
-                done.result().map_err(|e| failed(doing, e))?;
-            }
             Amendment::Mark => {
-                let event = Event::new(&self.driver, doing)?;
-                // SAFETY: as above; whoever has the mark keeps the event alive.
+                let event = Arc::new(Event::new(&self.driver, doing)?);
+                // SAFETY: as above; the recording keeps the event alive, and until then the one before it.
                 let done = unsafe { sys::cuGraphExecEventRecordNodeSetEvent(executable, node, event.event) };
                 done.result().map_err(|e| failed(doing, e))?;
+                changed._events[1] = Some(event.clone());
                 return Ok(Some(Mark(Box::new(event))));
             }
         }
@@ -474,20 +484,21 @@ impl Runtime for Cuda {
     fn mark(&self) -> Result<Mark> {
         self.driver.enter()?;
         if !self.driver.capturing.load(Relaxed) {
-            return Ok(Mark(Box::new(Event::record(&self.driver, "marking a time")?)));
+            return Ok(Mark(Box::new(Arc::new(Event::record(&self.driver, "marking a time")?))));
         }
-        let event = Event::new(&self.driver, "recording a mark")?;
+        let event = Arc::new(Event::new(&self.driver, "recording a mark")?);
         // SAFETY: both handles are alive. Without the flag no node would be recorded, only an order.
         let flag = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
         let done = unsafe { sys::cuEventRecordWithFlags(event.event, self.driver.stream, flag) };
         done.result().map_err(|e| failed("recording a mark", e))?;
-        self.note()?;
+        self.note(Some(&event))?;
         Ok(Mark(Box::new(event)))
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        let event =
-            |m: &Mark| m.0.downcast_ref::<Event>().map(|e| e.event).ok_or_else(|| Error::internal("a mark of another machine"));
+        let event = |m: &Mark| {
+            m.0.downcast_ref::<Arc<Event>>().map(|e| e.event).ok_or_else(|| Error::internal("a mark of another machine"))
+        };
         let (from, to) = (event(from)?, event(to)?);
         self.driver.enter()?;
         // SAFETY: both events are recorded on our stream and alive.
@@ -496,6 +507,7 @@ impl Runtime for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
+        self.driver.is_not_recording("a wait for the GPU")?;
         self.driver.enter()?;
         self.driver.synchronize("waiting for the GPU")
     }

@@ -25,8 +25,8 @@ struct Form {
     transposed: [bool; 2],
     /// Bytes every pointer is a multiple of, at most 256.
     alignment: [u32; 3],
-    /// Whether a row is added, by the epilogue.
-    row: bool,
+    /// The same of a row that is to be added.
+    row: Option<u32>,
 }
 
 struct Plan {
@@ -34,6 +34,8 @@ struct Plan {
     /// Of the library's A and B, which are our B and A, and of C.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
+    /// Whether a row is added, by the epilogue.
+    row: bool,
 }
 
 /// A handle with the plans of all shapes met so far. Plans live until the process ends: a model has a few dozen shapes.
@@ -58,7 +60,8 @@ impl Products {
         Ok(Products { handle, rounding, plans: HashMap::new() })
     }
 
-    /// See [`crate::device::Runtime::matmul`]; enqueued on `stream`, with `workspace` of [`WORKSPACE_BYTES`].
+    /// See [`crate::device::Runtime::matmul`]; enqueued on `stream`, with `workspace` of [`WORKSPACE_BYTES`]. False: this library has
+    /// no algorithm that adds a row to such a product, and the row is still to be added.
     pub fn multiply(
         &mut self,
         c: &MatOut,
@@ -69,21 +72,26 @@ impl Products {
         plus: Plus,
         workspace: u64,
         stream: *mut c_void,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let address = |data: &crate::device::Buffer, first: usize| Ok(data.memory()?.address + 4 * first as u64);
         let pointers = [address(c.data, c.first)?, address(a.data, a.first)?, address(b.data, b.first)?];
-        let alignment = pointers.map(|p| 1u32 << p.trailing_zeros().min(8));
-        let strides = [c.stride, a.stride, b.stride];
-        let form =
-            Form { shape, strides, transposed: [a.transposed, b.transposed], alignment, row: matches!(plus, Plus::Row(_)) };
-        let row = if let Plus::Row(row) = plus { address(row, 0)? } else { 0 };
+        let aligned = |p: u64| 1u32 << p.trailing_zeros().min(8);
+        let row = if let Plus::Row(row) = plus { Some(address(row, 0)?) } else { None };
+        let form = Form {
+            shape,
+            strides: [c.stride, a.stride, b.stride],
+            transposed: [a.transposed, b.transposed],
+            alignment: pointers.map(aligned),
+            row: row.map(aligned),
+        };
         if !self.plans.contains_key(&form) {
-            let plan = self.plan(&form, row).map_err(|e| failed(&format!("no algorithm for the product {shape:?}"), e))?;
+            let plan = self.plan(&form, row).or_else(|e| if row.is_some() { self.plan(&form, None) } else { Err(e) });
+            let plan = plan.map_err(|e| failed(&format!("no algorithm for the product {shape:?}"), e))?;
             self.plans.insert(form, plan);
         }
         let plan = &self.plans[&form];
         let beta = if plus.accumulates() { 1.0f32 } else { 0.0 };
-        if form.row {
+        if let (true, Some(row)) = (plan.row, row) {
             let which = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
             // SAFETY: the descriptor is ours and in no other call; a device pointer has 8 bytes.
             unsafe { result::set_matmul_desc_attribute(plan.operation, which, (&raw const row).cast(), 8) }
@@ -112,11 +120,12 @@ impl Products {
                 stream.cast(),
             )
         }
-        .map_err(|e| failed(&format!("the product {shape:?} failed"), e))
+        .map_err(|e| failed(&format!("the product {shape:?} failed"), e))?;
+        Ok(plan.row || row.is_none())
     }
 
-    /// `row`: the address of one that is added, where the form has one; the library chooses with it in view.
-    fn plan(&self, form: &Form, row: u64) -> std::result::Result<Plan, CublasError> {
+    /// `row`: the address of one that is added by the product itself; the library chooses with it in view.
+    fn plan(&self, form: &Form, row: Option<u64>) -> std::result::Result<Plan, CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Desc;
         use sys::cublasLtMatmulPreferenceAttributes_t as Prefer;
         let real = sys::cudaDataType_t::CUDA_R_32F;
@@ -157,7 +166,7 @@ impl Products {
             for (which, turn) in [Desc::CUBLASLT_MATMUL_DESC_TRANSA, Desc::CUBLASLT_MATMUL_DESC_TRANSB].into_iter().zip(&turns) {
                 result::set_matmul_desc_attribute(operation, which, (&raw const *turn).cast(), 4)?;
             }
-            if form.row {
+            if let Some(row) = row {
                 // Of the library's columns, which are our rows.
                 let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
                 let (which, place) = (Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER);
@@ -172,7 +181,7 @@ impl Products {
             let [b, a, c] = layouts;
             let chosen = result::get_matmul_algo_heuristic(self.handle, operation, b, a, c, c, preference);
             let _ = result::destroy_matmul_pref(preference);
-            Ok(Plan { operation, layouts, algorithm: chosen?.algo })
+            Ok(Plan { operation, layouts, algorithm: chosen?.algo, row: row.is_some() })
         }
     }
 }

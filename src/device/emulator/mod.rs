@@ -242,10 +242,6 @@ impl Emulator {
         Alive { address, serial: locked(&self.machine).serial(address) }
     }
 
-    fn filling(&self, memory: &Memory, byte: u8) -> Step {
-        Step::Fill { memory: self.alive(memory.address), bytes: memory.bytes, byte }
-    }
-
     fn launching(&self, kernel: &Kernel, grid: Grid, args: &[Arg<'_>]) -> Result<Step> {
         let entry = self.entry(kernel)?;
         locked(&self.launched).insert((kernel.file, kernel.entry));
@@ -391,7 +387,7 @@ impl Runtime for Emulator {
         if memory.bytes == 0 {
             return Ok(());
         }
-        self.enqueue(self.filling(memory, byte))
+        self.enqueue(Step::Fill { memory: self.alive(memory.address), bytes: memory.bytes, byte })
     }
 
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
@@ -423,7 +419,6 @@ impl Runtime for Emulator {
     fn amend(&self, recorded: &mut Replay, at: usize, with: Amendment<'_, '_>) -> Result<Option<Mark>> {
         let (step, mark) = match with {
             Amendment::Launch(kernel, grid, args) => (self.launching(kernel, grid, args)?, None),
-            Amendment::Fill(memory, byte) => (self.filling(memory, byte), None),
             Amendment::Mark => {
                 let passed = Instants::default();
                 (Step::Mark(passed.clone()), Some(Mark(Box::new(passed))))

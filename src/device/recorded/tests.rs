@@ -197,3 +197,15 @@ fn a_product_of_some_rows_leaves_the_others_alone() {
     assert!(outputs[0] == outputs[1]);
     assert!(outputs[0][1][rows * width..].iter().all(|&y| y == 7.0));
 }
+
+#[test]
+fn what_is_sent_between_steps_takes_no_more_memory() {
+    let recorded = Recorded::new(emulator());
+    for turn in 0..20 {
+        // A letter of its own, and then some.
+        let sent = upload(&recorded, &vec![turn as f32; LETTER / 4 + 1]).unwrap();
+        assert_eq!(download::<f32>(&recorded, &sent, 1).unwrap(), [turn as f32]);
+    }
+    let state = recorded.locked();
+    assert!(state.letters.len() + state.spare.len() <= 2, "{} and {} letters", state.letters.len(), state.spare.len());
+}

@@ -29,8 +29,12 @@ const BUGS: &[&str] = &[
 ];
 
 fn ring(checked: bool, schedule: Schedule) -> Arc<Emulator> {
+    written(RING, checked, schedule)
+}
+
+fn written(text: &str, checked: bool, schedule: Schedule) -> Arc<Emulator> {
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-    let extra_sources = vec![("ring".to_string(), RING.to_string())];
+    let extra_sources = vec![("ring".to_string(), text.to_string())];
     Emulator::open(&Options { checked, schedule, extra_sources, memory_bytes: 1 << 30, ..Options::new(cache) }).unwrap()
 }
 
@@ -68,6 +72,13 @@ fn products() -> Vec<f32> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
     let tile = |b: &[f32]| a.chunks(64).flat_map(|a| b.chunks(64).map(|b| dot(a, b)).collect::<Vec<_>>()).collect::<Vec<_>>();
     b.chunks(128 * 64).flat_map(tile).collect()
+}
+
+#[test]
+fn dynamic_memory_lies_where_it_was_asked_to_lie_and_no_better() {
+    let text = RING.replace("#define SHARED_ALIGNMENT 1024\n", "");
+    assert_ne!(text, RING);
+    assert!(run(&written(&text, false, Schedule::Forward), 0) != Ok(products()));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 // A ring of tiles between a warp that copies and a warpgroup that multiplies, whole (BUG 0) or with one fault.
 //
 //   y (T,64,128) = a (64,64) b[t] (128,64)^T, operands as they lie in shared memory
+#define SHARED_ALIGNMENT 1024
 #include "device.cuh"
 
 constexpr u32 PLACES = 2, TILE = 128 * 128;
