@@ -6,8 +6,10 @@
 //
 // Shapes       qkv, dqkv (R,3D), out, dout (R,D), lse, delta (R,H), offsets (B+1), order (B): sequences, longest first
 // Defines      H heads; E head width, D = H E; CAUSAL; DROP; TQ rows and TK keys of a tile
-// Launch       128 threads; a block owns one (sequence, head) and therefore all of its dq, dk and dv: no atomics and no
-//              second kernel. Dynamic shared memory: the tiles named s_ below, as the launcher counts them
+// Launch       128 threads. Forward (B H, ceil(longest / TQ)) blocks, each the owner of TQ rows of a (sequence, head): a small
+//              batch still fills the processors, and long sequences do not end last. Backward a block owns one (sequence, head)
+//              and therefore all of its dq, dk and dv: no atomics and no second kernel. Dynamic shared memory: the tiles named s_
+//              below, as the launcher counts them
 // Traffic      forward 16 R D bytes, backward 32 R D, while the rows of a sequence stay in the L2 between tiles
 //   attention_fwd: reads 4 |qkv| + 4 |offsets| + 4 |order|, writes 4 |out| + 4 |lse|
 //   attention_bwd: reads at most 4 |dqkv| + 4 |dout| + 4 |out| + 4 |lse| + 4 |qkv| + 4 |delta| + 4 |offsets| + 4 |order|, writes 4 |dqkv| + 4 |delta|
@@ -155,6 +157,13 @@ __device__ __forceinline__ float sum_of_row(float x) {
   return x;
 }
 
+// Four blocks to a processor spill nothing up to this width, and three beyond it.
+#undef ROOMY
+#if E <= 112
+#define ROOMY , 4
+#else
+#define ROOMY , 3
+#endif
 KERNEL(THREADS, attention_fwd)
 (float* out, float* lse, const float* __restrict__ qkv, const u32* __restrict__ offsets, const u32* __restrict__ order,
  float softmax_scale, DROPOUT_PARAMETERS) {
@@ -164,69 +173,72 @@ KERNEL(THREADS, attention_fwd)
   Place at = place(offsets, order);
   const float* q = qkv + (u64)at.first * 3 * D + at.head * E;
 
-  for (u32 q0 = 0; q0 < at.length; q0 += TQ) {
-    u32 row0 = q0 + at.warp * 4 * RQ;
-    float r_o[RQ][CPL] = {}, r_max[RQ], r_sum[RQ];
+  // The last rows, which see the most keys, first.
+  u32 q0 = (gridDim.y - 1 - blockIdx.y) * TQ;
+  if (q0 >= at.length) return;
+  u32 row0 = q0 + at.warp * 4 * RQ;
+  float r_o[RQ][CPL] = {}, r_max[RQ], r_sum[RQ];
 #pragma unroll
-    for (int r = 0; r < RQ; ++r) r_max[r] = -INF, r_sum[r] = 0.0f;
-    u32 keys = CAUSAL ? min(q0 + TQ, at.length) : at.length;
-    for (u32 k0 = 0; k0 < keys; k0 += TK) {
-      __syncthreads();
-      if (k0 == 0) load_tile(s_q, q + (u64)q0 * 3 * D, 3 * D, min((u32)TQ, at.length - q0));
-      load_tile(s_k, q + (u64)k0 * 3 * D + D, 3 * D, min((u32)TK, at.length - k0));
-      load_tile(s_v, q + (u64)k0 * 3 * D + 2 * D, 3 * D, min((u32)TK, at.length - k0));
-      __syncthreads();
-      int groups = visible_groups(row0, 4 * RQ, k0, at.length);
-      if (groups == 0) continue;
-      float r_s[RQ][JK];
-      products(r_s, s_q, s_k, groups, at);
-#pragma unroll
-      for (int r = 0; r < RQ; ++r) {
-        u32 row = row0 + at.g + 4 * r;
-        float top = r_max[r];
-#pragma unroll
-        for (int j = 0; j < JK; ++j) {
-          u32 key = k0 + at.i + 8 * j;
-          bool visible = key < at.length && (!CAUSAL || key <= row);  // which no key beyond the groups is
-          r_s[r][j] = visible ? r_s[r][j] : -INF;
-          top = fmaxf(top, r_s[r][j]);
-        }
-        // Key k0 is visible to every row of a warp that has any group, so the maximum is a number from here on.
-        top = max_of_row(top);
-        float fade = expf((r_max[r] - top) * softmax_scale);
-        r_max[r] = top;
-        r_sum[r] *= fade;
-#pragma unroll
-        for (int c = 0; c < CPL; ++c) r_o[r][c] *= fade;
-        Words bits = row_bits(dropout, (u64)at.first + row, k0, at);
-        float* s_row = s_p + (at.warp * 4 * RQ + at.g + 4 * r) * SK + at.i;
-#pragma unroll
-        for (int j = 0; j < JK; ++j) {
-          if (j / 2 >= groups) continue;
-          float p = expf((r_s[r][j] - top) * softmax_scale);
-          r_sum[r] += p;
-          s_row[8 * j] = p * dropout_factor(dropout, bits, j);
-        }
-      }
-      __syncwarp();
-      add_product(r_o, s_p, s_v, groups, at);
-      // The next tile's barriers come before s_p is written again.
-    }
-    if (row0 >= at.length) continue;
+  for (int r = 0; r < RQ; ++r) r_max[r] = -INF, r_sum[r] = 0.0f;
+  u32 keys = CAUSAL ? min(q0 + TQ, at.length) : at.length;
+  for (u32 k0 = 0; k0 < keys; k0 += TK) {
+    __syncthreads();
+    if (k0 == 0) load_tile(s_q, q + (u64)q0 * 3 * D, 3 * D, min((u32)TQ, at.length - q0));
+    load_tile(s_k, q + (u64)k0 * 3 * D + D, 3 * D, min((u32)TK, at.length - k0));
+    load_tile(s_v, q + (u64)k0 * 3 * D + 2 * D, 3 * D, min((u32)TK, at.length - k0));
+    __syncthreads();
+    int groups = visible_groups(row0, 4 * RQ, k0, at.length);
+    if (groups == 0) continue;
+    float r_s[RQ][JK];
+    products(r_s, s_q, s_k, groups, at);
 #pragma unroll
     for (int r = 0; r < RQ; ++r) {
       u32 row = row0 + at.g + 4 * r;
-      float sum = sum_of_row(r_sum[r]), inverse = 1.0f / sum;
-      if (row >= at.length) continue;
-      u64 packed = (u64)at.first + row;
-      if (at.i == 0) lse[packed * H + at.head] = r_max[r] * softmax_scale + logf(sum);
+      float top = r_max[r];
 #pragma unroll
-      for (int c = 0; c < CPL; ++c)
-        if (column(c, at.i) < E) out[packed * D + at.head * E + column(c, at.i)] = r_o[r][c] * inverse;
+      for (int j = 0; j < JK; ++j) {
+        u32 key = k0 + at.i + 8 * j;
+        bool visible = key < at.length && (!CAUSAL || key <= row);  // which no key beyond the groups is
+        r_s[r][j] = visible ? r_s[r][j] : -INF;
+        top = fmaxf(top, r_s[r][j]);
+      }
+      // Key k0 is visible to every row of a warp that has any group, so the maximum is a number from here on.
+      top = max_of_row(top);
+      float fade = expf((r_max[r] - top) * softmax_scale);
+      r_max[r] = top;
+      r_sum[r] *= fade;
+#pragma unroll
+      for (int c = 0; c < CPL; ++c) r_o[r][c] *= fade;
+      Words bits = row_bits(dropout, (u64)at.first + row, k0, at);
+      float* s_row = s_p + (at.warp * 4 * RQ + at.g + 4 * r) * SK + at.i;
+#pragma unroll
+      for (int j = 0; j < JK; ++j) {
+        if (j / 2 >= groups) continue;
+        float p = expf((r_s[r][j] - top) * softmax_scale);
+        r_sum[r] += p;
+        s_row[8 * j] = p * dropout_factor(dropout, bits, j);
+      }
     }
+    __syncwarp();
+    add_product(r_o, s_p, s_v, groups, at);
+    // The next tile's barriers come before s_p is written again.
+  }
+  if (row0 >= at.length) return;
+#pragma unroll
+  for (int r = 0; r < RQ; ++r) {
+    u32 row = row0 + at.g + 4 * r;
+    float sum = sum_of_row(r_sum[r]), inverse = 1.0f / sum;
+    if (row >= at.length) continue;
+    u64 packed = (u64)at.first + row;
+    if (at.i == 0) lse[packed * H + at.head] = r_max[r] * softmax_scale + logf(sum);
+#pragma unroll
+    for (int c = 0; c < CPL; ++c)
+      if (column(c, at.i) < E) out[packed * D + at.head * E + column(c, at.i)] = r_o[r][c] * inverse;
   }
 }
 
+#undef ROOMY
+#define ROOMY
 KERNEL(THREADS, attention_bwd)
 (float* dqkv, float* delta, const float* __restrict__ dout, const float* __restrict__ out, const float* __restrict__ lse,
  const float* __restrict__ qkv, const u32* __restrict__ offsets, const u32* __restrict__ order, float softmax_scale,

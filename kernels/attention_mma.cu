@@ -5,7 +5,8 @@
 //
 // Shapes       as attention.cu: qkv, dqkv (R,3D), out, dout (R,D), lse, delta (R,H), offsets (B+1), order (B)
 // Defines      H heads; E head width, D = H E; CAUSAL; DROP
-// Launch       256 threads; a block owns one (sequence, head). A warp owns 16 rows as fragments in registers and meets
+// Launch       256 threads; forward (B H, ceil(longest / 128)) blocks, each the owner of 128 rows of a (sequence, head), backward a
+//              block owns one (sequence, head). A warp owns 16 rows as fragments in registers and meets
 //              64 rows of the other side at a time, which the block shares: queries own and keys stream by, forward and for
 //              dq; then keys own and queries stream by, for dk and dv. Scores are computed a second time for that (7
 //              products instead of 5): they never leave the registers, and no two warps add to one number
@@ -176,75 +177,76 @@ KERNEL(THREADS, attention_mma_fwd)
   const float* q = qkv + (u64)at.first * 3 * D + at.head * E;
   float c2 = softmax_scale * LOG2E;
 
-  for (u32 q0 = 0; q0 < at.length; q0 += OWN) {
-    u32 row0 = q0 + 16 * at.warp, keys = CAUSAL ? min(q0 + OWN, at.length) : at.length;
-    Rows r_q = load_rows(q, 3 * D, row0, at.length, at);
-    Sums r_o = {};
-    float r_top[2] = {-INF, -INF}, r_sum[2] = {};
-    for (u32 k0 = 0; k0 < keys; k0 += TILE) {
-      u32 count = min((u32)TILE, at.length - k0);
-      __syncthreads();
-      load_tile(s_k, q + (u64)k0 * 3 * D + D, 3 * D, count);
-      load_tile(s_v, q + (u64)k0 * 3 * D + 2 * D, 3 * D, count);
-      draw_bits(s_keep, dropout, q0, OWN, k0 / 64, 1, at);
-      __syncthreads();
-      int groups = visible_groups(row0, k0, at.length);
-      if (groups == 0) continue;
-      Scores r_s[TILE / 16];
-      float top[2] = {r_top[0], r_top[1]};
+  // The last rows, which see the most keys, first.
+  u32 q0 = (gridDim.y - 1 - blockIdx.y) * OWN;
+  if (q0 >= at.length) return;
+  u32 row0 = q0 + 16 * at.warp, keys = CAUSAL ? min(q0 + OWN, at.length) : at.length;
+  Rows r_q = load_rows(q, 3 * D, row0, at.length, at);
+  Sums r_o = {};
+  float r_top[2] = {-INF, -INF}, r_sum[2] = {};
+  for (u32 k0 = 0; k0 < keys; k0 += TILE) {
+    u32 count = min((u32)TILE, at.length - k0);
+    __syncthreads();
+    load_tile(s_k, q + (u64)k0 * 3 * D + D, 3 * D, count);
+    load_tile(s_v, q + (u64)k0 * 3 * D + 2 * D, 3 * D, count);
+    draw_bits(s_keep, dropout, q0, OWN, k0 / 64, 1, at);
+    __syncthreads();
+    int groups = visible_groups(row0, k0, at.length);
+    if (groups == 0) continue;
+    Scores r_s[TILE / 16];
+    float top[2] = {r_top[0], r_top[1]};
 #pragma unroll
-      for (int n = 0; n < TILE / 16; ++n) {
-        if (n >= groups) continue;
-        r_s[n] = product(r_q, s_k, n, at);
+    for (int n = 0; n < TILE / 16; ++n) {
+      if (n >= groups) continue;
+      r_s[n] = product(r_q, s_k, n, at);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          u32 row = row0 + at.g + i / 2 % 2 * 8, key = k0 + 16 * n + i / 4 * 8 + 2 * at.t + i % 2;
-          float& s = r_s[n].part[i / 4][i % 4];
-          if (key >= at.length || (CAUSAL && key > row)) s = -INF;
-          top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s);
-        }
-      }
-      float fade[2];
-      u32 keep[2] = {};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        top[half] = over_four(top[half], true);
-        fade[half] = exp2_fast((r_top[half] - top[half]) * c2);
-        r_top[half] = top[half];
-        r_sum[half] *= fade[half];
-#if DROP
-        keep[half] = *reinterpret_cast<const u16*>(s_keep + (16 * at.warp + at.g + 8 * half) * 8 + 2 * at.t);
-#endif
-      }
-#pragma unroll
-      for (int n = 0; n < 2 * KS; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) r_o.part[n][i] *= fade[i / 2];
-#pragma unroll
-      for (int n = 0; n < TILE / 16; ++n) {
-        if (n >= groups) continue;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          int half = i / 2 % 2;
-          float p = exp2_fast((r_s[n].part[i / 4][i % 4] - top[half]) * c2);
-          r_sum[half] += p;
-          r_s[n].part[i / 4][i % 4] = p * kept(keep[half] >> i % 2 * 8, 2 * n + i / 4, dropout);
-        }
-        add_product(r_o, r_s[n], s_v, n, at);
+      for (int i = 0; i < 8; ++i) {
+        u32 row = row0 + at.g + i / 2 % 2 * 8, key = k0 + 16 * n + i / 4 * 8 + 2 * at.t + i % 2;
+        float& s = r_s[n].part[i / 4][i % 4];
+        if (key >= at.length || (CAUSAL && key > row)) s = -INF;
+        top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s);
       }
     }
-    if (row0 >= at.length) continue;
-    float inverse[2];
+    float fade[2];
+    u32 keep[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float sum = over_four(r_sum[half], false);
-      inverse[half] = 1.0f / sum;
-      u32 row = row0 + at.g + 8 * half;
-      if (at.t == 0 && row < at.length)
-        lse[((u64)at.first + row) * H + at.head] = r_top[half] * softmax_scale + logf(sum);
+      top[half] = over_four(top[half], true);
+      fade[half] = exp2_fast((r_top[half] - top[half]) * c2);
+      r_top[half] = top[half];
+      r_sum[half] *= fade[half];
+#if DROP
+      keep[half] = *reinterpret_cast<const u16*>(s_keep + (16 * at.warp + at.g + 8 * half) * 8 + 2 * at.t);
+#endif
     }
-    store_rows(out + (u64)at.first * D + at.head * E, D, row0, at.length, r_o, inverse, at);
+#pragma unroll
+    for (int n = 0; n < 2 * KS; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) r_o.part[n][i] *= fade[i / 2];
+#pragma unroll
+    for (int n = 0; n < TILE / 16; ++n) {
+      if (n >= groups) continue;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        int half = i / 2 % 2;
+        float p = exp2_fast((r_s[n].part[i / 4][i % 4] - top[half]) * c2);
+        r_sum[half] += p;
+        r_s[n].part[i / 4][i % 4] = p * kept(keep[half] >> i % 2 * 8, 2 * n + i / 4, dropout);
+      }
+      add_product(r_o, r_s[n], s_v, n, at);
+    }
   }
+  if (row0 >= at.length) return;
+  float inverse[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = over_four(r_sum[half], false);
+    inverse[half] = 1.0f / sum;
+    u32 row = row0 + at.g + 8 * half;
+    if (at.t == 0 && row < at.length)
+      lse[((u64)at.first + row) * H + at.head] = r_top[half] * softmax_scale + logf(sum);
+  }
+  store_rows(out + (u64)at.first * D + at.head * E, D, row0, at.length, r_o, inverse, at);
 }
 
 KERNEL(THREADS, attention_mma_bwd)

@@ -90,10 +90,6 @@ struct Laws {
   u32 P, mixed, T, R, F;  // mixed: 1 where the first word picks a law
 
   __device__ u32 trained(u32 j) const { return catalogue ? catalogue[j] : j; }
-  __device__ bool knows(u32 item) const {
-    u32 at = catalogue ? lower_bound(catalogue, T, item) : item;
-    return at < T && (!catalogue || catalogue[at] == item);
-  }
 
   // The item of a slot's words.
   __device__ u32 draw(const SlotWords& w, u32 cluster) const {
@@ -170,7 +166,7 @@ struct Group {
 };
 
 // The items that are left to a group, ascending, with their probabilities. What is excluded ascends too, so both lists are gone through
-// once; where all laws are of the batch, nothing else is looked at.
+// once; where all laws are of the batch, whose targets are of the catalogue, nothing else is looked at.
 struct Left {
   const Laws& laws;
   const Group& group;
@@ -187,7 +183,6 @@ struct Left {
       ++next;
       while (passed < group.count && group.seen[passed] < item) ++passed;
       if (item == group.barred || (passed < group.count && group.seen[passed] == item) || group.repeats(item)) continue;
-      if (of_batch && !laws.knows(item)) continue;
       prob = laws.prob(group.cluster, item);
       return true;
     }

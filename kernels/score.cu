@@ -35,6 +35,7 @@ KERNEL(128, score_gather)(float* s, const float* p, const float* g, const float*
 
 #else
 
+#define ROOMY , 3  // as many blocks as the shared memory of wide vectors admits, or nearly
 #include "scan.cuh"
 
 KERNEL(128, score_all)(float* s, const float* p, const float* g, const float* a, u32 R, u32 V, float heat) {

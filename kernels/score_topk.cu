@@ -19,6 +19,9 @@
 // Numerics scores as in score.cu
 // Determinism  the order of arrival in `kept` is not fixed, the keys' order is
 // Source   dynamic negative sampling (Zhang et al., SIGIR 2013); threshold filter: FAISS WarpSelect (Johnson et al., 2017)
+#ifdef OWN
+#define ROOMY , 3  // the shared memory of wide vectors admits few more blocks
+#endif
 #include "best.cuh"
 
 #ifdef OWN

@@ -184,9 +184,9 @@ impl Error {
         self.0.at = Some(place.into());
         self
     }
-    /// Why, or further evidence.
+    /// Why, or further evidence; an empty text is none.
     pub fn note(mut self, note: impl Into<String>) -> Error {
-        self.0.notes.push(note.into());
+        self.0.notes.extend(Some(note.into()).filter(|note: &String| !note.is_empty()));
         self
     }
     /// The cure.

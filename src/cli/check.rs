@@ -8,8 +8,10 @@ use serde_json::json;
 
 use crate::cli::arguments::Machine;
 use crate::cli::terminal;
+use crate::config::Train;
 use crate::device::Device;
-use crate::error::{Code, Error, Result};
+use crate::device::places::Rounding;
+use crate::error::{Code, Error, Result, did_you_mean};
 use crate::ops::case::{self, Case, Values};
 use crate::{loss, ops, optim, sampling};
 
@@ -39,31 +41,50 @@ struct Line {
 }
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
-    let (device, why) = args.machine.open()?;
-    if matches!(device, Device::Host(_)) {
-        return Err(Error::new(Code::C0205, "the plain path is what machines are checked against")
-            .note(why.unwrap_or_default())
-            .help("use `--device emulator`, or `--device cuda` where there is a GPU"));
+    if args.repeat == 0 {
+        return Err(Error::new(Code::C0202, "`--repeat 0` checks nothing").help("use 1 or more"));
     }
     let cases: Vec<Case> = ops::cases()
         .into_iter()
         .chain(sampling::cases())
         .chain(loss::cases())
         .chain(optim::cases())
-        .filter(|c| c.operation.contains(&args.only) && c.runs_on(&device))
+        .chain(ops::rounded_cases())
         .collect();
+    let named = |case: &&Case| case.operation.contains(&args.only);
+    if !cases.iter().any(|case| named(&case)) {
+        let mut operations: Vec<&str> = cases.iter().map(|case| case.operation).collect();
+        operations.sort_unstable();
+        operations.dedup();
+        let error = Error::new(Code::C0202, format!("no operation's name contains `{}`", args.only));
+        return Err(error.help(did_you_mean(&args.only, &operations)));
+    }
+    let (device, why) = args.machine.open()?;
+    if matches!(device, Device::Host(_)) {
+        return Err(Error::new(Code::C0205, "the plain path is what machines are checked against")
+            .note(why.unwrap_or_default())
+            .help("use `--device emulator`, or `--device cuda` where there is a GPU"));
+    }
+    let cases: Vec<Case> = cases.into_iter().filter(|case| named(&case) && case.runs_on(&device)).collect();
+    // The same machine with rounded products is another one.
+    let rounding = match cases.iter().any(|case| case.rounding() == Rounding::Bf16) {
+        true => Some(args.machine.open_for(&Train { rounding: "bf16".into(), ..Train::default() })?.0),
+        false => None,
+    };
     let mut lines = vec![];
     for case in &cases {
         let at = |e: Error| e.at(format!("{}, {}", case.operation, case.shape));
-        let repeats = unequal_repeats(case, &device, args.repeat).map_err(at)?;
-        for finding in case::compare(case, &device).map_err(at)? {
+        let device = rounding.as_ref().filter(|_| case.rounding() == Rounding::Bf16).unwrap_or(&device);
+        let repeats = unequal_repeats(case, device, args.repeat).map_err(at)?;
+        for finding in case::compare(case, device).map_err(at)? {
             lines.push(Line {
                 operation: case.operation,
                 shape: case.shape.clone(),
                 output: finding.output,
                 passes: finding.passes() && repeats == 0,
-                error: finding.error,
-                budget: finding.budget,
+                // No minus before a zero.
+                error: finding.error + 0.0,
+                budget: finding.budget + 0.0,
             });
         }
     }

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::cli::{arguments, terminal};
+use crate::device::places::{Places, Rounding};
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case};
@@ -21,8 +22,9 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let parts = device::survey(&places);
     // The last, because a kernel that breaks the GPU's context ends all else there.
     let gpu = device::open(Request::Cuda(0), &places)
-        .and_then(|(device, _)| Ok((name(&device), known_answers(&device)?, tensor_core_answers(&device))));
-    let folders: Vec<String> = places.libraries.iter().map(|p| p.display().to_string()).collect();
+        .and_then(|(device, _)| Ok((name(&device), known_answers(&device, &rounding(&places)?)?, tensor_core_answers(&device))));
+    let folder = |p: &std::path::PathBuf| format!("{}{}", p.display(), if p.is_dir() { "" } else { " (no such folder)" });
+    let folders: Vec<String> = places.libraries.iter().map(folder).collect();
     if json {
         let part = |(what, found): &(&str, Result<String>)| match found {
             Ok(text) => json!({ "part": what, "found": text }),
@@ -48,7 +50,13 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
         rows.push((key.replace('_', " "), value.as_str().map_or_else(|| value.to_string(), str::to_string)));
     }
     for (what, found) in &parts {
-        rows.push((what.to_string(), found.as_ref().map_or_else(|e| format!("missing: {}", e.what()), String::clone)));
+        match found {
+            Ok(text) => rows.push((what.to_string(), text.clone())),
+            Err(error) => {
+                rows.push((what.to_string(), format!("missing: {}", error.what())));
+                rows.extend(more(error));
+            }
+        }
     }
     rows.push(("looked in".into(), if folders.is_empty() { "the loader's own folders".into() } else { folders.join(", ") }));
     let verdict = match &gpu {
@@ -66,31 +74,87 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
         Err(error) => format!("not usable ({}): {}", error.code().name(), error.what()),
     };
     rows.push(("gpu".into(), verdict));
+    if let Err(error) = &gpu {
+        rows.extend(more(error));
+    }
     let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     let text: Vec<String> = rows.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect();
-    terminal::out(&text.join("\n"))?;
-    if let Err(error) = &gpu {
-        for help in error.json()["error"]["help"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            terminal::out(&format!("{:width$}  {help}", ""))?;
-        }
-    }
-    Ok(())
+    terminal::out(&text.join("\n"))
 }
 
-/// Runs the first case of every operation on `device`; how many agree with the plain path.
-fn known_answers(device: &Device) -> Result<usize> {
-    let mut cases: Vec<Case> =
-        ops::cases().into_iter().chain(sampling::cases()).chain(loss::cases()).chain(optim::cases()).collect();
-    cases.dedup_by_key(|case| case.operation);
-    for case in &cases {
-        let findings = case::compare(case, device).map_err(|e| e.at(case.operation))?;
+/// What an error says beside its first line: where, why, what to do.
+fn more(error: &Error) -> Vec<(String, String)> {
+    let error = &error.json()["error"];
+    let at = error["at"].as_str().map(|at| format!("at {at}"));
+    let texts = [&error["notes"], &error["help"]].into_iter().flat_map(|list| list.as_array().into_iter().flatten());
+    let texts = at.into_iter().chain(texts.filter_map(Value::as_str).map(str::to_string));
+    texts.flat_map(|text| text.lines().map(|line| (String::new(), line.to_string())).collect::<Vec<_>>()).collect()
+}
+
+/// Of operations with more cases than this, so many are enough to launch every kernel they have.
+const FEW: usize = 21;
+const TELLING: usize = 5;
+
+/// Of every operation all cases, or where there are many some from the first to the last; none that has nothing to compute.
+fn telling(cases: Vec<Case>) -> Result<Vec<Case>> {
+    let mut operations: Vec<Vec<Case>> = vec![];
+    for case in cases {
+        match operations.last_mut().filter(|all| all[0].operation == case.operation) {
+            Some(all) => all.push(case),
+            None => operations.push(vec![case]),
+        }
+    }
+    let mut telling = vec![];
+    for all in operations {
+        let mut something = vec![];
+        for case in all {
+            let outputs = (case.run)(&Device::HOST)?;
+            let numbers = |output: &case::Output| match &output.values {
+                case::Values::Reals(x) => x.len(),
+                case::Values::Ids(x) => x.len(),
+            };
+            if outputs.iter().any(|output| numbers(output) > 0) {
+                something.push(case);
+            }
+        }
+        let last = something.len().saturating_sub(1);
+        let asked = |i: usize| last < FEW || (0..TELLING).any(|k| (k * last).div_ceil(TELLING - 1) == i);
+        telling.extend(something.into_iter().enumerate().filter(|(i, _)| asked(*i)).map(|(_, case)| case));
+    }
+    Ok(telling)
+}
+
+/// The cases of all operations, as machines without rounding compute them.
+fn all_cases() -> Vec<Case> {
+    ops::cases().into_iter().chain(sampling::cases()).chain(loss::cases()).chain(optim::cases()).collect()
+}
+
+/// Those of machines that round, without the choice on Hopper's tensor cores: it is asked for by itself, since it may fail and all else
+/// be well.
+fn rounded_cases() -> Vec<Case> {
+    ops::rounded_cases().into_iter().filter(|case| case.operation != "score_topk").collect()
+}
+
+/// The GPU, as a machine that rounds products.
+fn rounding(places: &Places) -> Result<Device> {
+    Ok(device::open(Request::Cuda(0), &Places { rounding: Rounding::Bf16, ..places.clone() })?.0)
+}
+
+/// Runs cases of every kernel on `device`, and of those that round on `rounding`; how many agree with the plain path.
+fn known_answers(device: &Device, rounding: &Device) -> Result<usize> {
+    let (exact, rounded) = (telling(all_cases())?, telling(rounded_cases())?);
+    let all = exact.iter().map(|case| (case, device)).chain(rounded.iter().map(|case| (case, rounding)));
+    let mut agree = 0;
+    for (case, device) in all.filter(|(case, device)| case.runs_on(device) && !case.hopper) {
+        let findings = case::compare(case, device).map_err(|e| e.at(format!("{}, {}", case.operation, case.shape)))?;
         if let Some(wrong) = findings.iter().find(|f| !f.passes()) {
             let what =
                 format!("{} ({}) strays by {:.1e}, allowed {:.1e}", case.operation, wrong.output, wrong.error, wrong.budget);
             return Err(Error::new(Code::G0506, what).help("see `hardneg check --device cuda`"));
         }
+        agree += 1;
     }
-    Ok(cases.len())
+    Ok(agree)
 }
 
 /// Whether the kernel that only Hopper can run answers rightly; None where `device` is none.
@@ -135,4 +199,40 @@ pub fn facts() -> Value {
         "disk_free_mib": free,
         "build": if cfg!(debug_assertions) { "debug" } else { "release" },
     })
+}
+
+#[cfg(test)]
+#[cfg(feature = "emulator")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::device::emulator::{Emulator, Options};
+
+    /// A machine that computes in f32 and one that rounds; None without a compiler.
+    fn machines() -> Option<[Arc<Emulator>; 2]> {
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        let open = |rounding| Emulator::open(&Options { rounding, ..Options::new(&cache) });
+        match (open(Rounding::F32), open(Rounding::Bf16)) {
+            (Ok(exact), Ok(rounding)) => Some([exact, rounding]),
+            (Err(error), _) | (_, Err(error)) => {
+                assert_eq!(error.code(), Code::G0507, "{error:?}");
+                println!("SKIPPED: no C++ compiler, so it is not known which kernels are asked");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_is_asked_for_a_known_answer() {
+        let (Some(asked), Some(all)) = (machines(), machines()) else { return };
+        let [exact, rounding] = asked.clone().map(|machine| Device::Machine(machine));
+        assert!(known_answers(&exact, &rounding).unwrap() > 60);
+        for case in all_cases().iter().chain(&rounded_cases()).filter(|case| !case.hopper) {
+            let machine = &all[usize::from(case.rounding() == Rounding::Bf16)];
+            (case.run)(&Device::Machine(machine.clone())).unwrap();
+        }
+        let left_out: Vec<_> = (0..2).flat_map(|i| &all[i].launched() - &asked[i].launched()).collect();
+        assert!(left_out.is_empty(), "{left_out:?}");
+    }
 }

@@ -71,7 +71,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         Ok((items, users, args.events.as_deref().map(|text| count("--events", text, 1)).transpose()?))
     });
     let given = given.transpose()?;
-    let (device, _) = args.machine.open_for(&config.train)?;
+    let (device, why) = args.machine.open_for(&config.train)?;
+    why.iter().for_each(|why| terminal::say(&format!("planning for the host: {why}")));
     let gpu = matches!(device, Device::Machine(_));
     let threads = rayon::current_num_threads();
     let set = if given.is_some() { None } else { Some(prepared(&settings, json)?) };
@@ -90,10 +91,13 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         (true, Some(set)) => Some(measure(config, set, &device, sizes.largest.unwrap_or(0))?),
         _ => None,
     };
-    // After the count, which a product made before it would change.
-    let time = Time::new(config, &sizes, &device, set.as_ref().filter(|_| args.measure))?;
     let (moment, needed) = plan.peak(gpu);
     let fits = needed <= memory;
+    // After the count, which a product made before it would change; and of a run that can be.
+    let time = match fits {
+        true => Some(Time::new(config, &sizes, &device, set.as_ref().filter(|_| args.measure))?),
+        false => None,
+    };
     let changes = if fits { vec![] } else { plan::changes(config, memory, gpu, threads, &counts)? };
     if json {
         let held: serde_json::Map<String, Value> =
@@ -109,7 +113,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         terminal::out(&all.to_string())?;
     } else {
         print(&plan, &sizes, gpu, memory, measured)?;
-        time.print()?;
+        if let Some(time) = time {
+            time.print()?;
+        }
     }
     if fits {
         return Ok(());
@@ -128,7 +134,8 @@ pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> 
         return Ok(());
     }
     let counts = |config: &Config| Counts::of(set, config);
-    Err(too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?))
+    let error = too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?);
+    Err(error.note(format!("the plan:\n{}", terminal::table(&table(&plan, gpu)).trim_end())))
 }
 
 fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
@@ -340,8 +347,8 @@ fn planned(plan: &MemoryPlan, part: &str, gpu: bool) -> u64 {
     }
 }
 
-/// The table, and what it means.
-fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Option<Vec<(&str, u64)>>) -> Result<()> {
+/// Every part, what it takes and when it is held.
+fn table(plan: &MemoryPlan, gpu: bool) -> Vec<Vec<String>> {
     let mut rows = vec![vec!["part".to_string(), "bytes".into(), "".into(), "held".into()]];
     for line in plan.lines.iter().filter(|line| !gpu || line.on_gpu) {
         let held = match line.during.len() {
@@ -353,7 +360,13 @@ fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Op
     }
     let (moment, needed) = plan.peak(gpu);
     rows.push(vec!["needed".into(), terminal::grouped(needed), size(needed), of(moment).into()]);
-    terminal::out(terminal::table(&rows).trim_end())?;
+    rows
+}
+
+/// The table, and what it means.
+fn print(plan: &MemoryPlan, sizes: &Counts, gpu: bool, memory: u64, measured: Option<Vec<(&str, u64)>>) -> Result<()> {
+    terminal::out(terminal::table(&table(plan, gpu)).trim_end())?;
+    let (_, needed) = plan.peak(gpu);
     let batch = format!("largest batch: {} rows", terminal::grouped(sizes.rows as u64));
     terminal::out(&format!("\n{batch}; not part of the sum: {} of the log, mapped from its file", size(plan.mapped)))?;
     if !plan.uncounted.is_empty() {
@@ -388,7 +401,7 @@ fn of(moment: Moment) -> &'static str {
     }
 }
 
-/// Memory of the device: all of it, whoever else uses it now.
+/// Memory of the device: of a machine what was free when it was opened, of the host all of it, whoever else uses it now.
 fn there_is(device: &Device) -> Result<u64> {
     if let Device::Machine(runtime) = device {
         return Ok(runtime.facts().memory_bytes);

@@ -29,7 +29,8 @@ impl Trained {
     /// `sets` may change how the model is judged (`eval.*`), nothing else.
     pub fn open(path: &Path, machine: &Machine, sets: &[String]) -> Result<Trained> {
         let run = RunDir::open(path)?;
-        let (device, _) = machine.open()?;
+        let (device, why) = machine.open()?;
+        why.iter().for_each(|why| terminal::say(&format!("computing on the host: {why}")));
         let inputs = Inputs { config_file: Some(path.join("config.resolved.toml")), sets: sets.to_vec(), ..Inputs::default() };
         let settings = settings::resolve(&inputs)?;
         for (key, _, source) in settings.chosen().filter(|(_, _, source)| matches!(source, Source::Set(_))) {

@@ -205,6 +205,7 @@ pub struct Facts {
     /// The compiler's target, such as `sm_90a`.
     pub arch: String,
     pub multiprocessors: u32,
+    /// Free when it was opened.
     pub memory_bytes: u64,
     pub rounding: Rounding,
 }

@@ -64,7 +64,11 @@ impl Places {
             libraries.extend(wheels(&root));
         }
         let mut seen = vec![];
-        libraries.retain(|folder| folder.is_dir() && !seen.contains(folder) && (seen.push(folder.clone()), true).1);
+        // The folder that was asked for stays, so that `doctor` can say that there is none.
+        let asked = path("HARDNEG_NVRTC_DIR");
+        libraries.retain(|folder| {
+            (folder.is_dir() || Some(folder) == asked.as_ref()) && !seen.contains(folder) && (seen.push(folder.clone()), true).1
+        });
         let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache"))).map(|c| c.join("hardneg"));
         Places { libraries, cache, rounding: Rounding::default() }
     }

@@ -250,8 +250,9 @@ struct Launch {
     /// (B+1) and the sequences that have rows, longest first, so that the last blocks to start are short ones.
     offsets: Arc<Buffer>,
     order: Buffer,
-    /// Sequences times heads.
+    /// Sequences times heads, and the rows of the longest sequence.
     blocks: usize,
+    longest: usize,
     /// Whether operands may be rounded to bf16 and heads are narrow enough: `attention_mma` instead of `attention`.
     tensor_cores: bool,
 }
@@ -272,6 +273,7 @@ impl Launch {
             width,
             drop,
             blocks: order.len() * shape.heads,
+            longest: order.first().map_or(0, |&b| length(b) as usize),
             offsets: offsets.on(runtime)?,
             order: upload(runtime, &order)?,
             tensor_cores: runtime.facts().rounding == Rounding::Bf16 && width <= 64,
@@ -281,6 +283,10 @@ impl Launch {
         let Shape { heads, causal, .. } = self.shape;
         let numbers = [heads as i64, self.width as i64, i64::from(causal), i64::from(self.drop)];
         ["H", "E", "CAUSAL", "DROP"].into_iter().zip(numbers).collect()
+    }
+    /// The same grid with a block for every `rows` of a sequence: forward no result has more than one part.
+    fn by_rows(&self, grid: Grid, rows: usize) -> Grid {
+        Grid { blocks: [grid.blocks[0], self.longest.div_ceil(rows) as u32, 1], ..grid }
     }
     /// On tensor cores: tiles are fixed.
     fn rounded(&self, entry: &'static str) -> (Kernel, Grid) {
@@ -316,11 +322,12 @@ fn launch_forward(
     if launch.blocks == 0 {
         return Ok(());
     }
-    let (kernel, grid) = match launch.width {
-        _ if launch.tensor_cores => launch.rounded("attention_mma_fwd"),
-        0..=64 => launch.exact("attention_fwd", [64, 64], [1, 2, 1]),
-        _ => launch.exact("attention_fwd", [64, 32], [1, 2, 1]),
+    let ((kernel, grid), rows) = match launch.width {
+        _ if launch.tensor_cores => (launch.rounded("attention_mma_fwd"), 128),
+        0..=64 => (launch.exact("attention_fwd", [64, 64], [1, 2, 1]), 64),
+        _ => (launch.exact("attention_fwd", [64, 32], [1, 2, 1]), 64),
     };
+    let grid = launch.by_rows(grid, rows);
     let mut args = vec![Arg::Out(out), Arg::Out(lse), Arg::In(qkv)];
     args.extend(launch.tail());
     args.extend(Dropout::arguments(dropout));
@@ -371,7 +378,7 @@ pub fn cases() -> Vec<Case> {
     // Lengths around the tiles of 32 and 64 and the groups of 16, an empty sequence, one row, and two long ones.
     let all: &[u32] = &[1, 0, 15, 16, 17, 31, 33, 63, 64, 65, 130];
     let few: &[u32] = &[3, 0, 70];
-    let shapes: [(&[u32], usize, usize, bool, Option<f64>, bool); 12] = [
+    let shapes: [(&[u32], usize, usize, bool, Option<f64>, bool); 14] = [
         (&[0, 0], 2, 16, true, None, false),
         (all, 2, 16, true, None, false),
         (all, 2, 16, true, Some(0.2), false),
@@ -384,6 +391,8 @@ pub fn cases() -> Vec<Case> {
         (few, 1, 100, false, None, false),
         (few, 1, 128, true, Some(0.2), false),
         (few, 3, 5, false, Some(0.2), true),
+        (&[1, 300], 1, 8, true, Some(0.2), false),
+        (&[200, 1], 1, 8, false, None, false),
     ];
     let case = |(lengths, heads, width, causal, probability, low): (&'static [u32], usize, usize, bool, Option<f64>, bool)| {
         let seen = if causal { "causal" } else { "full" };

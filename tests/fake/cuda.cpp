@@ -16,7 +16,7 @@
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code: that call fails
 //   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=n          change n of a recording fails, and all after
 //   FAKE_INSTANTIATE=code     what is recorded cannot be replayed     FAKE_REPLAY=code      no replay begins
-//   FAKE_PIN=code             no memory can be pinned
+//   FAKE_PIN=code             no memory can be pinned                 FAKE_FREE_MIB=n       so much memory is free
 //   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
 //                             added to this file
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
@@ -136,7 +136,6 @@ API int cuDriverGetVersion(int* v) { *v = asked("FAKE_DRIVER", 13000); return SU
 API int cuDeviceGetCount(int* n) { *n = asked("FAKE_DEVICES", 1); return SUCCESS; }
 API int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return SUCCESS; }
 API int cuDeviceGetName(char* name, int length, int) { snprintf(name, length, "Fake GPU"); return SUCCESS; }
-API int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = size_t(8) << 30; return SUCCESS; }
 API int cuDeviceGetAttribute(int* value, int attribute, int) {
   int capability = asked("FAKE_CAPABILITY", 90);
   *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 16 ? 132 : 0;
@@ -171,6 +170,12 @@ API int cuGetErrorString(int, const char** text) {
   return SUCCESS;
 }
 
+API int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  INSIDE;
+  *total = size_t(8) << 30;
+  *free = size_t(asked("FAKE_FREE_MIB", 8 << 10)) << 20;
+  return SUCCESS;
+}
 API int cuMemAllocAsync(u64* address, size_t bytes, void*) {
   UNRECORDED;
   int most = asked("FAKE_OOM_AFTER", -1);

@@ -61,6 +61,8 @@ fn misuse_is_2() {
         (&["train", "--device", "abacus"], "C0202"),
         (&["explain", "X1"], "C0202"),
         (&["samplers", "show", "popularty"], "C0202"),
+        (&["check", "--only", "atention"], "C0202"),
+        (&["check", "--repeat", "0"], "C0202"),
     ] {
         folder.run(args).fails(2, code);
     }
@@ -207,7 +209,7 @@ fn a_reader_that_hangs_up_is_no_failure() {
     folder.run(SMALL).ok();
     let mut child = folder
         .command()
-        .args(["recommend", "run", "--users", "all", "-k", "30"])
+        .args(["recommend", "run", "--users", "all", "-k", "30", "--device", "host"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -265,6 +265,18 @@ fn a_gpu_that_cannot_be_used_is_said_before_anything_starts() {
     }
 }
 
+/// What others left free is what a plan has to fit into.
+#[test]
+fn a_gpu_that_is_full_is_said_with_the_plan_before_anything_is_taken() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    let finished = run(&folder, libraries, TRAIN, &[("FAKE_FREE_MIB", "0"), ("FAKE_OOM_AFTER", "1")]).fails(6, "G0601");
+    for words in ["there are 0 B", "the plan:", "positions, blocks, norms", "needed"] {
+        assert!(finished.err.contains(words), "{words}: {}", finished.err);
+    }
+    assert_eq!(last_step(&folder.path("run")), None);
+}
+
 /// A folder with some of the libraries.
 fn some_of(libraries: &Path, names: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -289,6 +301,17 @@ fn a_missing_or_stub_library_is_named_with_its_cure() {
         let finished = run(&folder, &from, TRAIN, &[]).fails(5, code);
         assert!(finished.err.contains(word), "{names:?}: {}", finished.err);
     }
+    // A file that is no library is there and of no use, which the loader knows more of.
+    let folder = Folder::new();
+    let broken = folder.path("broken");
+    std::fs::create_dir_all(&broken).unwrap();
+    std::fs::write(
+        broken.join("libcuda.so.1"),
+        "not a library, though long enough to be taken for one at first sight ".repeat(9),
+    )
+    .unwrap();
+    let finished = run(&folder, &broken, TRAIN, &[]).fails(5, "G0501");
+    assert!(finished.err.contains("invalid ELF header"), "{}", finished.err);
     // A toolkit's stub has hardly any symbol.
     let folder = Folder::new();
     let stub = folder.path("stub");

@@ -83,6 +83,16 @@ fn bare_log(folder: &Folder) {
     std::fs::write(folder.path("bare.csv"), format!("user,item,time\n{lines}")).unwrap();
 }
 
+/// What the epochs' records say of the negatives: shares of their ids, which one other draw would change.
+fn drawn(folder: &Folder, run: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let shares = |of: serde_json::Value| ["popularity", "repeated", "false_negatives"].map(|what| of[what].clone());
+    let all: Vec<_> = records.filter(|r| r["negatives"].is_object()).flat_map(|r| shares(r["negatives"].clone())).collect();
+    assert!(all.iter().all(|share| !share.is_null()), "{all:?}");
+    all
+}
+
 fn losses(folder: &Folder, run: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
     let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -111,6 +121,11 @@ fn a_hundred_steps_on_the_emulator_follow_the_plain_path() {
         let (machine, host) = (format!("machine{number}"), format!("host{number}"));
         on("emulator", &machine, kind);
         on("host", &host, kind);
+        // Where no score decides what is drawn, the ids are the same ones.
+        if ["popularity", "mns", "cans"].iter().any(|name| kind.contains(&format!("sampler.preset={name}").as_str())) {
+            assert_eq!(drawn(&folder, &machine), drawn(&folder, &host), "{kind:?}");
+            assert!(!drawn(&folder, &machine).is_empty());
+        }
         let (machine, host) = (losses(&folder, &machine), losses(&folder, &host));
         assert!(machine.len() > 10 && machine.len() == host.len(), "{kind:?}");
         for (epoch, (machine, host)) in machine.iter().zip(&host).enumerate() {

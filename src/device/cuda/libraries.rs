@@ -18,7 +18,7 @@ const DRIVER: &[&str] = &[
     "cuDeviceGet",
     "cuDeviceGetCount",
     "cuDeviceGetName",
-    "cuDeviceTotalMem_v2",
+    "cuMemGetInfo_v2",
     "cuDeviceGetAttribute",
     "cuDeviceGetDefaultMemPool",
     "cuMemPoolSetAttribute",
@@ -80,6 +80,13 @@ const CUBLASLT: &[&str] = &[
     "cublasLtMatmulPreferenceSetAttribute",
 ];
 
+const LOOKED_IN: &str = "looked in HARDNEG_NVRTC_DIR, the CUDA toolkit, pip's nvidia packages and the loader's own folders; `hardneg doctor` lists them";
+
+/// What the loader says: the error's own text leaves it out.
+pub fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 fn missing<'a>(library: &libloading::Library, symbols: &[&'a str]) -> Option<&'a str> {
     // SAFETY: symbols are only looked up, not called.
     symbols.iter().copied().find(|s| unsafe { library.get::<unsafe extern "C" fn()>(s.as_bytes()) }.is_err())
@@ -90,7 +97,11 @@ pub fn start_driver() -> Result<(i32, i32)> {
     let unusable = |what: String| Error::new(Code::G0501, what).help("use `--device host`, or `auto` to fall back by itself");
     // SAFETY: presence is checked before the first use of the library.
     if !unsafe { driver::is_culib_present() } {
-        return Err(unusable("no NVIDIA driver: the loader finds no libcuda.so.1".into()));
+        // SAFETY: as `open_global`; the loader has refused it a moment ago.
+        let why = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW) }.err();
+        let why = why.map_or_else(|| "libcuda.so.1 is not what it was".into(), |e| reason(&e));
+        return Err(unusable(format!("no NVIDIA driver that the loader can open: {why}"))
+            .note("looked for libcuda.so.1 and libcuda.so in LD_LIBRARY_PATH and the loader's own folders"));
     }
     // SAFETY: as above; `culib` cannot fail any more.
     if let Some(symbol) = missing(unsafe { driver::culib() }, DRIVER) {
@@ -134,17 +145,17 @@ pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
     }
     let lacking = |what: String| {
         Error::new(Code::G0503, what)
-            .note("looked in HARDNEG_NVRTC_DIR, the CUDA toolkit, pip's nvidia packages and the loader's own folders")
+            .note(LOOKED_IN)
             .help("install it with `pip install nvidia-cuda-nvrtc`, or set HARDNEG_NVRTC_DIR to its folder")
     };
     let majors: Vec<u32> = [13, 12].into_iter().filter(|m| newest.is_none_or(|n| *m <= n)).collect();
     let path = places.library("libnvrtc", &majors);
     if let Some(path) = &path {
-        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {e}")))?;
+        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {}", reason(&e))))?;
         // NVRTC looks for its builtins by name alone, and no loader path has them.
         let folder = path.parent().unwrap_or(Path::new("/"));
         if let Some(builtins) = majors.iter().find_map(|m| versioned(folder, "libnvrtc-builtins", *m)) {
-            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {e}")))?;
+            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {}", reason(&e))))?;
         }
     }
     // SAFETY: presence is checked before the library is used.
@@ -162,12 +173,13 @@ pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
 pub fn load_cublaslt(places: &Places, newest: u32) -> Result<Found> {
     let lacking = |what: String| {
         Error::new(Code::G0503, what)
+            .note(LOOKED_IN)
             .help("install it with `pip install nvidia-cublas`, or put its folder into HARDNEG_NVRTC_DIR")
     };
     let majors: Vec<u32> = [13, 12].into_iter().filter(|m| *m <= newest).collect();
     let path = places.library("libcublasLt", &majors);
     if let Some(path) = &path {
-        open_global(path).map_err(|e| lacking(format!("cuBLASLt does not load: {e}")))?;
+        open_global(path).map_err(|e| lacking(format!("cuBLASLt does not load: {}", reason(&e))))?;
     }
     // SAFETY: presence is checked before the library is used.
     if !unsafe { cublaslt::is_culib_present() } {

@@ -166,12 +166,11 @@ impl Cuda {
             let [major, minor] = capability;
             return Err(unusable(format!("the GPU is of compute capability {major}.{minor}; 8.0 (Ampere) or newer is needed")));
         }
-        let facts = Facts {
+        let mut facts = Facts {
             name: result::device::get_name(device).map_err(check)?,
             arch: architecture(capability),
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
-            // SAFETY: as above.
-            memory_bytes: unsafe { result::device::total_mem(device) }.map_err(check)? as u64,
+            memory_bytes: 0,
             rounding: places.rounding,
         };
         let newest = version as u32 / 1000;
@@ -189,6 +188,7 @@ impl Cuda {
             let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(check)?;
             Arc::new(Driver { context, stream, capturing: false.into() })
         };
+        facts.memory_bytes = result::mem_get_info().map_err(check)?.0 as u64;
         let workspace = alloc(&driver, WORKSPACE_BYTES)?;
         Ok(Cuda {
             facts,

@@ -120,9 +120,11 @@ impl Compiler {
 
     /// Writes headers and machine once, as files that the compiler and its messages can name.
     fn lay_out_sources(&self) -> Result<PathBuf> {
-        if !self.sources.is_dir() {
+        let wanted = || sources::ALL.iter().filter(|(name, _)| is_header_or_machine(name));
+        // All of them: who clears a cache may leave the folder and some of its files.
+        if !wanted().all(|(name, _)| self.sources.join(name).is_file()) {
             let temporary = self.temporary()?;
-            for (name, text) in sources::ALL.iter().filter(|(name, _)| is_header_or_machine(name)) {
+            for (name, text) in wanted() {
                 let place = temporary.join(name);
                 let write = || -> std::io::Result<()> {
                     fs::create_dir_all(place.parent().unwrap_or(&temporary))?;
@@ -130,8 +132,14 @@ impl Compiler {
                 };
                 write().map_err(|e| Error::io("writing", &place, &e))?;
             }
-            // Another process may have been faster, with the same files.
+            // Another process may have been faster, or the folder is there with some of the files, which are the same.
             if fs::rename(&temporary, &self.sources).is_err() {
+                for (name, _) in wanted() {
+                    let place = self.sources.join(name);
+                    let moved = fs::create_dir_all(place.parent().unwrap_or(&self.sources));
+                    let moved = moved.and_then(|()| fs::rename(temporary.join(name), &place));
+                    moved.map_err(|e| Error::io("writing", &place, &e))?;
+                }
                 let _ = fs::remove_dir_all(&temporary);
             }
         }
@@ -221,21 +229,22 @@ impl Compiler {
             let _ = fs::remove_dir_all(&folder);
             done
         };
-        if !place.is_file() {
+        // The loader would map what a full disk or a killed machine has cut short, and die of it.
+        if !fs::read(&place).is_ok_and(|file| is_whole(&file)) {
             make()?;
         }
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
         let scope = if name.starts_with("machine-") { RTLD_GLOBAL } else { RTLD_LOCAL };
         // SAFETY: the file is ours, made from our own sources; its only constructors are the sanitizers' empty ones.
         let load = || unsafe { Library::open(Some(&place), RTLD_NOW | scope) };
-        let library = match load() {
-            Ok(library) => library,
-            // A file cut short by a full disk or a killed machine.
-            Err(_) => {
-                make()?;
-                load().map_err(|e| Error::internal(format!("{}: {e}", place.display())))?
-            }
-        };
+        let library = load().or_else(|_| {
+            make()?;
+            load().map_err(|e| {
+                let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+                Error::new(Code::G0507, format!("the emulator's library does not load: {why}"))
+                    .help("if its folder lies where nothing may be run, set XDG_CACHE_HOME to another one")
+            })
+        })?;
         let library = Arc::new(library);
         *slot = Some(library.clone());
         Ok(library)
@@ -252,6 +261,19 @@ impl Compiler {
         Err(Error::new(Code::G0504, format!("{what} does not compile with {}", self.version))
             .note(String::from_utf8_lossy(&output.stderr).trim().to_string())
             .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it"))
+    }
+}
+
+/// Whether a library has its end, which in the form of Linux is the table of its sections.
+fn is_whole(file: &[u8]) -> bool {
+    let number = |at: usize, bytes: usize| {
+        let part = file.get(at..at + bytes)?;
+        Some(part.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte)))
+    };
+    match (file.starts_with(b"\x7fELF\x02\x01"), number(0x28, 8), number(0x3a, 2), number(0x3c, 2)) {
+        (true, Some(table), Some(size), Some(count)) => table.saturating_add(size * count) <= file.len() as u64,
+        (true, ..) => false,
+        (false, ..) => !cfg!(target_os = "linux") && !file.is_empty(),
     }
 }
 
@@ -331,4 +353,29 @@ fn lines_of(library: &str, offset: &str) -> Vec<String> {
     let ours = |line: &&str| line.contains(".cu:") || line.contains(".cuh:");
     let name = |line: &str| line.split(" (").next().unwrap_or(line).rsplit('/').next().unwrap_or(line).to_string();
     text.lines().filter(ours).map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_cut_short_is_not_whole() {
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        let compiler = match Compiler::find(&cache, &[], false) {
+            Err(error) => {
+                assert_eq!(error.code(), Code::G0507, "{error:?}");
+                return println!("SKIPPED: no C++ compiler, so there is no library to cut");
+            }
+            Ok(compiler) => compiler,
+        };
+        compiler.machine().unwrap();
+        let file = fs::read(compiler.cache.join(format!("machine-{}.so", short(&compiler.key)))).unwrap();
+        assert!(is_whole(&file));
+        if cfg!(target_os = "linux") {
+            for length in [0, 3, 63, 64, 3000, file.len() / 2, file.len() - 1] {
+                assert!(!is_whole(&file[..length]), "{length} of {}", file.len());
+            }
+        }
+    }
 }
