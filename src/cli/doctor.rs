@@ -91,8 +91,9 @@ fn more(error: &Error) -> Vec<(String, String)> {
     texts.flat_map(|text| text.lines().map(|line| (String::new(), line.to_string())).collect::<Vec<_>>()).collect()
 }
 
-/// Of operations with more cases than this, so many are enough to launch every kernel they have.
+/// So many cases of an operation are few: all of them are asked.
 const FEW: usize = 21;
+/// Of more cases, so many, which are enough to launch every kernel.
 const TELLING: usize = 5;
 
 /// Of every operation all cases, or where there are many some from the first to the last; none that has nothing to compute.

@@ -241,6 +241,16 @@ fn differentiate<T: Real>(
     }
 }
 
+/// E of heads that the kernels know. G0502: they are too wide for any.
+pub fn width_there(dim: usize, heads: usize) -> Result<usize> {
+    let width = dim / heads;
+    if width > 128 {
+        return Err(Error::new(Code::G0502, format!("attention has no kernel for heads {width} wide"))
+            .help(format!("use {} heads or more (`--set model.heads`), or `--device host`", dim.div_ceil(128))));
+    }
+    Ok(width)
+}
+
 /// A launch of the attention kernels: what both passes share.
 struct Launch {
     shape: Shape,
@@ -259,11 +269,7 @@ struct Launch {
 
 impl Launch {
     fn new(runtime: &dyn Runtime, offsets: Numbers, shape: Shape, drop: bool) -> Result<Launch> {
-        let width = shape.dim / shape.heads;
-        if width > 128 {
-            return Err(Error::new(Code::G0502, format!("attention has no kernel for heads {width} wide"))
-                .help(format!("use {} heads or more (`--set model.heads`), or `--device host`", shape.dim.div_ceil(128))));
-        }
+        let width = width_there(shape.dim, shape.heads)?;
         let rows = offsets.here();
         let length = |b: u32| rows[b as usize + 1] - rows[b as usize];
         let mut order: Vec<u32> = (0..rows.len().saturating_sub(1) as u32).filter(|&b| length(b) > 0).collect();

@@ -36,7 +36,7 @@ use crate::model::{Hyper, Queries, Sizes};
 use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
 use crate::ops::{
-    batch as gathered, column_sum, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw,
+    attention, batch as gathered, column_sum, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw,
 };
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
@@ -261,6 +261,9 @@ impl MemoryPlan {
         let sequences = (config.train.batch_size as usize).min(c.sequences).max(1);
         let (rows, d) = (c.rows, hyper.dim);
         let queries = if asked == Queries::Last { sequences } else { rows };
+        if gpu {
+            attention::width_there(hyper.dim, hyper.heads)?;
+        }
         let mut plan = MemoryPlan { lines: vec![], mapped: 0, uncounted: vec![] };
 
         let params = memory::parameters(&hyper, &model);

@@ -235,3 +235,19 @@ fn every_call_of_a_step_is_listed_with_what_it_moves() {
     assert!(kinds.iter().all(|kind| kind["seconds"]["median"].as_f64().unwrap() > 0.0));
     assert_eq!(line["count"].as_u64(), kinds.iter().map(|kind| kind["count"].as_u64()).sum());
 }
+
+#[test]
+fn heads_that_no_kernel_knows_are_refused_before_a_run_begins() {
+    if Command::new("c++").arg("--version").output().is_err() {
+        return println!("SKIPPED: no C++ compiler, so the emulator was not asked");
+    }
+    let folder = Folder::new();
+    bare_log(&folder);
+    let mut command = folder.command();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("XDG_CACHE_HOME", std::env::temp_dir().join("hardneg-test-cache"));
+    command.args(["train", "bare.csv", "--device", "emulator", "--out", "wide", "--set", "dim=200", "--steps", "1"]);
+    let finished = finish(command.output().unwrap(), &["dim=200"]).fails(5, "G0502");
+    assert!(finished.err.contains("2 heads or more"), "{}", finished.err);
+    assert!(!folder.path("wide/manifest.json").exists());
+}

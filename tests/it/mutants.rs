@@ -82,12 +82,6 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
         1,
         "another item for one coin in 2^(63 - bits of a column)",
     ),
-    (
-        "propose",
-        "for (u32 j = 0; j <= laws.T; ++j) { | u32 item = laws.trained(j); | if (group.excludes(item) ||",
-        1,
-        "the mark is below the total, so the loop has ended before",
-    ),
     ("rank", "bool exists = row <= OWN && first + row < R;", 1, "scores a row more, which no thread looks at"),
     (
         "rank",

@@ -109,6 +109,7 @@ impl Compiler {
         let seen_by_kernels = |name: &str| name.ends_with(".cuh") || ["emulator/machine.h", "emulator/device.h"].contains(&name);
         let (key, kernels_key) = (hash(&is_header_or_machine), hash(&seen_by_kernels));
         let sources = cache.join(format!("sources-{}", short(&key)));
+        forget_builds(&cache);
         let mut compiler = Compiler { program, version, cache, checked, sources, extra: extra.to_vec(), key, kernels_key };
         compiler.sources = compiler.lay_out_sources()?;
         Ok(compiler)
@@ -261,6 +262,18 @@ impl Compiler {
         Err(Error::new(Code::G0504, format!("{what} does not compile with {}", self.version))
             .note(String::from_utf8_lossy(&output.stderr).trim().to_string())
             .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it"))
+    }
+}
+
+/// Removes what killed processes were building a day ago or earlier; whatever goes wrong here does no harm.
+fn forget_builds(cache: &Path) {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let old =
+            || entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > DAY);
+        if entry.file_name().to_string_lossy().starts_with("build-") && old() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
