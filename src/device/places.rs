@@ -79,6 +79,12 @@ impl Places {
     }
 }
 
+/// Why a library does not load, in the loader's words: the error's own text leaves them out.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+pub fn loader_says(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// `stem.so.MAJOR[.*]` in `folder`; variants for other systems (`.alt.`) are not ours.
 pub fn versioned(folder: &Path, stem: &str, major: u32) -> Option<PathBuf> {
     let plain = format!("{stem}.so.{major}");

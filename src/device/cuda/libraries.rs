@@ -8,7 +8,7 @@ use cudarc::driver::{result, sys as driver};
 use cudarc::{cublaslt::sys as cublaslt, nvrtc::sys as nvrtc};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use crate::device::places::{Places, versioned};
+use crate::device::places::{Places, loader_says, versioned};
 use crate::error::{Code, Error, Result};
 
 /// What the CUDA runtime of this crate calls in the driver.
@@ -82,11 +82,6 @@ const CUBLASLT: &[&str] = &[
 
 const LOOKED_IN: &str = "looked in HARDNEG_NVRTC_DIR, the CUDA toolkit, pip's nvidia packages and the loader's own folders; `hardneg doctor` lists them";
 
-/// What the loader says: the error's own text leaves it out.
-pub fn reason(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-}
-
 fn missing<'a>(library: &libloading::Library, symbols: &[&'a str]) -> Option<&'a str> {
     // SAFETY: symbols are only looked up, not called.
     symbols.iter().copied().find(|s| unsafe { library.get::<unsafe extern "C" fn()>(s.as_bytes()) }.is_err())
@@ -99,7 +94,7 @@ pub fn start_driver() -> Result<(i32, i32)> {
     if !unsafe { driver::is_culib_present() } {
         // SAFETY: as `open_global`; the loader has refused it a moment ago.
         let why = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW) }.err();
-        let why = why.map_or_else(|| "libcuda.so.1 is not what it was".into(), |e| reason(&e));
+        let why = why.map_or_else(|| "libcuda.so.1 is not what it was".into(), |e| loader_says(&e));
         return Err(unusable(format!("no NVIDIA driver that the loader can open: {why}"))
             .note("looked for libcuda.so.1 and libcuda.so in LD_LIBRARY_PATH and the loader's own folders"));
     }
@@ -151,11 +146,11 @@ pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
     let majors: Vec<u32> = [13, 12].into_iter().filter(|m| newest.is_none_or(|n| *m <= n)).collect();
     let path = places.library("libnvrtc", &majors);
     if let Some(path) = &path {
-        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {}", reason(&e))))?;
+        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {}", loader_says(&e))))?;
         // NVRTC looks for its builtins by name alone, and no loader path has them.
         let folder = path.parent().unwrap_or(Path::new("/"));
         if let Some(builtins) = majors.iter().find_map(|m| versioned(folder, "libnvrtc-builtins", *m)) {
-            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {}", reason(&e))))?;
+            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {}", loader_says(&e))))?;
         }
     }
     // SAFETY: presence is checked before the library is used.
@@ -179,7 +174,7 @@ pub fn load_cublaslt(places: &Places, newest: u32) -> Result<Found> {
     let majors: Vec<u32> = [13, 12].into_iter().filter(|m| *m <= newest).collect();
     let path = places.library("libcublasLt", &majors);
     if let Some(path) = &path {
-        open_global(path).map_err(|e| lacking(format!("cuBLASLt does not load: {}", reason(&e))))?;
+        open_global(path).map_err(|e| lacking(format!("cuBLASLt does not load: {}", loader_says(&e))))?;
     }
     // SAFETY: presence is checked before the library is used.
     if !unsafe { cublaslt::is_culib_present() } {

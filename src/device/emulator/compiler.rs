@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::emulator::face::{Entry, Functions, KernelTable};
 use crate::device::emulator::locked;
+use crate::device::places::loader_says;
 use crate::device::{Kernel, sources};
 use crate::error::{Code, Error, Result};
 
@@ -241,8 +242,7 @@ impl Compiler {
         let library = load().or_else(|_| {
             make()?;
             load().map_err(|e| {
-                let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-                Error::new(Code::G0507, format!("the emulator's library does not load: {why}"))
+                Error::new(Code::G0507, format!("the emulator's library does not load: {}", loader_says(&e)))
                     .help("if its folder lies where nothing may be run, set XDG_CACHE_HOME to another one")
             })
         })?;
