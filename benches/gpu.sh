@@ -3,17 +3,19 @@
 #
 #   benches/gpu.sh OUT [DATA]
 #
-# OUT      folder of results: results.jsonl (one line per part: name, seconds, exit status, what it printed) and log.txt
+# OUT      folder of results: results.jsonl (one line per part: name, seconds, exit status, what it printed), operations.jsonl, log.txt
 # DATA     folder with ml-1m/ml-1m_sas.txt.gz for the comparison with PyTorch (not part of this repository)
 # HARDNEG  the program (default target/release/hardneg); PYTHON a Python with torch and numpy (default python3)
-# VARIANTS variants of the baseline, separated by semicolons, where not all can be run in the time there is
+# DEVICE   where to run (default cuda); emulator: a trial of this script, whose times mean nothing
+# VARIANTS variants of the baseline's epochs, separated by semicolons, and CONFIGURATIONS those of operations.py, separated by commas,
+#          where not all can be run in the time there is
 #
 # Correctness comes first: what fails there makes the speed after it worthless, and the last line says so. A part whose
 # tool is missing is recorded as such and the rest goes on.
 set -u
 cd "$(dirname "$0")/.."
 out=$1 data=${2:-}
-hardneg=${HARDNEG:-target/release/hardneg} python=${PYTHON:-python3}
+hardneg=${HARDNEG:-target/release/hardneg} python=${PYTHON:-python3} device=${DEVICE:-cuda}
 mkdir -p "$out"
 log=$out/log.txt results=$out/results.jsonl work=$(mktemp -d)
 : >"$log" && : >"$results"
@@ -55,7 +57,7 @@ correct=yes
 part machine 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader || true
 part version 10 "$hardneg" --version
 part doctor 90 "$hardneg" doctor --json || correct=no
-part check 170 "$hardneg" check --device cuda --repeat 100 --json || correct=no
+part check 170 "$hardneg" check --device "$device" --repeat 100 --json || correct=no
 if command -v compute-sanitizer >/dev/null; then
   part memcheck 60 compute-sanitizer --error-exitcode 9 "$hardneg" check --device cuda --only attention || correct=no
   part racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$hardneg" check --device cuda --only layer_norm || correct=no
@@ -63,45 +65,62 @@ else
   echo '{"part": "compute-sanitizer", "status": "missing"}' >>"$results"
 fi
 
-# One training on both, and with steps as graphs: the same ids are drawn, the losses follow each other.
+# One training on the plain path, and on the GPU with its steps call by call, as graphs, whichever is faster, and rounded: the losses
+# lie inside the envelope that the README publishes.
 small=(--steps 100 --progress none --set eval.baselines=false)
-part train-cuda 60 "$hardneg" train --out "$work/cuda" --device cuda "${small[@]}" || correct=no
-part train-graph 60 "$hardneg" train --out "$work/graph" --device cuda --set train.graph=true "${small[@]}" || correct=no
 part train-host 60 "$hardneg" train --out "$work/host" --device host "${small[@]}" || correct=no
+for form in calls=train.graph=no graphs=train.graph=yes auto=train.graph=auto tf32=train.rounding=tf32 bf16=train.rounding=bf16; do
+  part "train-${form%%=*}" 60 "$hardneg" train --out "$work/${form%%=*}" --device "$device" --set "${form#*=}" "${small[@]}" || correct=no
+done
 if ! command -v "$python" >/dev/null; then
   echo '{"part": "curves", "status": "missing", "said": "needs a Python"}' >>"$results"
 else
 part curves 20 "$python" - "$work" <<'EOF' || correct=no
 import json, sys
-def losses(device):
-    with open(f"{sys.argv[1]}/{device}/metrics.jsonl") as lines:
-        return [r["loss"] for r in map(json.loads, lines) if "loss" in r]
-gpu, graph, host = losses("cuda"), losses("graph"), losses("host")
-worst = [max(abs(a - b) / abs(b) for a, b in zip(of, host)) for of in (gpu, graph)]
-steps = json.load(open(f"{sys.argv[1]}/graph/manifest.json"))["graph"]
-print(json.dumps({"intervals": len(gpu), "worst_relative_difference": worst[0], "of_graphs": worst[1], "steps": steps}))
-sys.exit(0 if len(gpu) == len(graph) == len(host) and max(worst) < 1e-3 and steps["replayed"] > 0 else 1)
+ENVELOPE = {"calls": 1e-4, "graphs": 1e-4, "auto": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
+def read(form, name):
+    return open(f"{sys.argv[1]}/{form}/{name}").read()
+def losses(form):
+    return [r["loss"] for r in map(json.loads, read(form, "metrics.jsonl").splitlines()) if "loss" in r]
+host = losses("host")
+worst = {form: max(abs(a - b) / abs(b) for a, b in zip(losses(form), host, strict=True)) for form in ENVELOPE}
+manifests = {form: json.loads(read(form, "manifest.json")) for form in ENVELOPE}
+print(json.dumps({"intervals": len(host), "worst_relative_difference": worst, "envelope": ENVELOPE,
+                  "graphs": {form: manifests[form].get("graph") for form in ("graphs", "auto")}}))
+inside = len(host) > 0 and all(worst[form] < ENVELOPE[form] for form in ENVELOPE)
+# The same calls one way and the other, so the same bits.
+same = manifests["graphs"]["state_hash"] == manifests["auto"]["state_hash"]
+sys.exit(0 if inside and same and manifests["graphs"]["graph"]["replayed"] > 0 else 1)
 EOF
 fi
 
-# Every call of a step: MovieLens-1M's size with the whole catalogue and with own negatives, and a million items.
-middle=(--set dim=64 --set max_len=200 --set batch_size=256 --items 3700)
-for rounding in f32 bf16; do
-  part "kernels-softmax-$rounding" 30 "$hardneg" profile --kernels --json --device cuda --rounds 9 "${middle[@]}" \
-    --set loss=softmax --set train.rounding=$rounding || true
-done
-part kernels-sampled 30 "$hardneg" profile --kernels --json --device cuda --rounds 9 "${middle[@]}" --set loss=sampled_softmax \
-  --samplers uniform,dns --negatives 128 || true
-part kernels-million 60 "$hardneg" profile --kernels --json --device cuda --rounds 5 --set dim=128 --set max_len=200 \
-  --set batch_size=256 --items 1e6 --set loss=sampled_softmax --set optim.tables=lazy --samplers uniform --negatives 128 || true
-
+# Speed: every operation and every call of a step beside PyTorch's, at MovieLens-1M's size (dim 64, length 200, batch 256) with the whole
+# catalogue and with 128 own negatives; then whole epochs.
+torch=no
+"$python" -c 'import torch; assert torch.cuda.is_available()' 2>>"$log" && torch=yes
+if [ $torch = yes ]; then
+  part operations 150 "$python" benches/peers/operations.py --hardneg "$hardneg" --out "$out/operations.jsonl" --seconds 130 \
+    --configurations "${CONFIGURATIONS:-softmax,softmax-bf16,sampled}" || true
+else
+  echo '{"part": "operations", "status": "missing", "said": "needs torch with CUDA"}' >>"$results"
+  middle=(--set dim=64 --set max_len=200 --set batch_size=256 --set layers=2 --items 3700)
+  for rounding in f32 bf16; do
+    part "kernels-softmax-$rounding" 30 "$hardneg" profile --kernels --json --device "$device" --rounds 9 "${middle[@]}" \
+      --set loss=softmax --set train.rounding=$rounding || true
+    part "kernels-sampled-$rounding" 30 "$hardneg" profile --kernels --json --device "$device" --rounds 9 "${middle[@]}" \
+      --set loss=sampled_softmax --samplers uniform,dns --negatives 128 --set train.rounding=$rounding || true
+  done
+  part kernels-million 60 "$hardneg" profile --kernels --json --device "$device" --rounds 5 --set dim=128 --set max_len=200 \
+    --set batch_size=256 --items 1e6 --set loss=sampled_softmax --set optim.tables=lazy --samplers uniform --negatives 128 || true
+fi
 log_file=$data/ml-1m/ml-1m_sas.txt.gz
-if [ -f "$log_file" ] && "$python" -c 'import torch; assert torch.cuda.is_available()' 2>>"$log"; then
-  eager="--layout packed;--layout padded;--layout padded --precision tf32;--layout padded --precision bf16"
-  variants=${VARIANTS:-$eager;--layout padded --precision bf16 --compile}
+if [ $torch = yes ] && [ -f "$log_file" ]; then
+  bf16="--layout padded --precision bf16"
+  variants="--layout padded --precision tf32;$bf16 --attention flash;$bf16 --compile-mode reduce-overhead --compile-loss"
   for loss in softmax sampled; do
-    part "compare-$loss" 170 "$python" benches/peers/compare.py "$log_file" --loss "$loss" --device cuda --epochs 2 \
-      --graph --rounds 2 --hardneg "$hardneg" --python "$python" --variants "$variants" || true
+    [ $loss = sampled ] && variants="$variants;--layout padded --precision tf32 --sampled dense"
+    part "compare-$loss" 130 "$python" benches/peers/compare.py "$log_file" --loss $loss --device cuda --epochs 2 --batch 256 \
+      --negatives 128 --graph --rounds 2 --hardneg "$hardneg" --python "$python" --variants "${VARIANTS:-$variants}" || true
   done
 else
   echo '{"part": "compare", "status": "missing", "said": "needs DATA and torch with CUDA"}' >>"$results"

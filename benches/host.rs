@@ -9,6 +9,7 @@ use std::time::Instant;
 use hardneg::config::{self, Config};
 use hardneg::data::{prepare, split::Split, training::TrainingSet};
 use hardneg::device::places::Rounding;
+use hardneg::device::recorded::Graphs;
 use hardneg::device::{Amendment, Arg, Device, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime};
 use hardneg::error::{Error, Result};
 use hardneg::train::fit::Training;
@@ -117,7 +118,7 @@ fn main() {
         for recording in [false, true] {
             let idle = Arc::new(Idle::new());
             let device = Device::Machine(idle.clone());
-            let device = if recording { device.recording() } else { device };
+            let device = if recording { device.recording(Graphs::Always).unwrap() } else { device };
             let mut trainer = Trainer::new(&config, set.clone(), &device).unwrap();
             let per_epoch = trainer.steps_per_epoch();
             let (mut seconds, mut stages, mut calls) = (vec![], vec![], 0);

@@ -20,6 +20,9 @@
 // Numerics f32, exp and log to a few units in the last place; sums over items in one chain per tile column
 // Determinism  fixed order everywhere, no atomics
 // Source   the online softmax of FlashAttention (Dao et al., NeurIPS 2022); its backward needs atomics, two owners need none
+#if COSINE && CONTEXT
+#define ROOMY , 2  // at D = 64 the compiler would spill eight registers to keep a fifth block (sm_90a)
+#endif
 #include "tile.cuh"
 
 KERNEL(128, full_softmax_rows)(float* dp, float* dg, float2* saved, float* losses, const float* p, const float* g,

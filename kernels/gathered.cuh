@@ -2,10 +2,17 @@
 //
 //   product = p . e,  square = |e|^2,  e = a + g          score = product [heat / (|p| |e|) for the cosine]
 //
-// Defines  D; LANES of an item (8, 16 or 32, so that a lane holds at most four float4 where D <= 512); COSINE; CONTEXT
+// Defines  D; LANES of an item (8, 16 or 32, so that a lane holds at most four float4 where D <= 512); COSINE; CONTEXT;
+//          HALF: rows that are gathered are kept as bf16, which are half the bytes (D a multiple of 4)
 // Numerics a lane adds its columns in order, lanes are added in a fixed tree: the bits depend on nothing else
 #pragma once
 #include "device.cuh"
+
+#ifdef HALF
+using Stored = bf16;
+#else
+using Stored = float;
+#endif
 
 static constexpr u32 NONE = ~0u;
 static constexpr int QUADS = (D + 3) / 4;                      // float4 of a row
@@ -50,6 +57,21 @@ struct Part {
         if (4 * column + 2 < D) part.at[c].z = row[4 * column + 2];
         if (4 * column + 3 < D) part.at[c].w = row[4 * column + 3];
       }
+    }
+    return part;
+  }
+  // The same columns of a row of bf16.
+  __device__ static Part load(const bf16* row, int lane) {
+    Part part = zero();
+    if (row == nullptr) return part;
+    auto low = [](u32 two) { return __uint_as_float(two << 16); };
+    auto high = [](u32 two) { return __uint_as_float(two & 0xffff0000u); };
+#pragma unroll
+    for (int c = 0; c < MINE; ++c) {
+      int column = lane + LANES * c;
+      if (QUADS % LANES != 0 && column >= QUADS) continue;
+      uint2 four = reinterpret_cast<const uint2*>(row)[column];
+      part.at[c] = make_float4(low(four.x), high(four.x), low(four.y), high(four.y));
     }
     return part;
   }

@@ -21,7 +21,7 @@
 // Launch   a warp per row, four to a block
 // Traffic  R (1+N) rows of a once (BPR-max, contrastive: twice); 8 R (1+N+W) bytes of records, written, read and written again
 //   sampled_loss: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |wrong| + 4 |targets| + 4 |groups| + 4 |ids| + 4 |log_q| + 4 |drop| + 4 |weight| + 4 |row_weight| + 4 |toward| + 4 |alpha| + 4 |beta|, writes 4 |dp| + 4 |dg| + 4 |dwrong| + 4 |losses| + 4 |alpha| + 4 |beta|
-// Numerics f32; exp and log to a few units in the last place
+// Numerics f32 (HALF: of items rounded to bf16); exp and log to a few units in the last place
 // Determinism  a list of a warp takes every LISTS-th slot in order, lists are added in a fixed tree
 // Source   see src/loss/: Kang and McAuley 2018, Petrov and Macdonald 2023, Rendle et al. 2009, Khrylchenko et al. 2025,
 //          Chuang et al. 2020, Robinson et al. 2021, Hidasi and Karatzoglou 2018, Yang et al. 2020, Shi et al. 2022,
@@ -193,7 +193,7 @@ struct Row {
 };
 
 KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, float* alpha, float* beta, const float* p,
-                          const float* g, const float* a, const float* wrong, const u32* targets, const u32* groups,
+                          const float* g, const Stored* a, const float* wrong, const u32* targets, const u32* groups,
                           const u32* ids, const float* log_q, const u8* drop, const float* weight, const float* row_weight,
                           const float* toward, u32 R, u32 N, u32 W, float heat, float scale, float cold, float c0, float c1,
                           float c2) {

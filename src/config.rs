@@ -297,6 +297,20 @@ pub struct Optim {
     pub tables: String,
 }
 
+/// A word, or what was a flag in older files.
+fn word_or_flag<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Word(String),
+        Flag(bool),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::Word(word) => word,
+        Either::Flag(yes) => if yes { "yes" } else { "no" }.into(),
+    })
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
@@ -310,10 +324,13 @@ pub struct Train {
     pub seed: u64,
     /// `all` positions or the `last` one of each sequence.
     pub targets: String,
-    /// How a GPU rounds the operands of matrix products and attention: `f32`, `tf32` or `bf16`; sums and weights stay f32.
+    /// How a GPU rounds the operands of matrix products and attention: `f32`, `tf32` or `bf16`, and with `bf16` the rows that sampled
+    /// losses gather; sums and weights stay f32.
     pub rounding: String,
-    /// Whether a GPU is given a step like an earlier one as one recorded graph (CUDA graphs) instead of call by call.
-    pub graph: bool,
+    /// `auto`, `yes` or `no`: whether a GPU is given a step like an earlier one as one recorded graph (CUDA graphs) instead of call by
+    /// call. `auto`: if that is found to be faster there.
+    #[serde(deserialize_with = "word_or_flag")]
+    pub graph: String,
     /// Cut each sequence at a random prefix (CaNS), last-position training only.
     pub random_prefix: bool,
     /// Epochs between evaluations on the validation targets; 0: never.
@@ -473,7 +490,7 @@ impl Default for Train {
             seed: 42,
             targets: "all".into(),
             rounding: "f32".into(),
-            graph: false,
+            graph: "auto".into(),
             random_prefix: false,
             eval_every: 1,
             metric: "ndcg@10".into(),

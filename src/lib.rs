@@ -54,7 +54,13 @@
 //!   replays the recording of an equal one after setting anew what differs. No kernel reads its sizes or the number of the step from
 //!   memory, and no batch is padded, as a graph that never changes would need: the price is a change of some hundred nodes a step by
 //!   the host, and products of round numbers of rows. Fills are kernels there ([`device::Kernel::filling`]), since a driver need not
-//!   accept another length for one of its own. Off by default until it has been measured on a GPU.
+//!   accept another length for one of its own. Whether a graph is faster than its calls is measured on the machine itself
+//!   (`device/recorded/trial.rs`), which changes no bit, because both ways make the same calls; whether it does the same is asked
+//!   before (`device/recorded/proof.rs`).
+//! - **Gradients are summed first and applied then**, not in one kernel: whether all are finite, and the norm that clips them, is known
+//!   only when the last is summed, and a step that is not finite changes nothing. The records of a sampled loss and the rows of a batch are
+//!   sorted apart, so that records are let go of before the encoder goes backward; the rows are few beside them. The price is one more
+//!   pass over the rows that a step touches.
 //! - **A step is few launches, and a number is moved once.** On a machine all but the largest parameters lie side by side by role
 //!   ([`model::ParamList`]), so one launch updates all that decay alike, and one finishes the sums over rows of all biases, gains and
 //!   shifts ([`ops::column_sum`]). A bias is added by its product, a residual connection with the norm behind it is one pass across the

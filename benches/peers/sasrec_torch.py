@@ -6,7 +6,9 @@ and can be switched, so that the best of them is the baseline:
 
   --layout packed   linear layers and norms on the packed rows, padding only around attention  (or: padded)
   --sampled gather  gathers (rows, N, D) of negatives; dense: scores all items and picks        (both exact)
-  --compile         torch.compile (on a GPU also with CUDA graphs where shapes repeat)
+  --compile         torch.compile of the model; --compile-loss of the loss; --compile-mode reduce-overhead and max-autotune run
+                    the model as CUDA graphs, for which every batch is padded to the same shape
+  --attention flash one of the implementations of attention: flash, efficient, cudnn, math, or flex (without dropout), compiled
   --device cuda     batches prepared ahead and sent from pinned memory, no synchronisation within the timed steps
   --precision       f32, tf32 (products on tensor cores) or bf16 (autocast)
 
@@ -14,6 +16,8 @@ Needs: pip install torch numpy.   Reads "user item" text in time order, plain or
 Prints one JSON line per epoch: seconds, rows, mean loss.
 """
 import argparse
+import contextlib
+import functools
 import gzip
 import json
 import time
@@ -21,7 +25,11 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
+            "math": SDPBackend.MATH}
 M0, M1, W0, W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 
 
@@ -74,9 +82,9 @@ def read(path):
 
 
 class Block(torch.nn.Module):
-    def __init__(self, d, heads, p):
+    def __init__(self, d, heads, p, flex):
         super().__init__()
-        self.heads, self.p = heads, p
+        self.heads, self.p, self.flex = heads, p, flex
         self.norm1, self.norm2 = torch.nn.LayerNorm(d), torch.nn.LayerNorm(d)
         self.qkv, self.project = torch.nn.Linear(d, 3 * d), torch.nn.Linear(d, d)
         self.expand, self.contract = torch.nn.Linear(d, d), torch.nn.Linear(d, d)
@@ -85,7 +93,10 @@ class Block(torch.nn.Module):
         d = x.shape[-1]
         qkv = pad(self.qkv(self.norm1(x)))  # (B, L, 3D)
         q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in qkv.split(d, dim=-1))
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.p if self.training else 0.0)
+        if self.flex:
+            a = self.flex(q, k, v)
+        else:
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.p if self.training else 0.0)
         a = unpad(a.transpose(1, 2).reshape(qkv.shape[0], qkv.shape[1], d))
         x = x + F.dropout(self.project(a), self.p, self.training)
         h = self.contract(F.relu(self.expand(self.norm2(x))))
@@ -95,12 +106,12 @@ class Block(torch.nn.Module):
 class SASRec(torch.nn.Module):
     """Pre-norm, learned positions counted back from the last event, tied output table, as `model.kind = "sasrec"`."""
 
-    def __init__(self, items, d, layers, heads, length, p):
+    def __init__(self, items, d, layers, heads, length, p, flex=None):
         super().__init__()
         self.items, self.positions = torch.nn.Embedding(items, d), torch.nn.Embedding(length, d)
         torch.nn.init.normal_(self.items.weight, std=0.02)
         torch.nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = torch.nn.ModuleList(Block(d, heads, p) for _ in range(layers))
+        self.blocks = torch.nn.ModuleList(Block(d, heads, p, flex) for _ in range(layers))
         for block in self.blocks:
             for layer in (block.qkv, block.project, block.expand, block.contract):
                 torch.nn.init.normal_(layer.weight, std=0.02)
@@ -118,8 +129,7 @@ class SASRec(torch.nn.Module):
 def load(model, path):
     """Copies the weights of a hardneg checkpoint, to compare losses step by step."""
     with open(path, "rb") as f:
-        size = int.from_bytes(f.read(8), "little")
-        header, start = json.loads(f.read(size)), 8 + size
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         blob = f.read()
 
     def tensor(name):
@@ -149,7 +159,7 @@ def load(model, path):
     norm(model.norm, prefix + "norm")
 
 
-def sampled_loss(h, targets, table, n, how, chunk):
+def sampled_loss(h, targets, table, chunk, n, how):
     """Softmax over the target and n uniform negatives per row, summed over rows; in chunks so that a CPU's cache holds them."""
     items, total = table.shape[0], 0.0
     for h, y in zip(h.split(chunk), targets.split(chunk)):
@@ -179,6 +189,9 @@ def main():
     p.add_argument("--sampled", choices=["gather", "dense"], default="gather")
     p.add_argument("--layout", choices=["packed", "padded"], default="packed")
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--compile-mode", choices=["default", "reduce-overhead", "max-autotune"], help="implies --compile")
+    p.add_argument("--compile-loss", action="store_true")
+    p.add_argument("--attention", choices=["auto", *BACKENDS, "flex"], default="auto")
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--steps", type=int, default=0, help="stop after so many steps")
     p.add_argument("--losses", action="store_true", help="print the loss of every step")
@@ -196,6 +209,17 @@ def main():
     p.add_argument("--warmup", type=int, default=0, help="steps before the clock starts")
     p.add_argument("--init", help="weights of a hardneg checkpoint (model.safetensors)")
     a = p.parse_args()
+    a.compile |= a.compile_mode is not None
+    graphs = a.compile_mode in ("reduce-overhead", "max-autotune")
+    if a.attention == "flex" and a.dropout > 0:
+        p.error("--attention flex has no dropout: add --dropout 0")
+    if (graphs or a.compile and a.attention == "flex") and a.layout != "padded":
+        p.error("compiled for fixed shapes it needs --layout padded: packed rows differ in number from batch to batch")
+    with sdpa_kernel(BACKENDS[a.attention]) if a.attention in BACKENDS else contextlib.nullcontext():
+        train(a, graphs)
+
+
+def train(a, graphs):
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
@@ -207,33 +231,47 @@ def main():
     # Leave-one-out: the last two events of everybody are held out; a sequence needs two training events.
     sequences = [s[:-2] if len(s) >= 3 else s for s in sequences]
     sequences = [s[-(a.length + 1):] for s in sequences if len(s) >= 2]
-    model = SASRec(items, a.dim, a.layers, a.heads, a.length, a.dropout)
+    flex = None
+    if a.attention == "flex":
+        mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, a.length, a.length, device=device)
+        # A compiler of the whole model takes it along.
+        attend = flex_attention if a.compile else torch.compile(flex_attention, dynamic=False)
+        flex = functools.partial(attend, block_mask=mask)
+    model = SASRec(items, a.dim, a.layers, a.heads, a.length, a.dropout, flex)
     if a.init:
         load(model, a.init)
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=True)
-    run = torch.compile(model, dynamic=True) if a.compile else model
+    run = torch.compile(model, mode=a.compile_mode, dynamic=not (graphs or flex)) if a.compile else model
+    loss_of = full_loss if a.loss == "softmax" else sampled_loss
+    loss_of = torch.compile(loss_of, dynamic=True) if a.compile_loss else loss_of
 
     def batch(indexes):
         chosen = [sequences[i] for i in indexes]
         lengths = torch.tensor([len(s) - 1 for s in chosen])
         x = torch.from_numpy(np.concatenate([s[:-1] for s in chosen]))
         y = torch.from_numpy(np.concatenate([s[1:] for s in chosen]))
-        length = int(lengths.max())
-        place = torch.arange(length)[None, :]
-        valid = place < lengths[:, None]
-        ages = (lengths[:, None] - 1 - place)[valid]
+        length = a.length if graphs or flex else int(lengths.max())
+        count = a.batch if graphs else len(chosen)
+        valid = torch.zeros(count, length, dtype=torch.bool)
+        valid[:len(chosen)] = torch.arange(length)[None, :] < lengths[:, None]
+        ages = torch.repeat_interleave(lengths, lengths) - 1 - torch.cat([torch.arange(n) for n in lengths])
+        # Places of the rows in the padded matrix: a mask would have to be counted, for which a GPU is waited for.
+        places = send(valid.flatten().nonzero().squeeze(1))
+
+        def unpad(t):
+            return t.flatten(0, 1).index_select(0, places)
+
         if a.layout == "packed":
             def pad(t):
-                out = t.new_zeros(len(chosen), length, t.shape[-1])
-                out[valid] = t
-                return out
-            x, y, ages, valid = send(x), send(y), send(ages), send(valid)
-            return x, y, ages, pad, lambda t: t[valid], lambda t: t
-        xs, age = torch.zeros(len(chosen), length, dtype=torch.long), torch.zeros(len(chosen), length, dtype=torch.long)
+                return t.new_zeros(count * length, t.shape[-1]).index_copy(0, places, t).view(count, length, -1)
+            return send(x), send(y), send(ages), pad, unpad, same
+        xs, age = torch.zeros(count, length, dtype=torch.long), torch.zeros(count, length, dtype=torch.long)
         xs[valid], age[valid] = x, ages
-        valid = send(valid)
-        return send(xs), send(y), send(age), lambda t: t, lambda t: t, lambda t: t[valid]
+        return send(xs), send(y), send(age), same, same, unpad
+
+    def same(t):
+        return t
 
     def send(t):
         return t.pin_memory().to(device, non_blocking=True) if gpu else t
@@ -257,10 +295,11 @@ def main():
             x, y, ages, pad, unpad, valid = ready[number] if gpu else batch(order[first:first + a.batch])
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=a.precision == "bf16"):
+                if graphs:
+                    torch.compiler.cudagraph_mark_step_begin()
                 h = valid(run(x, ages, pad, unpad))
-                table = model.items.weight
-                loss = (full_loss(h, y, table, chunk) if a.loss == "softmax"
-                        else sampled_loss(h, y, table, a.negatives, a.sampled, chunk))
+                more = () if a.loss == "softmax" else (a.negatives, a.sampled)
+                loss = loss_of(h, y, model.items.weight, chunk, *more)
             loss = loss / len(y)
             loss.backward()
             optimizer.step()

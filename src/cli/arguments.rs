@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cli::settings::Inputs;
 use crate::config::Train;
 use crate::device::places::{Places, Rounding};
+use crate::device::recorded::Graphs;
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 
@@ -66,17 +67,22 @@ impl Machine {
     pub fn open(&self) -> Result<(Device, Option<String>)> {
         self.open_for(&Train::default())
     }
-    /// As [`Machine::open`], with products rounded and steps recorded as a configuration says.
+    /// As [`Machine::open`], with products rounded as a configuration says, and steps recorded if it insists.
     pub fn open_for(&self, train: &Train) -> Result<(Device, Option<String>)> {
+        let (device, why) = self.open_unrecorded(train)?;
+        Ok((if train.graph == "yes" { recording(device, train)? } else { device }, why))
+    }
+    /// As [`Machine::open_for`], for whoever has to see whether a run fits before [`recording`] takes memory.
+    pub fn open_unrecorded(&self, train: &Train) -> Result<(Device, Option<String>)> {
         let rounding: Rounding = train.rounding.parse()?;
         self.set_threads()?;
         let (device, why) = device::open(self.device.parse::<Request>()?, &Places { rounding, ..places() })?;
         if let Device::Machine(_) = &device {
-            return Ok((if train.graph { device.recording() } else { device }, why));
+            return Ok((device, why));
         }
         let idle = [
             (rounding != Rounding::F32, "`train.rounding` has no effect on the plain path, which computes in full f32"),
-            (train.graph, "`train.graph` has no effect on the plain path, which records nothing"),
+            (train.graph == "yes", "`train.graph` has no effect on the plain path, which records nothing"),
         ];
         match idle.into_iter().find(|(asked, _)| *asked) {
             Some((_, what)) => {
@@ -93,6 +99,15 @@ impl Machine {
         // A second call in one process keeps the first pool; results do not depend on it.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global();
         Ok(())
+    }
+}
+
+/// `device`, its steps recorded as a configuration says.
+pub fn recording(device: Device, train: &Train) -> Result<Device> {
+    match train.graph.as_str() {
+        "yes" => device.recording(Graphs::Always),
+        "auto" => device.recording(Graphs::IfFaster),
+        _ => Ok(device),
     }
 }
 

@@ -50,6 +50,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         .chain(loss::cases())
         .chain(optim::cases())
         .chain(ops::rounded_cases())
+        .chain(loss::rounded_cases())
         .collect();
     let named = |case: &&Case| case.operation.contains(&args.only);
     if !cases.iter().any(|case| named(&case)) {

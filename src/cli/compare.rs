@@ -130,7 +130,11 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 }
 
 fn rank(args: &Args, path: &Path, json: bool) -> Result<Ranked> {
-    let Trained { config, set, mut model, device, .. } = Trained::open(path, &args.machine, &[])?;
+    let Trained { config, set, mut model, device, .. } = {
+        // With each other, and with nobody else.
+        let alone = "eval.baselines=false".to_string();
+        Trained::open(path, &args.machine, &[alone])?
+    };
     let ground = Ground::new(&set, args.split);
     let mut display = Display::new(Style::Auto, json, false);
     display.start("ranking", args.split.targets(&set).len() as u64);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{arguments, terminal};
 use crate::device::places::{Places, Rounding};
+use crate::device::recorded::Graphs;
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case};
@@ -21,8 +22,10 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let places = arguments::places();
     let parts = device::survey(&places);
     // The last, because a kernel that breaks the GPU's context ends all else there.
-    let gpu = device::open(Request::Cuda(0), &places)
-        .and_then(|(device, _)| Ok((name(&device), known_answers(&device, &rounding(&places)?)?, tensor_core_answers(&device))));
+    let gpu = device::open(Request::Cuda(0), &places).and_then(|(device, _)| {
+        let cases = known_answers(&device, &rounding(&places)?)?;
+        Ok(Answers { name: name(&device), cases, no_graphs: why_no_graphs(&device), top_k: tensor_core_answers(&device) })
+    });
     let folder = |p: &std::path::PathBuf| format!("{}{}", p.display(), if p.is_dir() { "" } else { " (no such folder)" });
     let folders: Vec<String> = places.libraries.iter().map(folder).collect();
     if json {
@@ -31,13 +34,14 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
             Err(error) => json!({ "part": what, "found": null, "why": error.json()["error"] }),
         };
         let gpu = match &gpu {
-            Ok((name, cases, top_k)) => {
+            Ok(Answers { name, cases, no_graphs, top_k }) => {
                 let (right, why) = match top_k {
                     Some(Ok(right)) => (Some(*right), Value::Null),
                     Some(Err(error)) => (Some(false), error.json()["error"].clone()),
                     None => (None, Value::Null),
                 };
-                json!({ "usable": true, "name": name, "cases_passed": cases, "tensor_core_top_k": right, "why_not": why })
+                json!({ "usable": true, "name": name, "cases_passed": cases, "tensor_core_top_k": right, "why_not": why,
+                    "graphs": no_graphs.is_none(), "why_no_graphs": no_graphs })
             }
             Err(error) => json!({ "usable": false, "why": error.json()["error"] }),
         };
@@ -60,7 +64,11 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     }
     rows.push(("looked in".into(), if folders.is_empty() { "the loader's own folders".into() } else { folders.join(", ") }));
     let verdict = match &gpu {
-        Ok((name, cases, top_k)) => {
+        Ok(Answers { name, cases, no_graphs, top_k }) => {
+            let graphs = match no_graphs {
+                None => "; a step as a graph gives the numbers of its calls".to_string(),
+                Some(why) => format!("; steps are given to it call by call, not as graphs: {why}"),
+            };
             let top_k = match top_k {
                 Some(Ok(true)) => "; top-k on its tensor cores does too".to_string(),
                 Some(Ok(false)) => "; top-k on its tensor cores does not, and is left to the kernel in f32".into(),
@@ -69,7 +77,7 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
                 }
                 None => String::new(),
             };
-            format!("usable: {name}, {cases} cases agree with the plain path{top_k}")
+            format!("usable: {name}, {cases} cases agree with the plain path{graphs}{top_k}")
         }
         Err(error) => format!("not usable ({}): {}", error.code().name(), error.what()),
     };
@@ -80,6 +88,25 @@ pub fn run(_: &Args, json: bool) -> Result<()> {
     let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     let text: Vec<String> = rows.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect();
     terminal::out(&text.join("\n"))
+}
+
+/// What a GPU answered.
+struct Answers {
+    name: String,
+    /// Cases that agree with the plain path.
+    cases: usize,
+    no_graphs: Option<String>,
+    /// As [`tensor_core_answers`] has it.
+    top_k: Option<Result<bool>>,
+}
+
+/// Why steps of `device` cannot be graphs.
+fn why_no_graphs(device: &Device) -> Option<String> {
+    match device.clone().recording(Graphs::Always) {
+        Ok(Device::Machine(runtime)) => runtime.steps()?.failed,
+        Ok(Device::Host(_)) => None,
+        Err(error) => Some(error.what().to_string()),
+    }
 }
 
 /// What an error says beside its first line: where, why, what to do.
@@ -133,7 +160,8 @@ fn all_cases() -> Vec<Case> {
 /// Those of machines that round, without the choice on Hopper's tensor cores: it is asked for by itself, since it may fail and all else
 /// be well.
 fn rounded_cases() -> Vec<Case> {
-    ops::rounded_cases().into_iter().filter(|case| case.operation != "score_topk").collect()
+    let all = ops::rounded_cases().into_iter().chain(loss::rounded_cases());
+    all.filter(|case| case.operation != "score_topk").collect()
 }
 
 /// The GPU, as a machine that rounds products.

@@ -15,7 +15,7 @@ use crate::cli::{doctor, intake, terminal};
 use crate::config::Config;
 use crate::data::training::TrainingSet;
 use crate::device::watched::Watched;
-use crate::device::{Device, Runtime, heap};
+use crate::device::{Device, Facts, Runtime, heap};
 use crate::error::{Code, Error, Result};
 use crate::eval::{Encoder, Evaluation};
 use crate::train::ceilings::Ceilings;
@@ -135,16 +135,53 @@ pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> 
     }
     let counts = |config: &Config| Counts::of(set, config);
     let error = too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?);
-    Err(error.note(format!("the plan:\n{}", terminal::table(&table(&plan, gpu)).trim_end())))
+    Err(with_table(error, &plan, gpu))
 }
 
-fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
+/// Refuses to measure steps that need more memory than the device has. G0601.
+pub fn refuse_too_large_to_step(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
+    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let plan = MemoryPlan::new(config, &Counts::of(set, config)?, threads, gpu)?.of_steps();
+    match there_is(device) {
+        Ok(memory) if plan.peak(gpu).1 > memory => {
+            let error = short_of_memory(&plan, memory, gpu);
+            Err(with_table(error.help("measure smaller ones: `--items`, `--set train.batch_size=...`"), &plan, gpu))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to evaluate or recommend with a trained model where there is not room for it and a tile of requests. G0601.
+pub fn refuse_too_large_to_use(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
+    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    // What cannot be planned is not refused here: a list may be shorter than what the run was judged by.
+    let Ok(plan) = MemoryPlan::of_use(config, &Counts::of_use(set, config), threads, gpu) else { return Ok(()) };
+    match there_is(device) {
+        Ok(memory) if plan.peak(gpu).1 > memory => {
+            let error = short_of_memory(&plan, memory, gpu);
+            let elsewhere = if gpu { "`--device host`, or a GPU with more memory" } else { "a machine with more memory" };
+            Err(with_table(error.help(format!("use {elsewhere}")), &plan, gpu))
+        }
+        // A system that does not say what it has is trusted.
+        _ => Ok(()),
+    }
+}
+
+fn with_table(error: Error, plan: &MemoryPlan, gpu: bool) -> Error {
+    error.note(format!("the plan:\n{}", terminal::table(&table(plan, gpu)).trim_end()))
+}
+
+fn short_of_memory(plan: &MemoryPlan, memory: u64, gpu: bool) -> Error {
     let (moment, needed) = plan.peak(gpu);
     let what = format!("the run needs {} while {}, and there are {}", size(needed), of(moment), size(memory));
     let mut lines: Vec<&plan::Line> = plan.lines.iter().filter(|l| l.during.contains(&moment) && (!gpu || l.on_gpu)).collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
     let most: Vec<String> = lines.iter().take(3).map(|line| format!("{} {}", line.part, size(line.bytes))).collect();
-    let error = Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")));
+    Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")))
+}
+
+fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
+    let error = short_of_memory(plan, memory, gpu);
     match changes.is_empty() {
         true => error.help("no single smaller setting makes it fit: change several, or use a machine with more memory"),
         false => {
@@ -339,6 +376,8 @@ fn evaluate_all(set: &Arc<TrainingSet>, config: &Config, ranker: &mut Encoder) -
 
 /// What the plan says of a measured part of a run.
 fn planned(plan: &MemoryPlan, part: &str, gpu: bool) -> u64 {
+    // Steps are measured call by call.
+    let plan = plan.clone().of_calls();
     match part {
         "checkpoint" => plan.at(Moment::Checkpoint, gpu),
         "evaluation" => plan.at(Moment::Evaluation, gpu),
@@ -401,15 +440,21 @@ fn of(moment: Moment) -> &'static str {
     }
 }
 
-/// Memory of the device: of a machine what was free when it was opened, of the host all of it, whoever else uses it now.
+/// Memory of the device: of a GPU what was free when it was opened, of the host all of it, whoever else uses it now; the emulator's is
+/// the host's.
 fn there_is(device: &Device) -> Result<u64> {
-    if let Device::Machine(runtime) = device {
-        return Ok(runtime.facts().memory_bytes);
+    let host = || {
+        doctor::facts()["memory_mib"].as_u64().map(|mib| mib << 20).ok_or_else(|| {
+            Error::new(Code::C0202, "this system does not say how much memory it has").help("say it with `--memory`, such as 16G")
+        })
+    };
+    match device {
+        Device::Machine(runtime) => {
+            let Facts { arch, memory_bytes, .. } = runtime.facts();
+            Ok(if arch == "emulator" { host().map_or(*memory_bytes, |host| host.min(*memory_bytes)) } else { *memory_bytes })
+        }
+        Device::Host(_) => host(),
     }
-    let facts = doctor::facts();
-    facts["memory_mib"].as_u64().map(|mib| mib << 20).ok_or_else(|| {
-        Error::new(Code::C0202, "this system does not say how much memory it has").help("say it with `--memory`, such as 16G")
-    })
 }
 
 /// `1.5 GiB`
@@ -425,6 +470,44 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::size;
+    #[cfg(feature = "emulator")]
+    use super::*;
+
+    /// A model that was not trained here, evaluated on the emulator: what it takes there at the most, without a step before it.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn what_using_a_model_takes_is_planned_to_two_percent() {
+        use crate::data::{prepare, split::Split};
+        use crate::device::emulator::{Emulator, Options};
+        use crate::model::Model;
+
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        for (kind, tied, candidates) in [("sasrec", true, "full"), ("sasrec", false, "random:50"), ("cans", true, "full")] {
+            let machine: Arc<dyn Runtime> = match Emulator::open(&Options::new(&cache)) {
+                Ok(machine) => machine,
+                Err(error) => {
+                    assert_eq!(error.code(), Code::G0507, "{error:?}");
+                    return println!("SKIPPED: no C++ compiler, so no model was used on the emulator");
+                }
+            };
+            let mut config = Config::default();
+            config.model = crate::config::Model { kind: kind.into(), tied, max_len: 60, ..config.model };
+            config.eval.candidates = candidates.into();
+            let raw = profile::log(900, 300, 63, 1).unwrap();
+            let data = Arc::new(prepare::in_memory(raw, &config.data, Default::default()).unwrap());
+            let split = Arc::new(Split::new(&data, &config.data, 1).unwrap());
+            let set = TrainingSet::new(data, split, &config, None, None).unwrap();
+            let watched = Arc::new(Watched::new(machine));
+            let device = Device::Machine(watched.clone());
+            let mut model = Model::new(&config.model, crate::train::step::sizes(&set), &device, 1).unwrap();
+            let mut ranker = Encoder::new(&mut model, &device, kind).unwrap();
+            Ground::new(&set, Part::Test).evaluate(&mut ranker, &config.eval, &mut |_, _| {}).unwrap();
+            let planned = MemoryPlan::of_use(&config, &Counts::of(&set, &config).unwrap(), 2, true).unwrap().peak(true).1;
+            let off = planned as f64 / watched.most() as f64 - 1.0;
+            println!("{kind}, tied {tied}, {candidates}: planned {planned}, measured {}, {:+.2} %", watched.most(), 100.0 * off);
+            assert!(off.abs() < 0.02, "{kind}, tied {tied}, {candidates}: planned {planned}, measured {}", watched.most());
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

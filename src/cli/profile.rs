@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::arguments::{Machine, SettingFlags, count};
 use crate::cli::plan::reaches;
 use crate::cli::settings::{self, Source};
-use crate::cli::{doctor, intake, kernels, terminal};
+use crate::cli::{doctor, intake, kernels, plan, terminal};
 use crate::config::Config;
 use crate::data::clusters::Method;
 use crate::data::prepare;
@@ -97,6 +97,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let (mut lines, mut spans): (Vec<Line>, Vec<Span>) = (vec![], vec![]);
     let mut steps = vec![];
     each(args, &config, &sizes, &plans, &mut |name, config, set, items| {
+        plan::refuse_too_large_to_step(config, set, &device)?;
         if let Some(runtime) = machine {
             let step = train::kernels::measure(config, set, runtime, rounds, &ceilings)?;
             steps.push(kernels::Line { sampler: step.negatives.map(|_| name.to_string()), items, step });
@@ -201,7 +202,7 @@ fn configuration(args: &Args) -> Result<Config> {
     if !says_loss {
         config.loss = crate::config::Kind { kind: "bce".into(), params: Default::default() };
     }
-    if args.kernels && config.train.graph {
+    if args.kernels && config.train.graph == "yes" {
         return Err(Error::new(Code::C0203, "`train.graph` has no effect where every call is timed, which a graph's are not"));
     }
     if !loss::find(&config.loss.kind)?.sampled && (!args.kernels || !args.samplers.is_empty() || !args.negatives.is_empty()) {

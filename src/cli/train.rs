@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::data::interactions::Interactions;
 use crate::data::training::TrainingSet;
 use crate::device::Device;
-use crate::device::recorded::Steps;
+use crate::device::recorded::{Steps, graphs_win};
 use crate::error::{Code, Error, Result};
 use crate::eval::{self, Encoder, Evaluation, report};
 use crate::rng::STREAM_VERSION;
@@ -107,7 +107,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     }
     let clusters = intake::cluster_method(config)?;
     let stop = Stop::install()?;
-    let (device, fallback) = args.machine.open_for(&config.train)?;
+    let (device, fallback) = args.machine.open_unrecorded(&config.train)?;
     let mut display = Display::new(args.progress, args.quiet, json);
     let out = args.out.clone().unwrap_or_else(|| default_out(config));
     let run = RunDir::create(&out, args.fresh)?;
@@ -120,6 +120,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let (data, data_file) = data_of(&run, &settings, &mut display)?;
     let set = intake::training_set(config, data.clone(), clusters)?;
     plan::refuse_too_large(config, &set, &device)?;
+    let device = if args.dry_run { device } else { arguments::recording(device, &config.train)? };
     let mut trainer = Trainer::new(config, set.clone(), &device)?;
     describe(&settings, &set, &trainer, &out, &mut display);
     if args.dry_run {
@@ -138,7 +139,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         started: now(),
         ..Manifest::default()
     };
-    let former = run.read_manifest()?.map(|m| m.device).filter(|former| *former != manifest.device);
+    let former = run.read_manifest()?;
+    let said_before = former.as_ref().and_then(|former| former.graph.clone());
+    let former = former.map(|m| m.device).filter(|former| *former != manifest.device);
     if let Some(former) = former.filter(|_| !checkpoint::steps(&run.checkpoints()).is_ok_and(|s| s.is_empty())) {
         display.line(&format!("continues on {} what began on {former}: the same mathematics, other last bits", manifest.device));
     }
@@ -151,9 +154,11 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         Ok(outcome) => format!("{:?}", outcome.reason),
         Err(error) => error.what().to_string(),
     });
-    manifest.graph = recorded_steps(&device);
-    if let Some(why) = manifest.graph.as_ref().and_then(|steps| steps.failed.as_ref()) {
-        display.line(&format!("steps went to the GPU call by call, because no graph could be made of them: {why}"));
+    // Of a run that was at its end already nothing new is known.
+    let steps = recorded_steps(&device);
+    manifest.graph = if steps.as_ref().is_some_and(|steps| steps.replayed + steps.direct > 0) { steps } else { said_before };
+    if let Some(said) = manifest.graph.as_ref().and_then(how_steps_went) {
+        display.line(&said);
     }
     manifest.state_hash = result.as_ref().ok().map(|o| o.state_hash.clone());
     // The error of the training counts more than one of noting it.
@@ -172,6 +177,16 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 /// What became of the steps of a GPU that records them.
 fn recorded_steps(device: &Device) -> Option<Steps> {
     if let Device::Machine(runtime) = device { runtime.steps() } else { None }
+}
+
+/// What a user should know of it: why there were no graphs, or which way was found to be the faster.
+fn how_steps_went(steps: &Steps) -> Option<String> {
+    if let Some(why) = &steps.failed {
+        return Some(format!("steps went to the machine call by call, not as graphs: {why}"));
+    }
+    let way = if graphs_win(steps.timed?) { "as graphs" } else { "call by call" };
+    let [calls, graphs] = steps.timed?.map(|seconds| 1e3 * seconds);
+    Some(format!("steps went to the machine {way}: one took {graphs:.3} ms as a graph and {calls:.3} ms call by call"))
 }
 
 fn print_config(settings: &Settings, json: bool) -> Result<()> {
@@ -194,7 +209,8 @@ fn default_out(config: &Config) -> PathBuf {
     Path::new("runs").join(format!("{stem}-{}", &hash[..6]))
 }
 
-/// Settings that may change between the parts of a run, because they change no bit of it (the data count by content).
+/// Settings that may change between the parts of a run, because they change no bit of it (the data count by content). Of
+/// `train.graph`, see [`lasting`].
 const FREE: &[&str] =
     &["data.path", "train.time_limit", "train.checkpoint_every", "train.checkpoint_steps", "train.keep", "eval.baselines"];
 
@@ -209,6 +225,9 @@ fn lasting(config: &Config) -> Value {
     let mut flat = serde_json::Map::new();
     walk("", &serde_json::to_value(config).unwrap_or_default(), &mut flat);
     flat.retain(|key, value| !FREE.contains(&key.as_str()) && !value.is_null());
+    // It may change as well, and what is decided on a machine then is last bits between `no` and the others. The flag it once was is
+    // part of what older runs are known by.
+    flat.insert("train.graph".into(), false.into());
     Value::Object(flat)
 }
 

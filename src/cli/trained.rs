@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cli::arguments::Machine;
 use crate::cli::settings::{self, Inputs, Source};
-use crate::cli::{intake, terminal};
+use crate::cli::{intake, plan, terminal};
 use crate::config::Config;
 use crate::data::interactions::Interactions;
 use crate::data::training::TrainingSet;
@@ -53,6 +53,7 @@ impl Trained {
                 .help("train first, or wait for the first checkpoint"));
         };
         loaded.notes.iter().for_each(|note| terminal::say(note));
+        plan::refuse_too_large_to_use(&config, &set, &device)?;
         let mut model = Model::new(&config.model, step::sizes(&set), &device, config.train.seed)?;
         checkpoint::restore_params(model.params_mut(), &device, &loaded.tensors)?;
         Ok(Trained { config, set, model, device, step: loaded.step })

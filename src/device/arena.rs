@@ -21,7 +21,7 @@ pub const ALIGNMENT: usize = 256;
 /// Small pieces come from chunks of so many bytes; a larger one is a chunk of its own at first.
 const CHUNK: usize = 2 << 20;
 /// From so many bytes on a piece is a table, which no work rounds up.
-const TABLE: usize = 1 << 30;
+pub const TABLE: usize = 1 << 30;
 
 /// All memory a machine gave, cut into blocks side by side.
 #[derive(Default)]

@@ -25,7 +25,7 @@ pub mod watched;
 
 use std::sync::Arc;
 
-pub use arena::round;
+pub use arena::{TABLE, round};
 pub use buffer::{Buffer, Memory, Real};
 pub use elementary::exp_f64;
 #[cfg(test)]
@@ -53,11 +53,11 @@ pub enum Device {
 
 impl Device {
     /// The same machine, whose steps are recorded from now on; the plain path as it is.
-    pub fn recording(self) -> Device {
-        match self {
-            Device::Machine(runtime) => Device::Machine(Arc::new(recorded::Recorded::new(runtime))),
+    pub fn recording(self, graphs: recorded::Graphs) -> Result<Device> {
+        Ok(match self {
+            Device::Machine(runtime) => Device::Machine(Arc::new(recorded::Recorded::new(runtime, graphs)?)),
             host => host,
-        }
+        })
     }
     pub fn is_machine(&self) -> bool {
         matches!(self, Device::Machine(_))

@@ -18,7 +18,11 @@
 //! Whoever drops a piece of memory drops it in the order of the calls, as on any machine; an address may therefore stand in calls
 //! that are still noted down only, and be given again, without harm.
 //!
-//! Price: the machine begins a step when the host has ended it; up to an eighth more flops in products; memory as
+//! Whether graphs are the faster way on a machine is found out there (`recorded/trial.rs`), unless somebody wants them in any case;
+//! whether they are a right way is asked before the first step (`recorded/proof.rs`). Both ways make the same calls, products of
+//! round numbers of rows among them, so the choice changes no bit.
+//!
+//! Price: the machine begins a recorded step when the host has ended it; up to an eighth more flops in products; memory as
 //! in `arena.rs`, and a letter or two.
 
 use std::collections::{HashMap, VecDeque};
@@ -27,11 +31,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::arena::{Arena, extent, round};
+use crate::device::arena::{Arena, TABLE, extent, round};
+use crate::device::recorded::trial::{Trial, Way};
 use crate::device::{
     Amendment, Arg, Buffer, Facts, Grid, Kernel, Mark, MatIn, MatOut, Memory, Plus, Replay, Runtime, check_product,
 };
 use crate::error::{Error, Result};
+
+mod proof;
+mod trial;
+
+/// When steps go to a machine as graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Graphs {
+    /// Where they are found to be faster than calls.
+    IfFaster,
+    Always,
+}
+
+/// Of seconds call by call and as graphs; what is as fast to a thousandth goes as graphs.
+pub fn graphs_win([calls, graphs]: [f64; 2]) -> bool {
+    graphs <= 1.001 * calls
+}
 
 /// Calls that are noted down before they go to the machine without a step's end.
 const LONGEST: usize = 1 << 14;
@@ -226,8 +247,9 @@ struct State {
     kernels: HashMap<Kernel, Arc<Kernel>>,
     /// Noted down and not yet given to the machine.
     calls: Vec<Call>,
-    /// Whether some calls of this step have been given to it already.
+    /// Whether some calls of this step have been given to it already, and whether somebody has waited for them.
     begun: bool,
+    waited: bool,
     /// The last one is written, if `open`; of the others somebody has a piece, or a call noted down may.
     letters: Vec<Letter>,
     open: bool,
@@ -237,11 +259,14 @@ struct State {
     recordings: Vec<Recording>,
     /// Hashes of steps that were given call by call, the oldest first.
     met: VecDeque<u64>,
+    /// Whether calls go to the machine at once: where graphs are slower or fail, and now and then while that is found out.
+    at_once: bool,
+    trial: Option<Trial>,
     steps: Steps,
 }
 
 /// What became of the steps so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Steps {
     pub recorded: u64,
     /// Those that were recorded among them.
@@ -252,6 +277,9 @@ pub struct Steps {
     pub direct: u64,
     /// Why no more are recorded, if that is so.
     pub failed: Option<String>,
+    /// Seconds of a step, call by call and as graphs, where both were timed to decide which way the others go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed: Option<[f64; 2]>,
 }
 
 /// The machine that is given the steps, and what is known of them.
@@ -262,7 +290,16 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    pub fn new(machine: Arc<dyn Runtime>) -> Recorded {
+    /// `machine`, its steps recorded, if a small one gives the same numbers replayed as call by call. An error where the machine does not
+    /// get over that.
+    pub fn new(machine: Arc<dyn Runtime>, graphs: Graphs) -> Result<Recorded> {
+        let failed = proof::fails(&machine)?;
+        let trial = (graphs == Graphs::IfFaster && failed.is_none()).then(Trial::default);
+        let at_once = failed.is_some() || trial.is_some();
+        let state = State { at_once, trial, steps: Steps { failed, ..Steps::default() }, ..State::default() };
+        Ok(Recorded { state: Mutex::new(state), ..Recorded::unproven(machine) })
+    }
+    fn unproven(machine: Arc<dyn Runtime>) -> Recorded {
         Recorded { machine, arena: Arena::default(), state: Mutex::default() }
     }
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -294,6 +331,11 @@ impl Recorded {
         Ok(())
     }
     fn note(&self, state: &mut State, call: Call) -> Result<()> {
+        if state.at_once {
+            self.post(state)?;
+            state.begun = true;
+            return call.give(&*self.machine, None);
+        }
         state.calls.push(call);
         if state.calls.len() >= LONGEST { self.flush(state) } else { Ok(()) }
     }
@@ -313,6 +355,23 @@ impl Recorded {
         let (kernel, grid) = Kernel::filling(len);
         let to = Value::Out(Piece { address, bytes, len }, 0);
         self.note_launch(state, &kernel, grid, vec![to, Value::U64(len as u64), Value::U32(word)])
+    }
+
+    /// From now on every step goes to the machine call by call.
+    fn give_up(state: &mut State) {
+        (state.at_once, state.trial) = (true, None);
+        state.recordings.clear();
+        state.met.clear();
+    }
+    /// Takes the faster way from now on, once enough steps have been timed. Nobody waits for one: the machine is past all of them.
+    fn decide(&self, state: &mut State) -> Result<()> {
+        let Some(trial) = state.trial.as_ref().filter(|trial| trial.is_over()) else { return Ok(()) };
+        state.steps.timed = trial.seconds(|from, to| self.machine.elapsed(from, to))?;
+        match state.steps.timed {
+            Some(seconds) if graphs_win(seconds) => (state.at_once, state.trial) = (false, None),
+            _ => Self::give_up(state),
+        }
+        Ok(())
     }
 
     /// Runs a whole step's calls by a recording; what stays in the state goes call by call.
@@ -401,8 +460,11 @@ impl Runtime for Recorded {
         self.machine.write(to, from)
     }
     fn read(&self, from: &Memory, to: &mut [u8]) -> Result<()> {
-        self.flush(&mut self.locked())?;
-        self.machine.read(from, to)
+        let mut state = self.locked();
+        self.flush(&mut state)?;
+        state.waited |= state.begun;
+        self.machine.read(from, to)?;
+        self.decide(&mut state)
     }
     fn fill(&self, memory: &mut Memory, byte: u8) -> Result<()> {
         if memory.bytes == 0 {
@@ -435,10 +497,12 @@ impl Runtime for Recorded {
         if k == 0 {
             return Err(Error::internal("a product over nothing"));
         }
-        // Whether a matrix stored row by row, `given` rows of it, has room for `rows` and holds nothing behind its own.
+        // Whether a matrix stored row by row, `given` rows of it, has room for `rows` and holds nothing behind its own: by what is in
+        // use of its memory, since how much more there is depends on the steps before.
         let goes_on = |data: &Buffer, first: usize, stride: usize, columns: usize, given: usize, rows: usize| {
             // Behind one of several side by side lies the next one, and no room.
-            let room = data.memory().map_or(0, |memory| if memory.is_shared() { 0 } else { extent(memory.bytes) });
+            let alone = data.memory().is_ok_and(|memory| !memory.is_shared());
+            let room = if alone { extent(4 * data.len()).min(TABLE) } else { 0 };
             first + columns <= stride && data.len() <= given * stride && 4 * rows * stride <= room
         };
         let (mut rows, mut depth) = (round(m), round(k));
@@ -507,7 +571,9 @@ impl Runtime for Recorded {
         }
     }
     fn sync(&self) -> Result<()> {
-        self.flush(&mut self.locked())?;
+        let mut state = self.locked();
+        self.flush(&mut state)?;
+        state.waited |= state.begun;
         self.machine.sync()
     }
     fn steps(&self) -> Option<Steps> {
@@ -516,20 +582,26 @@ impl Runtime for Recorded {
     fn step(&self) -> Result<()> {
         let mut state = self.locked();
         let whole = !state.begun && !state.calls.is_empty();
-        if whole && state.steps.failed.is_none() {
+        // What a trial counts: steps that nobody waited in, if they went the way they were to go.
+        let counts = if state.at_once { !state.waited } else { whole };
+        if whole && !state.at_once {
             match self.replayed(&mut state) {
                 Ok(true) => state.steps.replayed += 1,
                 Ok(false) => {}
                 // The calls are still there: a machine that can do them will, and one that cannot says why.
                 Err(error) => {
-                    state.recordings.clear();
+                    Self::give_up(&mut state);
                     state.steps.failed = Some(error.what().to_string());
                 }
             }
         }
         state.steps.direct += u64::from(!state.calls.is_empty() || state.begun);
         self.flush(&mut state)?;
-        state.begun = false;
+        (state.begun, state.waited) = (false, false);
+        if let Some(trial) = &mut state.trial {
+            trial.ended(counts, self.machine.mark()?);
+            state.at_once = trial.next() == Way::Calls;
+        }
         Ok(())
     }
 }

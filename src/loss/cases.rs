@@ -39,6 +39,13 @@ const SHAPES: [Shape; 8] = [
     Shape { r: 19, v: 9, d: 512, n: 4, group: 3, w: 2, holes: true },
 ];
 
+/// Of machines that round: as many records as make rounding every vector once worth while.
+const ROUNDED: [(Shape, [usize; 2]); 4] = [
+    (Shape { r: 37, v: 17, d: 16, n: 6, group: 1, w: 2, holes: true }, [0, 4]),
+    (Shape { r: 33, v: 140, d: 64, n: 70, group: 5, w: 0, holes: true }, [4, 9]),
+    (Shape { r: 29, v: 13, d: 132, n: 9, group: 1, w: 1, holes: false }, [2, 4]),
+    (Shape { r: 19, v: 3, d: 512, n: 4, group: 3, w: 2, holes: true }, [1, 4]),
+];
 /// Name, correction by `log_q`, other parameters.
 type Chosen = (&'static str, &'static str, &'static [(&'static str, f64)]);
 
@@ -98,47 +105,72 @@ fn negatives(shape: &Shape, mixed: bool) -> Negatives {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (turn, shape) in SHAPES.into_iter().enumerate() {
-        let Shape { r, v, d, n, .. } = shape;
+        let Shape { d, .. } = shape;
         for (form, kind, with_context) in forms(turn) {
             let w = if with_context { shape.w } else { 0 };
             // All losses at one shape, a third of them at each of the others.
             let losses = LOSSES.into_iter().enumerate().filter(|(l, _)| d == 16 || l % 3 == turn % 3);
             for (_, loss) in losses {
-                let numbers: String = loss.2.iter().map(|(name, x)| format!(" {name} {x}")).collect();
-                let name = format!("{} {}{numbers}, {form}, R {r}, V {v}, D {d}, N {n}, W {w}", loss.0, loss.1);
-                cases.push(Case::new("sampled_loss", name, move |device: &Device| {
-                    let inputs = Inputs::new(device, [r, v, d], kind, with_context, false)?;
-                    let noise: Vec<f64> = case::noise(8, r * w * d).iter().map(|x| x * (d as f64).powf(-0.25)).collect();
-                    let wrong = (w > 0).then(|| device.reals(&noise)).transpose()?;
-                    let empty = || Buffer::empty(device);
-                    let (mut dp, mut dg, mut dw, mut da) = (empty(), empty(), empty(), device.zeros(v * d)?);
-                    let grads = Gradients {
-                        query: &mut dp,
-                        context: with_context.then_some(&mut dg),
-                        wrong: (w > 0).then_some(&mut dw),
-                        table: &mut da,
-                    };
-                    let value = forward_backward(
-                        device,
-                        grads,
-                        &inputs.scoring(),
-                        &case::ids(3, r, v),
-                        &negatives(&shape, shape.holes && kind == ScoreKind::Dot),
-                        wrong.as_ref(),
-                        &*row_loss(loss, v, n)?,
-                        1.0 / r as f64,
-                    )?;
-                    let reals = |name, buffer| Output::reals(name, device, buffer);
-                    Ok(vec![
-                        Output { name: "loss", values: Values::Reals(vec![value.read(device)?]) },
-                        reals("dp", &dp)?,
-                        reals("dg", &dg)?,
-                        reals("dg~", &dw)?,
-                        reals("da", &da)?,
-                    ])
-                }));
+                cases.push(case(shape, (form, kind, with_context), w, loss, false));
             }
         }
     }
     cases
+}
+
+/// The same on machines that round: the inputs are exact in bf16, so that what gathers them there may stray no further.
+pub fn rounded_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (turn, (shape, losses)) in ROUNDED.into_iter().enumerate() {
+        for form in forms(turn) {
+            let w = if form.2 { shape.w } else { 0 };
+            cases.extend(losses.map(|loss| case(shape, form, w, LOSSES[loss], true)));
+        }
+    }
+    cases
+}
+
+/// `loss` of `shape`, `rounded` for a machine that rounds.
+fn case(shape: Shape, form: (&'static str, ScoreKind, bool), w: usize, loss: Chosen, rounded: bool) -> Case {
+    let (Shape { r, v, d, n, .. }, (form, kind, with_context)) = (shape, form);
+    let numbers: String = loss.2.iter().map(|(name, x)| format!(" {name} {x}")).collect();
+    let name = format!("{} {}{numbers}, {form}, R {r}, V {v}, D {d}, N {n}, W {w}", loss.0, loss.1);
+    let run = move |device: &Device| {
+        let mut inputs = Inputs::new(device, [r, v, d], kind, with_context, false)?;
+        if rounded {
+            inputs = inputs.in_bf16(device)?;
+        }
+        let noise: Vec<f64> = case::noise(8, r * w * d).iter().map(|x| x * (d as f64).powf(-0.25)).collect();
+        let wrong = (w > 0).then(|| device.reals(&noise)).transpose()?;
+        let empty = || Buffer::empty(device);
+        let (mut dp, mut dg, mut dw, mut da) = (empty(), empty(), empty(), device.zeros(v * d)?);
+        let grads = Gradients {
+            query: &mut dp,
+            context: with_context.then_some(&mut dg),
+            wrong: (w > 0).then_some(&mut dw),
+            table: &mut da,
+        };
+        let value = forward_backward(
+            device,
+            grads,
+            &inputs.scoring(),
+            &case::ids(3, r, v),
+            &negatives(&shape, shape.holes && kind == ScoreKind::Dot),
+            wrong.as_ref(),
+            &*row_loss(loss, v, n)?,
+            1.0 / r as f64,
+        )?;
+        let reals = |name, buffer| Output::reals(name, device, buffer);
+        Ok(vec![
+            Output { name: "loss", values: Values::Reals(vec![value.read(device)?]) },
+            reals("dp", &dp)?,
+            reals("dg", &dg)?,
+            reals("dg~", &dw)?,
+            reals("da", &da)?,
+        ])
+    };
+    match rounded {
+        true => Case::rounded("sampled_loss", name, &[], run),
+        false => Case::new("sampled_loss", name, run),
+    }
 }

@@ -38,7 +38,7 @@ use crate::ops::sampled_loss::{RowFacts, RowLoss};
 use crate::ops::score::ScoreKind;
 use crate::ops::vector;
 
-pub use cases::cases;
+pub use cases::{cases, rounded_cases};
 
 /// A loss, ready to run.
 pub enum Loss {

@@ -283,4 +283,5 @@ fn the_registry_refuses_what_it_does_not_know() {
 #[test]
 fn kernels_agree_with_the_plain_path() {
     crate::ops::case::emulated::in_every_way(&cases());
+    crate::ops::case::emulated::in_every_way(&rounded_cases());
 }

@@ -23,7 +23,9 @@ pub struct Case {
     /// What is special about it, such as `R 33, D 64, dropout`.
     pub shape: String,
     pub run: Box<dyn Fn(&Device) -> Result<Vec<Output>> + Send + Sync>,
-    /// Of a machine that rounds operands to bf16: how far each output may stray. Empty for one that rounds to f32.
+    /// Whether it is for a machine that rounds operands to bf16, and how far each output may stray there; as far as elsewhere where that
+    /// is not said.
+    pub rounds: bool,
     pub budgets: &'static [f64],
     /// Whether it takes words that only Hopper has.
     pub hopper: bool,
@@ -35,7 +37,7 @@ impl Case {
         shape: impl Into<String>,
         run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
     ) -> Case {
-        Case { operation, shape: shape.into(), run: Box::new(run), budgets: &[], hopper: false }
+        Case { operation, shape: shape.into(), run: Box::new(run), rounds: false, budgets: &[], hopper: false }
     }
 
     /// The same case, of words that only Hopper has.
@@ -59,12 +61,12 @@ impl Case {
         budgets: &'static [f64],
         run: impl Fn(&Device) -> Result<Vec<Output>> + Send + Sync + 'static,
     ) -> Case {
-        Case { budgets, ..Case::new(operation, shape, run) }
+        Case { rounds: true, budgets, ..Case::new(operation, shape, run) }
     }
 
     /// How a machine that runs it has to round.
     pub fn rounding(&self) -> Rounding {
-        if self.budgets.is_empty() { Rounding::F32 } else { Rounding::Bf16 }
+        if self.rounds { Rounding::Bf16 } else { Rounding::F32 }
     }
 }
 

@@ -74,7 +74,12 @@ pub fn cases() -> Vec<case::Case> {
 
 /// The cases of the kernels that round operands to bf16, for a machine that does.
 pub fn rounded_cases() -> Vec<case::Case> {
-    let operations =
-        [attention::rounded_cases, full_softmax::rounded_cases, rank::rounded_cases, score_topk_wgmma::rounded_cases];
+    let operations = [
+        rows::rounded_cases,
+        attention::rounded_cases,
+        full_softmax::rounded_cases,
+        rank::rounded_cases,
+        score_topk_wgmma::rounded_cases,
+    ];
     operations.into_iter().flat_map(|of| of()).collect()
 }

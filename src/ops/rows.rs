@@ -4,11 +4,12 @@
 //! select:   out[q] = x[rows[q]]            out (Q,D), x (R,D), rows (Q) distinct
 //! restore:  dx = 0, dx[rows[q]] = dout[q]
 //! add:      y += scale * x                 same length
+//! rounded:  y = x as bf16                  for kernels that gather rows where a machine may round
 //! ```
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
@@ -85,6 +86,17 @@ fn launch_add(runtime: &dyn Runtime, y: &mut Buffer, x: &Buffer, scale: f64) -> 
     runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args)
 }
 
+/// `x (n)`, n a multiple of 4, as bf16 in a machine's memory: two numbers in a word, the first in its lower half.
+pub fn rounded(device: &Device, runtime: &dyn Runtime, x: &Buffer) -> Result<Buffer> {
+    let fours = x.len() / 4;
+    let mut y = Buffer::sized(device, 2 * fours)?;
+    if fours > 0 {
+        let args = &mut [Arg::Out(&mut y), Arg::In(x), Arg::U64(fours as u64)];
+        runtime.launch(&Kernel::new("rows", "rows_round", &[]), Grid::row(fours.div_ceil(1024), 256), args)?;
+    }
+    Ok(y)
+}
+
 /// All of `y` is `x`, by the kernel that fills where steps are recorded.
 fn fill(device: &Device, y: &mut Buffer, x: f64) -> Result<()> {
     dispatch!(device, T => {
@@ -99,6 +111,29 @@ fn fill(device: &Device, y: &mut Buffer, x: f64) -> Result<()> {
         let args = &mut [Arg::Out(y), Arg::U64(n as u64), Arg::U32((x as f32).to_bits())];
         runtime.launch(&kernel, grid, args)
     })
+}
+
+/// Numbers rounded to the nearest, and halfway to the even one of two.
+pub fn rounded_cases() -> Vec<Case> {
+    let case = |n: usize| {
+        Case::rounded("rows", format!("{n} numbers as bf16"), &[0.0], move |device| {
+            let halfway = (0..n).map(|i| 1.0 + (2 * i + 1) as f64 / 256.0);
+            let x: Vec<f64> =
+                case::noise(3, n).into_iter().zip(halfway).map(|(x, half)| if x > 1.0 { half } else { x }).collect();
+            let words = match device {
+                Device::Host(_) => {
+                    let bits = |x: f64| u32::from(half::bf16::from_f32(x as f32).to_bits());
+                    x.chunks_exact(2).map(|two| bits(two[0]) | bits(two[1]) << 16).collect()
+                }
+                Device::Machine(runtime) => {
+                    let rounded = rounded(device, &**runtime, &device.reals(&x)?)?;
+                    download(&**runtime, &rounded, n / 2)?
+                }
+            };
+            Ok(vec![Output::ids("words", words)])
+        })
+    };
+    [4, 132, 4096, 4100].map(case).into()
 }
 
 pub fn cases() -> Vec<Case> {

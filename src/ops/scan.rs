@@ -61,9 +61,11 @@ fn form(kind: ScoreKind, dim: usize, context: bool) -> Result<Defines> {
     Ok(vec![("D", dim as i64), ("COSINE", i64::from(cosine)), ("CONTEXT", i64::from(context))])
 }
 
-/// Defines of `gathered.cuh`: a lane holds at most four float4 of a row.
-pub fn gathered(scoring: &Scoring) -> Result<Defines> {
-    gathered_of(scoring.kind, scoring.dim, scoring.context.is_some())
+/// Defines of `gathered.cuh`: a lane holds at most four float4 of a row. `half`: the rows are kept as bf16.
+pub fn gathered(scoring: &Scoring, half: bool) -> Result<Defines> {
+    let mut defines = gathered_of(scoring.kind, scoring.dim, scoring.context.is_some())?;
+    defines.extend(half.then_some(("HALF", 1)));
+    Ok(defines)
 }
 
 /// The same where nothing is scored and rows are summed as they are.

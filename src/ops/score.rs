@@ -133,7 +133,7 @@ pub(crate) fn gather_rows_on(
         Arg::U32(m as u32),
         Arg::F32(scan::heat(scoring)),
     ];
-    let kernel = Kernel::new("score", "score_gather", &scan::gathered(scoring)?);
+    let kernel = Kernel::new("score", "score_gather", &scan::gathered(scoring, false)?);
     runtime.launch(&kernel, Grid::row((rows * m.div_ceil(RUN)).div_ceil(4), 128), args)
 }
 
@@ -172,6 +172,14 @@ impl Inputs {
         };
         let context = with_context.then(|| noise(1, r * d)).transpose()?;
         Ok(Inputs { query: noise(0, r * d)?, context, table: noise(2, v * d)?, dim: d, items: v, kind })
+    }
+    /// The same, rounded to bf16.
+    pub fn in_bf16(mut self, device: &Device) -> Result<Inputs> {
+        for buffer in [&mut self.query, &mut self.table].into_iter().chain(&mut self.context) {
+            let rounded = |x: f64| f64::from(half::bf16::from_f32(x as f32).to_f32());
+            *buffer = device.reals(&buffer.to_f64(device)?.into_iter().map(rounded).collect::<Vec<f64>>())?;
+        }
+        Ok(self)
     }
     pub fn scoring(&self) -> Scoring<'_> {
         Scoring {

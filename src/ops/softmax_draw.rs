@@ -220,7 +220,7 @@ fn catalogue_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, hidde
     args.extend([items, tiles, rule.n].map(|size| Arg::U32(size as u32)));
     args.extend([scan::heat(scoring), beta].map(Arg::F32));
     args.extend(rule.draws.parts().map(Arg::U32));
-    let mut defines = scan::gathered(scoring)?;
+    let mut defines = scan::gathered(scoring, false)?;
     defines.extend([("ITEMS", ITEMS as i64), ("REPLACE", i64::from(rule.replace))]);
     runtime.launch(&Kernel::new("softmax_draw", "softmax_draw_catalogue", &defines), Grid::row(rows, 128), &mut args)?;
     Ok(there.lists(rule))

@@ -120,6 +120,8 @@ pub fn accumulate<'b, T: Real>(
 
 /// Records in a machine's memory, one per row and slot.
 pub struct Records<'a> {
+    /// p (R,D) as bf16, where it may be rounded; otherwise the scoring's query is read.
+    pub rounded: Option<&'a Buffer>,
     /// (R,slots)
     pub alpha: &'a Buffer,
     /// (R,slots), with the cosine only
@@ -151,13 +153,14 @@ pub fn of_records(
     let inputs = vec![
         Arg::In(records.alpha),
         records.beta.map_or(Arg::None, Arg::In),
-        Arg::In(scoring.query),
+        Arg::In(records.rounded.unwrap_or(scoring.query)),
         scan::context(scoring),
         Arg::In(scoring.table),
         records.wrong.map_or(Arg::None, Arg::In),
     ];
     let slots = [records.slots, records.w];
-    launch(device, runtime, da, inputs, grouped, scan::gathered(scoring)?, scoring.dim, slots, 1.0)
+    let defines = scan::gathered(scoring, records.rounded.is_some())?;
+    launch(device, runtime, da, inputs, grouped, defines, scoring.dim, slots, 1.0)
 }
 
 /// `da[id] += scale x[row]` for every row of x (n,D), grouped by the ids of the rows: the gradient of an embedding.

@@ -26,7 +26,7 @@ use crate::data::context::{TEMPORAL, uses_context};
 use crate::data::order::Order;
 use crate::data::split::Target;
 use crate::data::training::TrainingSet;
-use crate::device::kept_per_thread;
+use crate::device::{TABLE, kept_per_thread};
 use crate::error::{Code, Error, Result};
 use crate::eval::{self, ItemToItem, Outcome};
 use crate::loss;
@@ -45,6 +45,12 @@ use crate::train::step::sizes;
 
 /// Sequences whose lengths are looked at for the largest batch: all epochs of a small log, some of a large one.
 const LOOKED_AT: u64 = 5_000_000;
+
+/// What arrays are rounded up to where steps are recorded, as a part, and the most that is of them: an eighth, and an eighth of that.
+const ROUND: &str = "round sizes for recorded steps";
+const ROUNDED: (u64, u64) = (17, 64);
+/// Parts that lie in a piece for every table.
+const OF_TABLES: [&str; 3] = ["tables of items and categories", "gradients", "state of the optimizer"];
 
 /// When a part is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -143,9 +149,7 @@ impl Counts {
                 (rows, largest) = (of.0, Some(step));
             }
         }
-        let length = |t: &Target| ((t.history_end - log.range(t.user).start as u64) as usize).min(max_len);
-        let tiles = split.valid.chunks(eval::tile_rows(log.items())).chain(split.test.chunks(eval::tile_rows(log.items())));
-        let rows_of_requests = tiles.map(|tile| tile.iter().map(length).sum()).max().unwrap_or(0);
+        let rows_of_requests = rows_of_requests(set, config);
         let lengths = Lengths::of((0..n as u32).map(|index| set.extent([index], max_len).0));
         let from = sizes(set);
         let pairs = |clusters: &crate::data::clusters::TimeClusters| clusters.counts(log, split).items.len();
@@ -177,6 +181,30 @@ impl Counts {
             known,
             rules,
         })
+    }
+
+    /// Of a log that a trained model is used on: what a use depends on alone.
+    pub fn of_use(set: &TrainingSet, config: &Config) -> Counts {
+        let (log, split) = (set.data(), set.split());
+        let from = sizes(set);
+        let histories = (0..log.users() as u32).map(|user| split.training(log, user));
+        let rules = (config.eval.baselines && !split.test.is_empty())
+            .then(|| ItemToItem::rules(log.event_items(), histories, log.items()));
+        Counts {
+            items: log.items(),
+            users: log.users(),
+            events: log.events(),
+            targets: split.valid.len() + split.test.len(),
+            targets_of_part: split.valid.len().max(split.test.len()),
+            rows_of_requests: rows_of_requests(set, config),
+            numeric: from.numeric,
+            categories: from.categories,
+            attributes: from.attributes.as_ref().map_or(0, |a| a.count),
+            attribute_pairs: log.attributes().map_or(0, |a| a.codes.len()),
+            training_events: split.training_events() as usize,
+            rules,
+            ..Counts::default()
+        }
     }
 
     /// Of a log of which only these numbers are known: `leave-one-out`, every item trained, every batch as long as it may be or,
@@ -218,6 +246,15 @@ impl Counts {
     }
 }
 
+/// Rows of the largest tile of requests of an evaluation.
+fn rows_of_requests(set: &TrainingSet, config: &Config) -> usize {
+    let (log, split) = (set.data(), set.split());
+    let length = |t: &Target| ((t.history_end - log.range(t.user).start as u64) as usize).min(config.model.max_len as usize);
+    let tile = eval::tile_rows(log.items());
+    let tiles = split.valid.chunks(tile).chain(split.test.chunks(tile));
+    tiles.map(|tile| tile.iter().map(length).sum()).max().unwrap_or(0)
+}
+
 /// What is trained, as a price depends on it.
 pub struct Shape {
     pub hyper: Hyper,
@@ -240,6 +277,20 @@ impl Shape {
         let asked = if config.train.targets == "last" { Queries::Last } else { Queries::All };
         Ok(Shape { hyper, sizes, asked, sampled: loss::find(&config.loss.kind)?.sampled })
     }
+}
+
+/// Whether negatives are drawn from what was popular at the time.
+fn by_time(config: &Config, sampled: bool) -> Result<bool> {
+    let needs = |stages: Stages| stages.declared().iter().any(|kind| kind.needs.contains(&Need::Clusters));
+    Ok(sampled && needs(Stages::new(&config.sampler)?))
+}
+
+/// The arrays of a step that an evaluation finds: rows and queries of the largest batch, and bytes of its activations.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    rows: usize,
+    queries: usize,
+    kept: u64,
 }
 
 /// Bytes of everything, part by part.
@@ -267,25 +318,7 @@ impl MemoryPlan {
         let mut plan = MemoryPlan { lines: vec![], mapped: 0, uncounted: vec![] };
 
         let params = memory::parameters(&hyper, &model);
-        let elements = |of: &dyn Fn(&Extent) -> bool| params.iter().filter(|p| of(p)).map(|p| p.len() as u64).sum::<u64>();
-        let tables = elements(&|p| p.table && p.name != "positions");
-        let all = elements(&|_| true);
-        plan.push("tables of items and categories", 4 * tables, &Moment::ALL, true);
-        plan.push("positions, blocks, norms", 4 * (all - tables), &Moment::ALL, true);
-        plan.push("gradients", 4 * all, &Moment::ALL, true);
-        let state: u64 = params.iter().map(|p| Optimizer::bytes(&config.optim, &p.shape, p.table)).sum();
-        plan.push("state of the optimizer", state, &Moment::ALL, true);
-        if c.attributes > 0 {
-            let item_parts = c.items * d * if hyper.tied { 1 } else { 2 };
-            plan.push("item parts with attributes", 4 * item_parts as u64, &Moment::ALL, true);
-            // Both ways, and the offsets of both.
-            let lists = match gpu {
-                true => AttributeLists::bytes_there(c.items, c.attributes, c.attribute_pairs),
-                false => 8 * c.attribute_pairs + 8 * (c.items + c.attributes + 2),
-            };
-            plan.push("lists of attributes", lists as u64, &Moment::ALL, true);
-        }
-
+        plan.model(config, c, &hyper, &model, true, gpu);
         let kept = memory::forward(&hyper, rows, queries, asked);
         plan.push("activations", kept, &Moment::ALL, true);
         plan.push("contexts of a batch", memory::contexts(&hyper, &model, rows, queries), &Moment::STEP, true);
@@ -317,9 +350,10 @@ impl MemoryPlan {
         plan.push("split and seen items", log, &Moment::ALL, false);
         plan.mapped = (8 * (c.users + 1) + 12 * c.events) as u64;
 
-        plan.push("kept by matrix products", threads as u64 * kept_per_thread(), &Moment::ALL, false);
-        let by_time = |stages: Stages| stages.declared().iter().any(|kind| kind.needs.contains(&Need::Clusters));
-        let clusters = sampled && by_time(Stages::new(&config.sampler)?);
+        // The last rows that meet the whole catalogue may be few enough for one task, which the calling thread does itself.
+        let multiply = threads as u64 + u64::from(!sampled);
+        plan.push("kept by matrix products", multiply * kept_per_thread(), &Moment::ALL, false);
+        let clusters = by_time(config, sampled)?;
         let batch = Batch::bytes(rows, sequences, c.seen_of_batch, c.numeric, c.categories.len(), clusters);
         plan.push("batch", batch, &Moment::STEP, false);
         if gpu {
@@ -346,7 +380,10 @@ impl MemoryPlan {
             plan.push("drawing negatives", if gpu { n.drawing_there + scan } else { n.drawing }, &[Moment::Drawing], true);
             plan.push("negatives", if gpu { n.negatives_there } else { n.negatives }, &[Moment::Loss, Moment::Backward], true);
             let mut scratch = match gpu {
-                true => sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, hyper.score != ScoreKind::Dot),
+                true => {
+                    let (cosine, rounding) = (hyper.score != ScoreKind::Dot, config.train.rounding.parse()?);
+                    sampled_loss::machine::bytes(c.items, d, queries, n.per_row, wrong, cosine, rounding)
+                }
                 false => sampled_loss::bytes(c.items, d, queries, n.per_row, wrong, n.shared.then_some(n.groups), n.even),
             };
             // The wrong contexts: their vectors, and the numbers they are made of.
@@ -375,61 +412,132 @@ impl MemoryPlan {
         }
 
         if config.train.eval_every > 0 && c.targets > 0 {
-            let tile = eval::tile_rows(c.items).min(c.targets_of_part);
-            // A tile of requests may hold more rows than a batch.
-            let of_tile = if asked == Queries::All { memory::asking(&hyper, tile) } else { 0 };
-            let most = rows.max(c.rows_of_requests);
-            // On a machine the input of the first block is made in one pass, without the scratch of a backward pass.
-            let unused = if gpu && hyper.positions && !hyper.context { 4 * (most - rows) * d } else { 0 };
-            let longer = memory::forward(&hyper, most, queries.max(tile), asked) + of_tile - kept - unused as u64
-                + memory::contexts(&hyper, &model, c.rows_of_requests, tile);
-            let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
-            let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
-            let counted = 8 * c.items * config.eval.at.len() + outcomes;
-            // Scores are lent to and fro between two buffers.
-            // For a moment: a norm beside every score of a tile (the cosine under a context), or before that the numbers of the
-            // contexts in two precisions beside those of the tile before.
-            let norms = if hyper.score != ScoreKind::Dot && hyper.context { 4 * tile * c.items } else { 0 };
-            let moment = norms.max(12 * c.rows_of_requests * if hyper.context { c.numeric } else { 0 });
-            let scores = 2 * 4 * tile * c.items + moment;
-            if gpu {
-                let k = config.eval.at.iter().copied().max().unwrap_or(0) as usize;
-                let shape = [tile, c.items, k];
-                let there = match config.eval.candidates.as_str() {
-                    "full" => rank::bytes_there(hyper.score, d, hyper.context, shape, c.rows_of_requests)?,
-                    _ => 4 * (tile * c.items) as u64,
-                };
-                plan.push("ranking of an evaluation", longer + there, &[Moment::Evaluation], true);
-                plan.push("requests of an evaluation", requests + counted as u64, &[Moment::Evaluation], false);
-            } else {
-                plan.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
-            }
-            match c.rules {
-                Some(rules) if config.eval.baselines => {
-                    // What the model's evaluation leaves: longer activations, a tile of its scores, its outcomes.
-                    let left = outcomes as u64 + if gpu { 0 } else { longer + 4 * (tile * c.items) as u64 };
-                    let [fit, table] = ItemToItem::bytes(c.items, c.training_events, rules, threads);
-                    // One after the other: popularity's scores and a tile that grew by doubling; a tile beside the outcomes of it.
-                    let popularity = 4 * c.items * (1 + tile.next_power_of_two());
-                    let judged = table + popularity.max(4 * c.items * tile + outcomes) + counted + requests as usize;
-                    plan.push("baselines beside the model", left + fit.max(judged) as u64, &[Moment::Baselines], false);
-                }
-                // A rule per pair of items that follow each other in some history, which only counting them tells.
-                None if config.eval.baselines => {
-                    plan.uncounted.push("baselines beside the model (`eval.baselines`)".into());
-                }
-                _ => {}
-            }
+            plan.evaluation(config, c, Step { rows, queries, kept }, threads, gpu)?;
         }
-        if gpu && config.train.graph {
-            plan.uncounted
-                .push("round sizes of arrays whose places are kept for recorded steps (`train.graph`), up to a quarter".into());
+        if gpu && config.train.graph != "no" {
+            plan.round_up(params.iter().map(|p| p.len() as u64).max().unwrap_or(0));
         }
+        let all: u64 = params.iter().map(|p| p.len() as u64).sum();
         // Values and the optimizer's state as f32, and the largest of them once more as f64.
         let largest = params.iter().map(|p| p.len() as u64).max().unwrap_or(0);
         let saved: u64 = params.iter().map(|p| Optimizer::saved(&config.optim, &p.shape, p.table)).sum();
         plan.push("copy for a checkpoint", 4 * all + saved + 8 * largest, &[Moment::Checkpoint], false);
         Ok(plan)
+    }
+
+    /// What evaluating or recommending with a trained model of `config` holds at the least.
+    pub fn of_use(config: &Config, counts: &Counts, threads: usize, gpu: bool) -> Result<MemoryPlan> {
+        let Shape { hyper, sizes, .. } = Shape::new(config, counts)?;
+        let mut plan = MemoryPlan { lines: vec![], mapped: 0, uncounted: vec![] };
+        plan.model(config, counts, &hyper, &sizes, false, gpu);
+        plan.evaluation(config, counts, Step::default(), threads, gpu)?;
+        Ok(plan)
+    }
+
+    /// The same where steps are not recorded.
+    pub fn of_calls(mut self) -> MemoryPlan {
+        self.lines.retain(|line| line.part != ROUND);
+        self
+    }
+    /// The same of steps alone: no evaluation, no baselines, no checkpoint.
+    pub fn of_steps(mut self) -> MemoryPlan {
+        self.lines.iter_mut().for_each(|line| line.during.retain(|moment| Moment::STEP.contains(moment)));
+        self.lines.retain(|line| !line.during.is_empty());
+        self
+    }
+
+    /// What lasts of a model, with the optimizer's state if it is trained.
+    fn model(&mut self, config: &Config, c: &Counts, hyper: &Hyper, sizes: &Sizes, trained: bool, gpu: bool) {
+        let params = memory::parameters(hyper, sizes);
+        let elements = |of: &dyn Fn(&Extent) -> bool| params.iter().filter(|p| of(p)).map(|p| p.len() as u64).sum::<u64>();
+        let tables = elements(&|p| p.table && p.name != "positions");
+        let all = elements(&|_| true);
+        self.push(OF_TABLES[0], 4 * tables, &Moment::ALL, true);
+        self.push("positions, blocks, norms", 4 * (all - tables), &Moment::ALL, true);
+        self.push(OF_TABLES[1], 4 * all, &Moment::ALL, true);
+        if trained {
+            let state: u64 = params.iter().map(|p| Optimizer::bytes(&config.optim, &p.shape, p.table)).sum();
+            self.push(OF_TABLES[2], state, &Moment::ALL, true);
+        }
+        if c.attributes > 0 {
+            let item_parts = c.items * hyper.dim * if hyper.tied { 1 } else { 2 };
+            self.push("item parts with attributes", 4 * item_parts as u64, &Moment::ALL, true);
+            // Both ways, and the offsets of both.
+            let lists = match gpu {
+                true => AttributeLists::bytes_there(c.items, c.attributes, c.attribute_pairs),
+                false => 8 * c.attribute_pairs + 8 * (c.items + c.attributes + 2),
+            };
+            self.push("lists of attributes", lists as u64, &Moment::ALL, true);
+        }
+    }
+
+    /// What an evaluation holds beside that, and beside the arrays of a step.
+    fn evaluation(&mut self, config: &Config, c: &Counts, step: Step, threads: usize, gpu: bool) -> Result<()> {
+        let Shape { hyper, sizes: model, asked, sampled } = Shape::new(config, c)?;
+        let clusters = by_time(config, sampled)?;
+        let Step { rows, queries, kept } = step;
+        let d = hyper.dim;
+        let tile = eval::tile_rows(c.items).min(c.targets_of_part);
+        // A tile of requests may hold more rows than a batch.
+        let of_tile = if asked == Queries::All { memory::asking(&hyper, tile) } else { 0 };
+        let most = rows.max(c.rows_of_requests);
+        // On a machine the input of the first block is made in one pass, without the scratch of a backward pass.
+        let unused = if gpu && hyper.positions && !hyper.context { 4 * (most - rows) * d } else { 0 };
+        let longer = memory::forward(&hyper, most, queries.max(tile), asked) + of_tile - kept - unused as u64
+            + memory::contexts(&hyper, &model, c.rows_of_requests, tile);
+        let requests = Batch::bytes(c.rows_of_requests, tile, c.rows_of_requests, c.numeric, c.categories.len(), clusters);
+        let outcomes = size_of::<Outcome>() * c.targets_of_part.next_power_of_two();
+        let counted = 8 * c.items * config.eval.at.len() + outcomes;
+        // Scores are lent to and fro between two buffers.
+        // For a moment: a norm beside every score of a tile (the cosine under a context), or before that the numbers of the
+        // contexts in two precisions beside those of the tile before.
+        let norms = if hyper.score != ScoreKind::Dot && hyper.context { 4 * tile * c.items } else { 0 };
+        let moment = norms.max(12 * c.rows_of_requests * if hyper.context { c.numeric } else { 0 });
+        let scores = 2 * 4 * tile * c.items + moment;
+        if gpu {
+            let k = config.eval.at.iter().copied().max().unwrap_or(0) as usize;
+            let shape = [tile, c.items, k];
+            let there = match config.eval.candidates.as_str() {
+                "full" => rank::bytes_there(hyper.score, d, hyper.context, shape, c.rows_of_requests)?,
+                _ => 4 * (tile * c.items) as u64,
+            };
+            self.push("ranking of an evaluation", longer + there, &[Moment::Evaluation], true);
+            self.push("requests of an evaluation", requests + counted as u64, &[Moment::Evaluation], false);
+        } else {
+            self.push("scores of an evaluation", longer + requests + (scores + counted) as u64, &[Moment::Evaluation], true);
+        }
+        match c.rules {
+            Some(rules) if config.eval.baselines => {
+                // What the model's evaluation leaves: longer activations, a tile of its scores, its outcomes.
+                let left = outcomes as u64 + if gpu { 0 } else { longer + 4 * (tile * c.items) as u64 };
+                let [fit, table] = ItemToItem::bytes(c.items, c.training_events, rules, threads);
+                // One after the other: popularity's scores and a tile that grew by doubling; a tile beside the outcomes of it.
+                let popularity = 4 * c.items * (1 + tile.next_power_of_two());
+                let judged = table + popularity.max(4 * c.items * tile + outcomes) + counted + requests as usize;
+                self.push("baselines beside the model", left + fit.max(judged) as u64, &[Moment::Baselines], false);
+            }
+            // A rule per pair of items that follow each other in some history, which only counting them tells.
+            None if config.eval.baselines => {
+                self.uncounted.push("baselines beside the model (`eval.baselines`)".into());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds what arrays take more where their places are kept for recorded steps: at most, for they may be of any size. Only tables, of
+    /// `elements` the largest, are known to be so large that none is added.
+    fn round_up(&mut self, elements: u64) {
+        let mut more: Vec<(Vec<Moment>, u64)> = Vec::new();
+        let exact = |line: &Line| 4 * elements >= TABLE as u64 && OF_TABLES.contains(&line.part.as_str());
+        for line in self.lines.iter().filter(|line| line.on_gpu && !exact(line)) {
+            let bytes = line.bytes * ROUNDED.0 / ROUNDED.1;
+            match more.iter_mut().find(|(during, _)| *during == line.during) {
+                Some((_, all)) => *all += bytes,
+                None => more.push((line.during.clone(), bytes)),
+            }
+        }
+        more.into_iter().for_each(|(during, bytes)| self.push(ROUND, bytes, &during, true));
     }
 
     fn push(&mut self, part: &str, bytes: u64, during: &[Moment], on_gpu: bool) {
@@ -495,6 +603,14 @@ pub fn changes(
                 break;
             }
             value /= 2;
+        }
+    }
+    if gpu && config.train.graph != "no" {
+        let mut changed = config.clone();
+        changed.train.graph = "no".into();
+        let bytes = MemoryPlan::new(&changed, &counts(&changed)?, threads, gpu)?.peak(gpu).1;
+        if bytes <= memory {
+            found.push(Change { set: "train.graph=no".into(), bytes });
         }
     }
     if !config.model.tied {

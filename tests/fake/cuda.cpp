@@ -16,6 +16,7 @@
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code: that call fails
 //   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=n          change n of a recording fails, and all after
 //   FAKE_INSTANTIATE=code     what is recorded cannot be replayed     FAKE_REPLAY=code      no replay begins
+//   FAKE_SLOW=ms              a replay takes so much longer
 //   FAKE_PIN=code             no memory can be pinned                 FAKE_FREE_MIB=n       so much memory is free
 //   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
 //                             added to this file
@@ -143,6 +144,7 @@ API int cuDeviceGetAttribute(int* value, int attribute, int) {
 }
 API int cuDeviceGetDefaultMemPool(void** pool, int) { *pool = &gpu; return SUCCESS; }
 API int cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+API int cuMemPoolTrimTo(void*, size_t) { INSIDE; return SUCCESS; }
 API int cuDevicePrimaryCtxRetain(void** context, int) {
   GUARD;
   if (int e = asked("FAKE_CONTEXT", 0)) return e;
@@ -408,6 +410,8 @@ API int cuGraphLaunch(void* executable, void*) {
   INSIDE;
   if (int e = asked("FAKE_REPLAY", SUCCESS)) return e;
   trace("replayed");
+  double longer = asked("FAKE_SLOW", 0);
+  if (int e = enqueue([=] { clock_ms += longer; return SUCCESS; }, '-')) return e;
   auto* graph = static_cast<Graph*>(executable);
   for (size_t i = 0; i < graph->work.size(); ++i) if (int e = enqueue(graph->work[i], '-', graph->events[i])) return e;
   return SUCCESS;

@@ -94,6 +94,9 @@ fn the_cuda_runtime_finds_compiles_and_agrees_with_the_plain_path() {
     let report = run(&folder, libraries, &["doctor", "--json"], &[]).ok();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!((&report["gpu"]["usable"], &report["gpu"]["name"]), (&true.into(), &"Fake GPU (sm_90a)".into()), "{report}");
+    assert_eq!(report["gpu"]["graphs"], true, "{report}");
+    let report = run(&folder, libraries, &["doctor"], &[("FAKE_GRAPH", "801")]).ok();
+    assert!(report.contains("usable: Fake GPU") && report.contains("call by call, not as graphs"), "{report}");
     // All cases, twice each: products, launches, copies and the cache of cubins.
     run(&folder, libraries, &["check", "--device", "cuda", "--repeat", "2"], &[]).ok();
 }
@@ -161,11 +164,12 @@ fn stages_are_timed_by_marks_and_nothing_stops_between_them() {
     profiled(&[], "profile");
     // A mark is a node of a graph as well, and every replay sets marks of its own. Prices are measured between some steps, and those
     // after them find other places.
-    let trace = profiled(&["--set", "train.graph=true"], "graphs");
+    let trace = profiled(&["--set", "train.graph=yes"], "graphs");
     let replays = trace.lines().filter(|line| line.starts_with("replayed")).count();
     assert!(replays >= 4, "{replays} steps were replayed");
 
-    let (_, trace) = traced(&[TRAIN, &["--set", "loss=bpr", "--set", "sampler.preset=dns"]].concat(), "train");
+    let (_, trace) =
+        traced(&[TRAIN, &["--set", "loss=bpr", "--set", "sampler.preset=dns", "--set", "train.graph=no"]].concat(), "train");
     let lines: Vec<&str> = trace.lines().collect();
     let first = lines.iter().position(|line| line.starts_with("mark")).expect("marks");
     let timed = &lines[first..];
@@ -199,16 +203,18 @@ fn steps_as_graphs_are_the_same_steps() {
             ["manifest.json", "log.txt"].map(|name| std::fs::read_to_string(folder.path(out).join(name)).unwrap());
         (serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["graph"].clone(), log)
     };
-    let graph = ["--set", "train.graph=true"];
+    let graph = ["--set", "train.graph=yes"];
     let trace = folder.path("trace");
-    train("direct", &[], &[]);
+    train("direct", &["--set", "train.graph=no"], &[]);
     let (steps, _) = train("graph", &graph, &[("FAKE_TRACE", trace.to_str().unwrap())]);
     assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path("graph")));
     let text = std::fs::read_to_string(trace).unwrap();
     let count = |what: &str| text.lines().filter(|line| line.starts_with(what)).count() as u64;
     let said = |what: &str| steps[what].as_u64().unwrap();
-    assert_eq!((said("replayed"), said("recorded")), (count("replayed"), count("recorded")), "{steps}");
-    assert!(said("replayed") >= 20 && said("amended") == count("amended") && steps["failed"].is_null(), "{steps}");
+    // A small step before all others proves that graphs are right: recorded twice, once more for another place, and replayed.
+    let proof = [count("replayed") - said("replayed"), count("recorded") - said("recorded")];
+    assert_eq!(proof, [6, 2], "{steps}");
+    assert!(said("replayed") >= 20 && count("amended") > said("amended") && steps["failed"].is_null(), "{steps}");
     // Where cuBLASLt adds no row to a product, a kernel does.
     let (steps, _) = train("rows", &graph, &[("FAKE_BLAS", "2")]);
     assert_eq!(end_of(&folder.path("direct")), end_of(&folder.path("rows")));
@@ -226,7 +232,48 @@ fn steps_as_graphs_are_the_same_steps() {
         assert!(steps["direct"].as_u64().unwrap() >= 50 && steps["failed"].is_string(), "{fault}={value}: {steps}");
         assert!(log.contains("call by call"), "{fault}={value}: {log}");
     }
-    run(&folder, libraries, &["train", "--device", "host", "--set", "train.graph=true"], &[]).fails(2, "C0203");
+    run(&folder, libraries, &["train", "--device", "host", "--set", "train.graph=yes"], &[]).fails(2, "C0203");
+}
+
+/// Where nobody says, both ways are tried and the faster is taken, which changes nothing else.
+#[test]
+fn steps_go_the_faster_way_and_stay_the_same_steps() {
+    let Some(libraries) = libraries() else { return };
+    let folder = Folder::new();
+    let train = |out: &'static str, more: &[&'static str], faults: &[(&str, &str)]| {
+        let swap = |word: &&'static str| match *word {
+            "run" => out,
+            "20" => "200",
+            // As many rows in every batch, but for the last of an epoch.
+            "max_len=10" => "max_len=4",
+            other => other,
+        };
+        let args: Vec<&str> =
+            TRAIN.iter().map(swap).chain(["--epochs", "100", "--set", "train.patience=0"]).chain(more.iter().copied()).collect();
+        run(&folder, libraries, &args, faults).ok();
+        let [manifest, log] =
+            ["manifest.json", "log.txt"].map(|name| std::fs::read_to_string(folder.path(out).join(name)).unwrap());
+        (serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["graph"].clone(), log)
+    };
+    train("always", &["--set", "train.graph=yes"], &[]);
+    let expected = end_of(&folder.path("always"));
+    let trace = folder.path("trace");
+    for (out, slower, way) in [("fast", "0", "as graphs"), ("slow", "90", "call by call")] {
+        let (steps, log) = train(out, &[], &[("FAKE_SLOW", slower), ("FAKE_TRACE", trace.to_str().unwrap())]);
+        assert_eq!(end_of(&folder.path(out)), expected, "{out}");
+        let timed: Vec<f64> = serde_json::from_value(steps["timed"].clone()).unwrap();
+        assert!(log.contains(&format!("steps went to the machine {way}")), "{out}: {log}");
+        // The fake GPU knows a millisecond from mark to mark, and whatever a replay takes longer.
+        let longer = slower.parse::<f64>().unwrap() / 1e3;
+        assert!((0.7 * longer - 1e-9..longer + 1e-9).contains(&(timed[1] - timed[0])), "{out}: {timed:?}");
+        let text = std::fs::read_to_string(&trace).unwrap();
+        std::fs::remove_file(&trace).unwrap();
+        let replayed = text.lines().filter(|line| line.starts_with("replayed")).count() as u64;
+        let said = steps["replayed"].as_u64().unwrap();
+        // Those of the proof as well.
+        assert!(said < replayed && replayed < said + 8 && steps["failed"].is_null(), "{out}: {steps}, {replayed}");
+        assert!(if slower == "0" { said > 100 } else { (16..100).contains(&said) }, "{out}: {steps}");
+    }
 }
 
 #[test]
@@ -275,6 +322,19 @@ fn a_gpu_that_is_full_is_said_with_the_plan_before_anything_is_taken() {
         assert!(finished.err.contains(words), "{words}: {}", finished.err);
     }
     assert_eq!(last_step(&folder.path("run")), None);
+    // As is using a model where there is no room for it, and measuring steps.
+    run(&folder, libraries, TRAIN, &[]).ok();
+    let full = [("FAKE_FREE_MIB", "0"), ("FAKE_OOM_AFTER", "1")];
+    for args in [&["evaluate", "run", "--device", "cuda"][..], &["recommend", "run", "--users", "all", "--device", "cuda"]] {
+        let finished = run(&folder, libraries, args, &full).fails(6, "G0601");
+        for words in ["there are 0 B", "the plan:", "ranking of an evaluation", "--device host"] {
+            assert!(finished.err.contains(words), "{args:?} {words}: {}", finished.err);
+        }
+        assert!(!finished.err.contains("optimizer"), "{args:?}: {}", finished.err);
+    }
+    let profile = ["profile", "--device", "cuda", "--items", "100", "--samplers", "uniform", "--set", "batch_size=8"];
+    let finished = run(&folder, libraries, &profile, &full[..1]).fails(6, "G0601");
+    assert!(finished.err.contains("the plan:"), "{}", finished.err);
 }
 
 /// A folder with some of the libraries.

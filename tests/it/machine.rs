@@ -181,8 +181,8 @@ fn recorded_steps_are_those_of_a_machine_that_records_nothing() {
     };
     for (number, (stays, kind)) in RECORDED.iter().enumerate() {
         let (direct, graph) = (format!("direct{number}"), format!("graph{number}"));
-        train(&direct, kind);
-        train(&graph, &[kind, &["train.graph=true"][..]].concat());
+        train(&direct, &[kind, &["train.graph=no"][..]].concat());
+        train(&graph, &[kind, &["train.graph=yes"][..]].concat());
         let manifest = std::fs::read_to_string(folder.path(&graph).join("manifest.json")).unwrap();
         let steps = &serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["graph"];
         let count = |what: &str| steps[what].as_u64().unwrap();
@@ -250,4 +250,19 @@ fn heads_that_no_kernel_knows_are_refused_before_a_run_begins() {
     let finished = finish(command.output().unwrap(), &["dim=200"]).fails(5, "G0502");
     assert!(finished.err.contains("2 heads or more"), "{}", finished.err);
     assert!(!folder.path("wide/manifest.json").exists());
+}
+
+#[test]
+fn a_compiler_that_is_too_old_is_said_to_be() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let old = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'c++ 9.5.0' && exit\n\
+               echo \"c++: error: unrecognized command line option '-std=c++20'; did you mean '-std=c++2a'?\" >&2\nexit 1\n";
+    folder.write("c++", old);
+    std::fs::set_permissions(folder.path("c++"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = folder.command();
+    command.env("PATH", folder.path("")).env("XDG_CACHE_HOME", folder.path("cache"));
+    let args = ["check", "--device", "emulator", "--only", "rows"];
+    let finished = finish(command.args(args).output().unwrap(), &args).fails(5, "G0507");
+    assert!(finished.err.contains("C++20") && finished.err.contains("GCC 10"), "{}", finished.err);
 }

@@ -316,7 +316,7 @@ fn subjects() -> &'static [Subject] {
     static ALL: OnceLock<Vec<Subject>> = OnceLock::new();
     ALL.get_or_init(|| {
         let cases: Vec<Mutex<Option<Case>>> =
-            [ops::cases(), ops::rounded_cases(), sampling::cases(), loss::cases(), optim::cases()]
+            [ops::cases(), ops::rounded_cases(), sampling::cases(), loss::cases(), loss::rounded_cases(), optim::cases()]
                 .into_iter()
                 .flatten()
                 .map(|case| Mutex::new(Some(case)))

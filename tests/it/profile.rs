@@ -70,7 +70,7 @@ fn the_page_shows_every_stage_and_asks_for_nothing() {
 fn calls_are_timed_on_a_machine_only_and_not_in_graphs() {
     let folder = Folder::new();
     folder.run(&[SMALL, &["--kernels"]].concat()).fails(2, "C0205");
-    folder.run(&[SMALL, &["--kernels", "--set", "train.graph=true"]].concat()).fails(2, "C0203");
+    folder.run(&[SMALL, &["--kernels", "--set", "train.graph=yes"]].concat()).fails(2, "C0203");
     // A loss over the whole catalogue takes no sampler, so none may be named.
     for named in [["--samplers", "dns"], ["--negatives", "4"]] {
         let refused = folder.run(&[SMALL, &["--kernels", "--set", "loss=softmax"], &named].concat()).fails(2, "C0205");

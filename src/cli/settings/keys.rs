@@ -78,6 +78,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("optim.tables", optim::TABLES),
     ("train.targets", &["all", "last"]),
     ("train.rounding", &["f32", "tf32", "bf16"]),
+    ("train.graph", &["auto", "yes", "no"]),
     ("eval.ties", &["pessimistic", "optimistic", "average", "random", "listed"]),
     ("eval.items", &["all", "trained"]),
 ];
@@ -248,6 +249,10 @@ pub fn check(key: &str, value: Value, schema: &[(String, Value)]) -> Result<Valu
         (Value::Float(_), Value::Float(x)) if in_range(x) => Ok(Value::Float(x)),
         (Value::Float(_), Value::Integer(i)) if in_range(i as f64) => Ok(Value::Float(i as f64)),
         (Value::Float(_), _) => refuse(&format!("a number {range}")),
+        // What was a flag before it could be `auto`, and is so in the files of older runs.
+        (Value::String(_), Value::Boolean(yes)) if key == "train.graph" => {
+            Ok(Value::String(if yes { "yes" } else { "no" }.into()))
+        }
         (Value::String(_), Value::String(s)) => match CHOICES.iter().find(|(k, _)| *k == key) {
             Some((_, words)) if !words.contains(&s.as_str()) => {
                 let near = words.iter().map(|w| (distance(&s, w), w)).min().filter(|(apart, _)| *apart <= 2);

@@ -22,6 +22,7 @@ const DRIVER: &[&str] = &[
     "cuDeviceGetAttribute",
     "cuDeviceGetDefaultMemPool",
     "cuMemPoolSetAttribute",
+    "cuMemPoolTrimTo",
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",

@@ -103,7 +103,7 @@ fn failed(doing: &str, error: DriverError) -> Error {
     }
     Error::new(Code::G0505, text)
         .note("the GPU answers nothing more in this process; what was written before is intact")
-        .help("run the same command again to continue from the last checkpoint")
+        .help("run the same command again; a training continues from its last checkpoint")
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,6 +185,8 @@ impl Cuda {
             let mut keep = u64::MAX;
             let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut keep).cast()).result().map_err(check)?;
+            // What an earlier device of this process has let go of is free, and is to count as such.
+            result::mem_pool::trim_to(pool, 0).map_err(check)?;
             let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(check)?;
             Arc::new(Driver { context, stream, capturing: false.into() })
         };

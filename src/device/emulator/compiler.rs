@@ -259,8 +259,14 @@ impl Compiler {
         if output.status.success() {
             return Ok(());
         }
+        let said = String::from_utf8_lossy(&output.stderr);
+        // What compilers from before 2020 say of `-std=c++20`.
+        if said.contains("c++20") && (said.contains("unrecognized") || said.contains("invalid value")) {
+            return Err(Error::new(Code::G0507, format!("the emulator needs C++20, which {} does not know", self.version))
+                .help("install GCC 10, Clang 10 or a later one, or use `--device host`"));
+        }
         Err(Error::new(Code::G0504, format!("{what} does not compile with {}", self.version))
-            .note(String::from_utf8_lossy(&output.stderr).trim().to_string())
+            .note(said.trim().to_string())
             .help("this is a fault of hardneg or of a compiler it does not know; use `--device host` meanwhile and report it"))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::device::emulator::{Emulator, Options};
+use crate::device::recorded::proof::{Lasting, step};
 use crate::device::{Device, Plus, download, upload};
 
 fn emulator() -> Arc<Emulator> {
@@ -11,7 +12,7 @@ fn emulator() -> Arc<Emulator> {
 
 /// A machine that records, the same not recording, and both as devices.
 fn both() -> ([Device; 2], Arc<dyn Runtime>) {
-    let recorded: Arc<dyn Runtime> = Arc::new(Recorded::new(emulator()));
+    let recorded: Arc<dyn Runtime> = Arc::new(Recorded::new(emulator(), Graphs::Always).unwrap());
     ([Device::Machine(recorded.clone()), Device::Machine(emulator())], recorded)
 }
 
@@ -22,55 +23,15 @@ fn machine(device: &Device) -> &dyn Runtime {
     }
 }
 
-/// What lasts from step to step: a sum (4,4) and numbers (16).
-struct Lasting {
-    sum: Buffer,
-    factor: Buffer,
-}
-
-/// sum += x factor / turn for an x (4,4) that the host brings, after `extra` other numbers; gives the marks around it.
-fn step(device: &Device, lasting: &mut Lasting, turn: usize, extra: usize) -> [Mark; 2] {
-    let runtime = machine(device);
-    let before = runtime.mark().unwrap();
-    let other = upload(runtime, &vec![7f32; extra]).unwrap();
-    let mut zeros = device.zeros(16 + extra).unwrap();
-    let add = |to: &mut Buffer, from: &Buffer, scale: f32| {
-        let n = from.len();
-        let args = &mut [Arg::Out(to), Arg::In(from), Arg::U64(n as u64), Arg::F32(scale)];
-        runtime.launch(&Kernel::new("rows", "rows_add", &[]), Grid::row(n.div_ceil(1024), 256), args).unwrap();
-    };
-    add(&mut zeros, &other, turn as f32);
-    drop(other);
-    let x: Vec<f32> = (0..16).map(|i| (i * turn) as f32 - 3.0).collect();
-    let x = upload(runtime, &x).unwrap();
-    let mut product = Buffer::sized(device, 16).unwrap();
-    let shape = [4, 4, 4];
-    let of = |data| MatIn::new(data, 4);
-    runtime.matmul(MatOut::new(&mut lasting.sum, 4), of(&x), of(&lasting.factor), shape, 0.5, Plus::Before).unwrap();
-    runtime.matmul(MatOut::new(&mut product, 4), of(&lasting.factor), of(&x), shape, 1.0, Plus::Nothing).unwrap();
-    add(&mut lasting.sum, &product, 1.0 / turn as f32);
-    // Of `zeros` the first numbers are 7 turn where there were others.
-    let mut first = Buffer::sized(device, 16).unwrap();
-    first.clear(device).unwrap();
-    add(&mut first, &lasting.factor, 2.0);
-    add(&mut lasting.sum, &first, 1.0);
-    [before, runtime.mark().unwrap()]
-}
-
-fn lasting(device: &Device) -> Lasting {
-    let factor: Vec<f64> = (0..16).map(|i| f64::from(i % 5) - 1.5).collect();
-    Lasting { sum: device.zeros(16).unwrap(), factor: device.reals(&factor).unwrap() }
-}
-
 /// Runs `turns` (what the host brings beside) on both, and compares after every one or after the last.
 fn run(turns: &[usize], compare_all: bool) -> Steps {
     let (devices, recorded) = both();
-    let mut kept = devices.each_ref().map(lasting);
+    let mut kept = devices.each_ref().map(|device| Lasting::new(machine(device)).unwrap());
     recorded.step().unwrap();
     let begin = recorded.steps().unwrap();
     let sum = |i: usize, kept: &[Lasting; 2]| download::<f32>(machine(&devices[i]), &kept[i].sum, 16).unwrap();
     for (turn, &extra) in turns.iter().enumerate() {
-        let marks = [0, 1].map(|i| step(&devices[i], &mut kept[i], turn + 1, extra));
+        let marks = [0, 1].map(|i| step(machine(&devices[i]), &mut kept[i], turn + 1, extra).unwrap());
         recorded.step().unwrap();
         if compare_all || turn + 1 == turns.len() {
             assert_eq!(sum(0, &kept), sum(1, &kept), "turn {turn} of {turns:?}");
@@ -78,10 +39,10 @@ fn run(turns: &[usize], compare_all: bool) -> Steps {
         let seconds = recorded.elapsed(&marks[0][0], &marks[0][1]).unwrap();
         assert!((0.0..10.0).contains(&seconds));
     }
-    let Steps { recorded, replayed, amended, direct, failed } = recorded.steps().unwrap();
+    let Steps { recorded, replayed, amended, direct, failed, .. } = recorded.steps().unwrap();
     assert_eq!(failed, None);
     assert_eq!(replayed + direct, turns.len() as u64 + begin.direct);
-    Steps { recorded, replayed, amended, direct: direct - begin.direct, failed }
+    Steps { recorded, replayed, amended, direct: direct - begin.direct, failed, timed: None }
 }
 
 #[test]
@@ -146,28 +107,28 @@ fn products_of_a_few_rows_more_or_less_are_alike() {
 #[test]
 fn a_step_that_is_read_before_its_end_runs_directly() {
     let (devices, recorded) = both();
-    let mut kept = devices.each_ref().map(lasting);
+    let mut kept = devices.each_ref().map(|device| Lasting::new(machine(device)).unwrap());
     recorded.step().unwrap();
     for turn in 1..5 {
         for (device, kept) in devices.iter().zip(&mut kept) {
-            step(device, kept, turn, 4);
+            step(machine(device), kept, turn, 4).unwrap();
         }
         let [there, here] = [0, 1].map(|i| download::<f32>(machine(&devices[i]), &kept[i].sum, 16).unwrap());
         assert_eq!(there, here);
         recorded.step().unwrap();
     }
     let steps = recorded.steps().unwrap();
-    assert_eq!((steps.recorded, steps.replayed, steps.direct), (0, 0, 5));
+    assert_eq!((steps.recorded, steps.replayed, steps.direct), (0, 0, 4));
 }
 
 #[test]
 fn what_the_host_brought_lasts_as_long_as_its_owner() {
     let (devices, recorded) = both();
     let device = &devices[0];
-    let mut sum = lasting(device);
+    let mut sum = Lasting::new(machine(device)).unwrap();
     let brought = upload(machine(device), &[1f32, 2.0, 3.0]).unwrap();
     for turn in 1..8 {
-        step(device, &mut sum, turn, 3);
+        step(machine(device), &mut sum, turn, 3).unwrap();
         recorded.step().unwrap();
         assert_eq!(download::<f32>(machine(device), &brought, 3).unwrap(), [1.0, 2.0, 3.0], "turn {turn}");
     }
@@ -200,7 +161,7 @@ fn a_product_of_some_rows_leaves_the_others_alone() {
 
 #[test]
 fn what_is_sent_between_steps_takes_no_more_memory() {
-    let recorded = Recorded::new(emulator());
+    let recorded = Recorded::new(emulator(), Graphs::Always).unwrap();
     for turn in 0..20 {
         // A letter of its own, and then some.
         let sent = upload(&recorded, &vec![turn as f32; LETTER / 4 + 1]).unwrap();
