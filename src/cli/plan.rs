@@ -502,7 +502,7 @@ mod tests {
             let mut model = Model::new(&config.model, crate::train::step::sizes(&set), &device, 1).unwrap();
             let mut ranker = Encoder::new(&mut model, &device, kind).unwrap();
             Ground::new(&set, Part::Test).evaluate(&mut ranker, &config.eval, &mut |_, _| {}).unwrap();
-            let planned = MemoryPlan::of_use(&config, &Counts::of(&set, &config).unwrap(), 2, true).unwrap().peak(true).1;
+            let planned = MemoryPlan::of_use(&config, &Counts::of_use(&set, &config), 2, true).unwrap().peak(true).1;
             let off = planned as f64 / watched.most() as f64 - 1.0;
             println!("{kind}, tied {tied}, {candidates}: planned {planned}, measured {}, {:+.2} %", watched.most(), 100.0 * off);
             assert!(off.abs() < 0.02, "{kind}, tied {tied}, {candidates}: planned {planned}, measured {}", watched.most());

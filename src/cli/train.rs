@@ -225,8 +225,8 @@ fn lasting(config: &Config) -> Value {
     let mut flat = serde_json::Map::new();
     walk("", &serde_json::to_value(config).unwrap_or_default(), &mut flat);
     flat.retain(|key, value| !FREE.contains(&key.as_str()) && !value.is_null());
-    // It may change as well, and what is decided on a machine then is last bits between `no` and the others. The flag it once was is
-    // part of what older runs are known by.
+    // It may change too, at the price of last bits on a machine between `no` and the others; the flag it once was is part of what
+    // older runs are known by.
     flat.insert("train.graph".into(), false.into());
     Value::Object(flat)
 }

@@ -12,17 +12,38 @@ use crate::program::{Finished, Folder, end_of, finish};
 
 const NAMES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
 
+/// A folder below `target` for the fake libraries and what is compiled with them, by what they are made of.
+fn folder_of_fakes() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("tests/fake/cuda.cpp")];
+    for folder in ["kernels", "kernels/emulator"] {
+        files.extend(
+            std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()),
+        );
+    }
+    files.sort();
+    let mut hash = blake3::Hasher::new();
+    hash.update(root.as_os_str().as_encoded_bytes());
+    files.iter().for_each(|file| drop(hash.update(&std::fs::read(file).unwrap())));
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-{}", &hash.finalize().to_hex()[..16]))
+}
+
 /// A folder with the fake libraries, built once; None without a compiler.
 fn libraries() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (kernels, folder) = (root.join("kernels"), tempfile::tempdir().unwrap());
+        let (kernels, folder) = (root.join("kernels"), folder_of_fakes());
+        let library = folder.join("libfake.so");
+        if library.exists() {
+            return Some(folder);
+        }
+        std::fs::create_dir_all(&folder).unwrap();
         let machine = std::fs::read_dir(kernels.join("emulator")).unwrap().map(|e| e.unwrap().path());
-        let library = folder.path().join("libfake.so");
+        let unfinished = folder.join(format!("libfake-{}.so", std::process::id()));
         let mut compiler = Command::new("c++");
         compiler.args(["-std=c++20", "-O2", "-fPIC", "-shared", "-w", "-fno-strict-aliasing", "-fno-math-errno"]);
-        compiler.arg(format!("-DFAKE_KERNELS={:?}", kernels)).arg("-I").arg(kernels.join("emulator")).arg("-o").arg(&library);
+        compiler.arg(format!("-DFAKE_KERNELS={:?}", kernels)).arg("-I").arg(kernels.join("emulator")).arg("-o").arg(&unfinished);
         compiler.arg(root.join("tests/fake/cuda.cpp")).args(machine.filter(|p| p.extension().is_some_and(|e| e == "cpp")));
         match compiler.output() {
             Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
@@ -31,18 +52,18 @@ fn libraries() -> Option<&'static Path> {
                 return None;
             }
         }
-        for name in NAMES {
-            std::os::unix::fs::symlink("libfake.so", folder.path().join(name)).unwrap();
+        for name in NAMES.iter().filter(|name| folder.join(name).symlink_metadata().is_err()) {
+            std::os::unix::fs::symlink("libfake.so", folder.join(name)).unwrap();
         }
+        std::fs::rename(unfinished, library).unwrap();
         Some(folder)
     });
-    built.as_ref().map(|folder| folder.path())
+    built.as_deref()
 }
 
-/// Compiled kernels, shared by all tests of a run: compiling is most of the time.
-fn cache() -> &'static Path {
-    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
+/// Compiled kernels, shared by all tests and kept: compiling is most of the time.
+fn cache() -> PathBuf {
+    folder_of_fakes().join("cache")
 }
 
 /// Runs the program with the fake libraries of `from` and the faults asked for.
