@@ -330,10 +330,14 @@ impl Recorded {
         state.spare.retain(|letter| letter.memory.bytes >= written);
         Ok(())
     }
+    /// Before a call that is not noted down: what it may read is sent.
+    fn goes_at_once(&self, state: &mut State) -> Result<()> {
+        state.begun = true;
+        self.post(state)
+    }
     fn note(&self, state: &mut State, call: Call) -> Result<()> {
         if state.at_once {
-            self.post(state)?;
-            state.begun = true;
+            self.goes_at_once(state)?;
             return call.give(&*self.machine, None);
         }
         state.calls.push(call);
@@ -473,6 +477,11 @@ impl Runtime for Recorded {
         self.note_fill(&mut self.locked(), memory.address, memory.bytes, byte)
     }
     fn launch(&self, kernel: &Kernel, grid: Grid, args: &mut [Arg<'_>]) -> Result<()> {
+        let mut state = self.locked();
+        if state.at_once {
+            self.goes_at_once(&mut state)?;
+            return self.machine.launch(kernel, grid, args);
+        }
         let value = |arg: &Arg| {
             Ok(match arg {
                 Arg::In(buffer) => Value::In(Piece::of(buffer)?, 0),
@@ -486,7 +495,7 @@ impl Runtime for Recorded {
             })
         };
         let args = args.iter().map(value).collect::<Result<Vec<Value>>>()?;
-        self.note_launch(&mut self.locked(), kernel, grid, args)
+        self.note_launch(&mut state, kernel, grid, args)
     }
     fn matmul(&self, c: MatOut, a: MatIn, b: MatIn, shape: [usize; 3], scale: f32, plus: Plus) -> Result<()> {
         check_product(&c, &a, &b, shape, plus)?;

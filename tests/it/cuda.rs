@@ -24,7 +24,9 @@ fn folder_of_fakes() -> PathBuf {
     files.sort();
     let mut hash = blake3::Hasher::new();
     hash.update(root.as_os_str().as_encoded_bytes());
-    files.iter().for_each(|file| drop(hash.update(&std::fs::read(file).unwrap())));
+    for file in files {
+        hash.update(&std::fs::read(file).unwrap());
+    }
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fake-{}", &hash.finalize().to_hex()[..16]))
 }
 
