@@ -16,7 +16,8 @@
 // Traffic  (4 D + 8..12) bytes per record, 8 D per item; 4 bytes per record again for the merge
 //   table_gradient_pieces: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |alpha| + 4 |beta| + 4 |wrong| + 4 |items| + 4 |places| + 4 |extents| + 4 |da|, writes at most 4 |da| + 4 |parts|
 //   table_gradient_merge: reads at most 4 |parts| + 4 |items| + 4 |extents| + 4 |da|, writes at most 4 |da|
-// Numerics f32 (HALF: of p rounded to bf16, but of a as it is, which beta is not made of: the cosine's own term is good to bf16); one chain of additions per list of the warp
+// Numerics f32; one chain of additions per list of the warp. HALF: of p rounded to bf16, but of a as it is, of which beta was not made,
+//          so the cosine's own term is good to bf16
 // Determinism  the shape of every sum follows from the lengths alone
 // Source   sorted segments in place of atomics: the embedding gradient of llm.c (`llmc/encoder.cuh`)
 #define ROOMY , 1  // the merge would spill a register of wide rows (sm_90a)

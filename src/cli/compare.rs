@@ -130,11 +130,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
 }
 
 fn rank(args: &Args, path: &Path, json: bool) -> Result<Ranked> {
-    let Trained { config, set, mut model, device, .. } = {
-        // With each other, and with nobody else.
-        let alone = "eval.baselines=false".to_string();
-        Trained::open(path, &args.machine, &[alone])?
-    };
+    let Trained { config, set, mut model, device, .. } = Trained::alone(path, &args.machine)?;
     let ground = Ground::new(&set, args.split);
     let mut display = Display::new(Style::Auto, json, false);
     display.start("ranking", args.split.targets(&set).len() as u64);

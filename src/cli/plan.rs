@@ -120,55 +120,45 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if fits {
         return Ok(());
     }
-    Err(too_large(&plan, memory, gpu, &changes))
+    Err(with_changes(short_of_memory(&plan, memory, gpu), &changes))
 }
 
 /// Refuses a run that needs more memory than the device has, before it takes any. G0601: what takes most of it, and which single
 /// change makes it fit.
 pub fn refuse_too_large(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
-    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let (threads, gpu) = (rayon::current_num_threads(), device.is_machine());
     let plan = MemoryPlan::new(config, &Counts::of(set, config)?, threads, gpu)?;
-    // A system that does not say what it has is trusted.
-    let Ok(memory) = there_is(device) else { return Ok(()) };
-    if plan.peak(gpu).1 <= memory {
-        return Ok(());
-    }
     let counts = |config: &Config| Counts::of(set, config);
-    let error = too_large(&plan, memory, gpu, &plan::changes(config, memory, gpu, threads, &counts)?);
-    Err(with_table(error, &plan, gpu))
+    refuse(&plan, device, |error, memory| Ok(with_changes(error, &plan::changes(config, memory, gpu, threads, &counts)?)))
 }
 
 /// Refuses to measure steps that need more memory than the device has. G0601.
 pub fn refuse_too_large_to_step(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
-    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let (threads, gpu) = (rayon::current_num_threads(), device.is_machine());
     let plan = MemoryPlan::new(config, &Counts::of(set, config)?, threads, gpu)?.of_steps();
-    match there_is(device) {
-        Ok(memory) if plan.peak(gpu).1 > memory => {
-            let error = short_of_memory(&plan, memory, gpu);
-            Err(with_table(error.help("measure smaller ones: `--items`, `--set train.batch_size=...`"), &plan, gpu))
-        }
-        _ => Ok(()),
-    }
+    refuse(&plan, device, |error, _| Ok(error.help("measure smaller ones: `--items`, `--set train.batch_size=...`")))
 }
 
 /// Refuses to evaluate or recommend with a trained model where there is not room for it and a tile of requests. G0601.
 pub fn refuse_too_large_to_use(config: &Config, set: &TrainingSet, device: &Device) -> Result<()> {
-    let (threads, gpu) = (rayon::current_num_threads(), matches!(device, Device::Machine(_)));
+    let (threads, gpu) = (rayon::current_num_threads(), device.is_machine());
     // What cannot be planned is not refused here: a list may be shorter than what the run was judged by.
     let Ok(plan) = MemoryPlan::of_use(config, &Counts::of_use(set, config), threads, gpu) else { return Ok(()) };
+    let elsewhere = if gpu { "`--device host`, or a GPU with more memory" } else { "a machine with more memory" };
+    refuse(&plan, device, |error, _| Ok(error.help(format!("use {elsewhere}"))))
+}
+
+/// G0601 with the whole plan where `device` has less than it needs; `cure` adds what helps, given how much there is.
+fn refuse(plan: &MemoryPlan, device: &Device, cure: impl FnOnce(Error, u64) -> Result<Error>) -> Result<()> {
+    let gpu = device.is_machine();
     match there_is(device) {
         Ok(memory) if plan.peak(gpu).1 > memory => {
-            let error = short_of_memory(&plan, memory, gpu);
-            let elsewhere = if gpu { "`--device host`, or a GPU with more memory" } else { "a machine with more memory" };
-            Err(with_table(error.help(format!("use {elsewhere}")), &plan, gpu))
+            let error = cure(short_of_memory(plan, memory, gpu), memory)?;
+            Err(error.note(format!("the plan:\n{}", terminal::table(&table(plan, gpu)).trim_end())))
         }
         // A system that does not say what it has is trusted.
         _ => Ok(()),
     }
-}
-
-fn with_table(error: Error, plan: &MemoryPlan, gpu: bool) -> Error {
-    error.note(format!("the plan:\n{}", terminal::table(&table(plan, gpu)).trim_end()))
 }
 
 fn short_of_memory(plan: &MemoryPlan, memory: u64, gpu: bool) -> Error {
@@ -180,8 +170,7 @@ fn short_of_memory(plan: &MemoryPlan, memory: u64, gpu: bool) -> Error {
     Error::new(Code::G0601, what).note(format!("most of it: {}", most.join(", ")))
 }
 
-fn too_large(plan: &MemoryPlan, memory: u64, gpu: bool, changes: &[plan::Change]) -> Error {
-    let error = short_of_memory(plan, memory, gpu);
+fn with_changes(error: Error, changes: &[plan::Change]) -> Error {
     match changes.is_empty() {
         true => error.help("no single smaller setting makes it fit: change several, or use a machine with more memory"),
         false => {

@@ -60,11 +60,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let format: lists::Format = args.format.parse()?;
-    let Trained { config, set, mut model, device, .. } = {
-        // Nobody is compared with.
-        let alone = "eval.baselines=false".to_string();
-        Trained::open(&args.run, &args.machine, &[alone])?
-    };
+    let Trained { config, set, mut model, device, .. } = Trained::alone(&args.run, &args.machine)?;
     let data = set.data();
     let allow = args.allow.as_deref().map(|path| items_of(path, data)).transpose()?;
     let deny = args.deny.as_deref().map_or(Ok(vec![]), |path| items_of(path, data))?;

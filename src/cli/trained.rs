@@ -26,6 +26,11 @@ pub struct Trained {
 }
 
 impl Trained {
+    /// For whoever judges no baselines beside it.
+    pub fn alone(path: &Path, machine: &Machine) -> Result<Trained> {
+        Trained::open(path, machine, &["eval.baselines=false".to_string()])
+    }
+
     /// `sets` may change how the model is judged (`eval.*`), nothing else.
     pub fn open(path: &Path, machine: &Machine, sets: &[String]) -> Result<Trained> {
         let run = RunDir::open(path)?;

@@ -16,7 +16,7 @@
 //   FAKE_CONTEXT=code, FAKE_STREAM=code, FAKE_MODULE=code, FAKE_COPY=code: that call fails
 //   FAKE_GRAPH=code           nothing can be recorded                 FAKE_AMEND=n          change n of a recording fails, and all after
 //   FAKE_INSTANTIATE=code     what is recorded cannot be replayed     FAKE_REPLAY=code      no replay begins
-//   FAKE_SLOW=ms              a replay takes so much longer
+//   FAKE_SLOW=ms              a replay takes so much longer           FAKE_FORGET=1         changes of launches are taken and not made
 //   FAKE_PIN=code             no memory can be pinned                 FAKE_FREE_MIB=n       so much memory is free
 //   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
 //                             added to this file
@@ -420,6 +420,7 @@ static int amend(void* executable, Node* node, char kind, std::function<int()> w
   static int amended;
   int most = asked("FAKE_AMEND", -1);
   if (most >= 0 && ++amended >= most) return 801;
+  if (kind == 'k' && asked("FAKE_FORGET", 0)) return SUCCESS;
   auto* graph = static_cast<Graph*>(executable);
   if (node->kind != kind || node->place >= graph->work.size()) return INVALID_VALUE;
   graph->work[node->place] = work;

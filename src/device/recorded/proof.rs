@@ -8,7 +8,7 @@ use crate::device::recorded::Recorded;
 use crate::device::{Arg, Buffer, Grid, Kernel, Mark, MatIn, MatOut, Plus, Runtime, download, upload};
 use crate::error::{Error, Result};
 
-/// What lasts from step to step: a sum (4,4), and a factor (4,4) with a row (4) behind it.
+/// What lasts from step to step: a sum (4,4), a factor (4,4) and a row (4).
 pub struct Lasting {
     pub sum: Buffer,
     factor: Buffer,
