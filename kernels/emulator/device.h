@@ -92,39 +92,16 @@ inline float fminf(float a, float b) { return __builtin_fminf(a, b); }
 inline float max(float a, float b) { return __builtin_fmaxf(a, b); }
 inline float min(float a, float b) { return __builtin_fminf(a, b); }
 inline float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-// Rounded on its own: never the product of a fused multiply-add.
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
-inline double __dadd_rn(double a, double b) { return a + b; }
 inline float fabsf(float x) { return __builtin_fabsf(x); }
 inline float sqrtf(float x) { return __builtin_sqrtf(x); }
-inline float rsqrtf(float x) { return 1.0f / __builtin_sqrtf(x); }
-inline float expf(float x) { return __builtin_expf(x); }
-inline float exp2f(float x) { return __builtin_exp2f(x); }
-inline float expm1f(float x) { return __builtin_expm1f(x); }
-inline float logf(float x) { return __builtin_logf(x); }
-inline float log2f(float x) { return __builtin_log2f(x); }
-inline float log1pf(float x) { return __builtin_log1pf(x); }
-inline float powf(float x, float y) { return __builtin_powf(x, y); }
-inline float tanhf(float x) { return __builtin_tanhf(x); }
-inline float sinf(float x) { return __builtin_sinf(x); }
-inline float cosf(float x) { return __builtin_cosf(x); }
-inline float erff(float x) { return __builtin_erff(x); }
 inline float floorf(float x) { return __builtin_floorf(x); }
 inline float ceilf(float x) { return __builtin_ceilf(x); }
 inline float rintf(float x) { return __builtin_rintf(x); }
 inline float truncf(float x) { return __builtin_truncf(x); }
 inline float copysignf(float x, float y) { return __builtin_copysignf(x, y); }
-inline double exp(double x) { return __builtin_exp(x); }
-inline double log(double x) { return __builtin_log(x); }
 inline int abs(int x) { return __builtin_abs(x); }
 
 inline bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
-inline float exp2_fast(float x) { return __builtin_exp2f(x); }
-inline float exp_fast(float x) { return exp2_fast(x * 1.44269504f); }
-inline float log_fast(float x) { return __builtin_log2f(x) * 0.693147181f; }
-
 inline bf16 to_bf16(float x) {
   u32 u = __float_as_uint(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {0x7fff};
@@ -137,6 +114,73 @@ inline u32 to_tf32(float x) {
   if (!is_finite(x)) return (u & 0x7fffffu) ? 0x7fffffffu : u;
   return (u + 0x1000u) & 0xffffe000u;
 }
+
+// ---- Numbers that a GPU may make otherwise ---------------------------------------------------------------------------
+// With GPU_ARITHMETIC they stray as far as CUDA's manuals allow, up or down by a hash of the operand; NVRTC may fuse a product with a sum,
+// and so does the compiler then (-ffp-contract), but for those that are rounded on their own; and sums of tensor cores are cut.
+
+#ifdef GPU_ARITHMETIC
+static constexpr bool CUT = true;
+template <class T> inline T alone(T x) {
+  asm("" : "+m"(x));
+  return x;
+}
+// -most .. most
+inline int strays(u32 operand, int most) {
+  operand = (operand ^ operand >> 16) * 0x85ebca6bu;
+  operand = (operand ^ operand >> 13) * 0xc2b2ae35u;
+  return (int)__umulhi(operand ^ operand >> 16, 2 * (u32)most + 1) - most;
+}
+// By units in the last place; 0, 1 and what is not finite are exact, and no step leads to one.
+inline float strayed(float exact, float operand, int most) {
+  u32 bits = __float_as_uint(exact), size = bits & 0x7fffffffu;
+  if (size <= (u32)most || size + most >= 0x7f800000u || size == 0x3f800000u) return exact;
+  return __uint_as_float(bits + strays(__float_as_uint(operand), most));
+}
+inline double strayed(double exact, double operand) {
+  u64 bits = __builtin_bit_cast(u64, exact), of = __builtin_bit_cast(u64, operand);
+  if (exact == 0.0 || exact == 1.0 || exact - exact != 0.0) return exact;
+  return __builtin_bit_cast(double, bits + strays((u32)(of ^ of >> 32), 1));
+}
+inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? 0.0f * x : x; }
+inline float exp2_fast(float x) { return flushed(strayed(__builtin_exp2f(flushed(x)), x, 2)); }
+inline float log2_fast(float x) {
+  float exact = __builtin_log2f(flushed(x));
+  if (!(x > 0.5f && x < 2.0f)) return strayed(exact, x, 2);
+  return x == 1.0f ? exact : exact + (float)strays(__float_as_uint(x), 4) * 0x1p-24f;
+}
+#else
+static constexpr bool CUT = false;
+template <class T> inline T alone(T x) { return x; }
+inline float strayed(float exact, float, int) { return exact; }
+inline double strayed(double exact, double) { return exact; }
+inline float exp2_fast(float x) { return __builtin_exp2f(x); }
+inline float log2_fast(float x) { return __builtin_log2f(x); }
+#endif
+
+// Rounded on its own: never the product of a fused multiply-add.
+inline float __fmul_rn(float a, float b) { return alone(a * b); }
+inline double __dmul_rn(double a, double b) { return alone(a * b); }
+inline double __dadd_rn(double a, double b) { return alone(a + b); }
+inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
+
+// Units in the last place: CUDA C++ programming guide, "Mathematical functions"; of the fast ones the PTX manual, ex2.approx, lg2.approx.
+inline float rsqrtf(float x) { return strayed(1.0f / __builtin_sqrtf(x), x, 2); }
+inline float expf(float x) { return strayed(__builtin_expf(x), x, 2); }
+inline float exp2f(float x) { return strayed(__builtin_exp2f(x), x, 2); }
+inline float expm1f(float x) { return strayed(__builtin_expm1f(x), x, 1); }
+inline float logf(float x) { return strayed(__builtin_logf(x), x, 1); }
+inline float log2f(float x) { return strayed(__builtin_log2f(x), x, 1); }
+inline float log1pf(float x) { return strayed(__builtin_log1pf(x), x, 1); }
+inline float powf(float x, float y) { return strayed(__builtin_powf(x, y), x, 4); }
+inline float tanhf(float x) { return strayed(__builtin_tanhf(x), x, 2); }
+inline float sinf(float x) { return strayed(__builtin_sinf(x), x, 2); }
+inline float cosf(float x) { return strayed(__builtin_cosf(x), x, 2); }
+inline float erff(float x) { return strayed(__builtin_erff(x), x, 2); }
+inline double exp(double x) { return strayed(__builtin_exp(x), x); }
+inline double log(double x) { return strayed(__builtin_log(x), x); }
+inline float exp_fast(float x) { return exp2_fast(x * 1.44269504f); }
+inline float log_fast(float x) { return log2_fast(x) * 0.693147181f; }
 
 template <class T> inline T __ldg(const T* p) { return *p; }
 
@@ -236,8 +280,8 @@ inline void ldmatrix_x4(u32 (&r)[4], const void* shared, HERE) { ::machine::load
 inline void ldmatrix_x4_trans(u32 (&r)[4], const void* shared, HERE) { ::machine::load_matrices(r, 4, true, shared, "ldmatrix_x4_trans", site); }
 inline void ldmatrix_x2(u32 (&r)[2], const void* shared, HERE) { ::machine::load_matrices(r, 2, false, shared, "ldmatrix_x2", site); }
 inline void ldmatrix_x2_trans(u32 (&r)[2], const void* shared, HERE) { ::machine::load_matrices(r, 2, true, shared, "ldmatrix_x2_trans", site); }
-inline void mma_bf16_16x8x16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_bf16(d, a, b, site); }
-inline void mma_tf32_16x8x8(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_tf32(d, a, b, site); }
+inline void mma_bf16_16x8x16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_bf16(d, a, b, CUT, site); }
+inline void mma_tf32_16x8x8(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) { ::machine::multiply_tf32(d, a, b, CUT, site); }
 
 inline u32 shared_address(const void* shared, HERE) { return ::machine::shared_address(shared, site); }
 inline void mbarrier_init(u64* barrier, u32 count, HERE) { ::machine::mbarrier_init(barrier, count, site); }
@@ -248,6 +292,6 @@ inline void mbarrier_wait(u64* barrier, u32 parity, HERE) { ::machine::mbarrier_
 inline void copy_bulk(void* shared, const void* global, u32 bytes, u64* barrier, HERE) { ::machine::copy_bulk(shared, global, bytes, barrier, site); }
 inline void fence_async() { ::machine::fence_async(); }
 inline void wgmma_fence(float (&)[64], HERE) { ::machine::group_fence(site); }
-inline void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b, bool add, HERE) { ::machine::group_multiply_bf16(d, a, b, add, site); }
+inline void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b, bool add, HERE) { ::machine::group_multiply_bf16(d, a, b, add, CUT, site); }
 inline void wgmma_commit() { ::machine::group_commit(); }
 template <int N> inline void wgmma_wait(float (&)[64], HERE) { ::machine::group_wait(N, site); }

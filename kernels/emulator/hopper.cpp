@@ -203,7 +203,7 @@ struct Products {
   struct Product {
     u64 a, b;
     u32 sums, group, clock;
-    bool add;
+    bool add, cut;
     const void* caller;
   } all[MOST_PRODUCTS];
   u32 count, groups;
@@ -273,7 +273,7 @@ void group_fence(Site line) {
   together(~0u, "wgmma_fence", site, nothing, [&](auto) { products_of(lane, site).fenced = true; });
 }
 
-void group_multiply_bf16(float* d, u64 a, u64 b, bool add, Site line) {
+void group_multiply_bf16(float* d, u64 a, u64 b, bool add, bool cut, Site line) {
   const Spot site{line, CALLER};
   const void* caller = CALLER;
   struct Given { float* d; u64 a, b; bool add; };
@@ -307,7 +307,7 @@ void group_multiply_bf16(float* d, u64 a, u64 b, bool add, Site line) {
       if (s == MOST_SUMS) fail(m, "wgmma (" AT "): more than %u accumulators under way", AT_OF(site), MOST_SUMS);
       ++p.sums[s].uses;
       Products::Product& product = p.all[p.count++];
-      product = {a, b, s, p.groups, m.shadow ? shadow_product(first) : 0, of(0).add, caller};
+      product = {a, b, s, p.groups, m.shadow ? shadow_product(first) : 0, of(0).add, cut, caller};
       if (m.shadow) touch(first, product);
     }
   });
@@ -338,8 +338,12 @@ static void compute(Machine& m, u32 warp, const Products::Product& product, Sums
   for (u32 row = 0; row < 16; ++row) {
     auto held = [&](u32 column) -> float& { return sums.held[row % 8 * 4 + column % 8 / 2][column / 8 * 4 + row / 8 * 2 + column % 2]; };
     for (u32 c = 0; c < COLUMNS; ++c) sum[c] = product.add ? held(c) : 0.0f;
-    for (u32 k = 0; k < DEEP; ++k)
-      for (u32 c = 0; c < COLUMNS; ++c) sum[c] += left[row][k] * right[k][c];
+    if (product.cut) {
+      for (u32 c = 0; c < COLUMNS; ++c) sum[c] = cut_sum<DEEP>(sum[c], left[row], &right[0][c], COLUMNS);
+    } else {
+      for (u32 k = 0; k < DEEP; ++k)
+        for (u32 c = 0; c < COLUMNS; ++c) sum[c] += left[row][k] * right[k][c];
+    }
     for (u32 c = 0; c < COLUMNS; ++c) held(c) = sum[c];
   }
 }

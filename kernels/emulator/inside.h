@@ -93,6 +93,32 @@ struct Bulk {
   Spot site;
 };
 
+// `sum` and N products as a tensor core adds them: exact products, all addends cut to the unit in the last place of the largest, the
+// result cut to f32. That is the least any generation keeps (Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor
+// cores", PeerJ CS 7:e330, 2021); the generations add 4 to 16 products at once. right[k] lies `stride` numbers after right[k - 1].
+template <u32 N> inline float cut_sum(float sum, const float* left, const float* right, u32 stride) {
+  constexpr u64 INFINITE = 0x7ff;
+  double addend[N + 1];
+  u64 largest = 0;
+  for (u32 k = 0; k <= N; ++k) {
+    addend[k] = k < N ? (double)left[k] * right[k * stride] : sum;
+    u64 exponent = __builtin_bit_cast(u64, addend[k]) >> 52 & INFINITE;
+    largest = exponent > largest ? exponent : largest;
+  }
+  double total = 0.0;
+  // Not a number, or nothing but zeros; or too small for a unit: no f32 is.
+  if (largest == INFINITE || largest < 200) {
+    for (double x : addend) total += x;
+    return (float)total;
+  }
+  double unit = __builtin_bit_cast(double, (largest - 23) << 52);
+  for (double x : addend) total += __builtin_trunc(x / unit);
+  total *= unit;
+  float nearest = (float)total;
+  bool beyond = __builtin_fabs((double)nearest) > __builtin_fabs(total);
+  return beyond ? __builtin_bit_cast(float, __builtin_bit_cast(u32, nearest) - 1) : nearest;
+}
+
 struct Products;
 
 struct Warp {

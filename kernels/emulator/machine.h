@@ -62,8 +62,9 @@ void copy_async_commit();
 void copy_async_wait(u32 groups);
 
 void load_matrices(u32* r, u32 matrices, bool transposed, const void* row, const char* name, Site site);
-void multiply_bf16(float* d, const u32* a, const u32* b, Site site);
-void multiply_tf32(float* d, const u32* a, const u32* b, Site site);
+// `cut`: sums as a tensor core makes them, instead of in f32 one by one.
+void multiply_bf16(float* d, const u32* a, const u32* b, bool cut, Site site);
+void multiply_tf32(float* d, const u32* a, const u32* b, bool cut, Site site);
 
 void mbarrier_init(u64* barrier, u32 count, Site site);
 void mbarrier_init_fence();
@@ -73,7 +74,7 @@ void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier, Site site);
 void fence_async();
 u32 shared_address(const void* shared, Site site);
 void group_fence(Site site);
-void group_multiply_bf16(float* d, u64 a, u64 b, bool add, Site site);
+void group_multiply_bf16(float* d, u64 a, u64 b, bool add, bool cut, Site site);
 void group_commit();
 void group_wait(u32 groups, Site site);
 

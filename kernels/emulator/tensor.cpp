@@ -43,13 +43,19 @@ struct Fragments {
 // Four neighbours of a row, which every processor multiplies at once; compilers do not find that by themselves here.
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 
-// D += A B once the operands are put together; `of` gives each lane's fragments. Products are added one by one in f32.
-template <u32 K, class Of> static void accumulate(Of of, const float (&left)[16][K], const float (&right)[K][8]) {
+// D += A B once the operands are put together; `of` gives each lane's fragments. Products are added one by one in f32, or cut.
+template <u32 K, class Of> static void accumulate(Of of, const float (&left)[16][K], const float (&right)[K][8], bool cut) {
   float sum[16][8];
   for (u32 l = 0; l < LANES; ++l) {
     for (u32 i = 0; i < 4; ++i) sum[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2] = of(l).d[i];
   }
   for (u32 row = 0; row < 16; ++row) {
+    if (cut) {
+      for (u32 column = 0; column < 8; ++column) {
+        for (u32 k = 0; k < K; k += K / 2) sum[row][column] = cut_sum<K / 2>(sum[row][column], &left[row][k], &right[k][column], 8);
+      }
+      continue;
+    }
     Four* d = reinterpret_cast<Four*>(sum[row]);
     Four low = d[0], high = d[1];
     for (u32 k = 0; k < K; ++k) {
@@ -65,10 +71,10 @@ template <u32 K, class Of> static void accumulate(Of of, const float (&left)[16]
   }
 }
 
-void multiply_bf16(float* d, const u32* a, const u32* b, Site line) {
+void multiply_bf16(float* d, const u32* a, const u32* b, bool cut, Site line) {
   const Spot site{line, CALLER};
   Fragments mine{d, a, b};
-  together(~0u, "mma_bf16_16x8x16", site, mine, [](auto of) {
+  together(~0u, "mma_bf16_16x8x16", site, mine, [cut](auto of) {
     float left[16][16], right[16][8];
     for (u32 l = 0; l < LANES; ++l) {
       const Fragments& f = of(l);
@@ -83,14 +89,14 @@ void multiply_bf16(float* d, const u32* a, const u32* b, Site line) {
         right[t + 8 + i][g] = half(f.b[1]);
       }
     }
-    accumulate<16>(of, left, right);
+    accumulate<16>(of, left, right, cut);
   });
 }
 
-void multiply_tf32(float* d, const u32* a, const u32* b, Site line) {
+void multiply_tf32(float* d, const u32* a, const u32* b, bool cut, Site line) {
   const Spot site{line, CALLER};
   Fragments mine{d, a, b};
-  together(~0u, "mma_tf32_16x8x8", site, mine, [](auto of) {
+  together(~0u, "mma_tf32_16x8x8", site, mine, [cut](auto of) {
     // The tensor core ignores the 13 low bits of an operand.
     auto value = [](u32 word) { return __builtin_bit_cast(float, word & 0xffffe000u); };
     float left[16][8], right[8][8];
@@ -104,7 +110,7 @@ void multiply_tf32(float* d, const u32* a, const u32* b, Site line) {
       right[t][g] = value(f.b[0]);
       right[t + 4][g] = value(f.b[1]);
     }
-    accumulate<8>(of, left, right);
+    accumulate<8>(of, left, right, cut);
   });
 }
 

@@ -31,6 +31,19 @@ pub enum Rounding {
     Bf16,
 }
 
+impl Rounding {
+    /// `x` as an operand.
+    pub fn of(self, x: f32) -> f32 {
+        match self {
+            Rounding::F32 => x,
+            // To nearest, ties away from zero, as `cvt.rna.tf32.f32`; what is not finite has nothing to round.
+            Rounding::Tf32 if x.is_finite() => f32::from_bits((x.to_bits() + 0x1000) & !0x1fff),
+            Rounding::Tf32 => x,
+            Rounding::Bf16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
 impl std::str::FromStr for Rounding {
     type Err = Error;
     fn from_str(text: &str) -> Result<Rounding> {
@@ -49,8 +62,11 @@ impl Places {
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Places {
         let path = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let mut libraries: Vec<PathBuf> = path("HARDNEG_NVRTC_DIR").into_iter().collect();
-        for toolkit in [path("CUDA_HOME"), path("CUDA_PATH"), Some("/usr/local/cuda".into())].into_iter().flatten() {
-            libraries.extend([toolkit.join("lib64"), toolkit.join("targets/x86_64-linux/lib"), toolkit.join("lib")]);
+        // Conda's packages lie in its environment as in a toolkit.
+        let toolkits = [path("CUDA_HOME"), path("CUDA_PATH"), path("CONDA_PREFIX"), Some("/usr/local/cuda".into())];
+        for toolkit in toolkits.into_iter().flatten() {
+            let target = if cfg!(target_arch = "aarch64") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" };
+            libraries.extend(["lib64", target, "lib"].map(|folder| toolkit.join(folder)));
         }
         let environments = [path("VIRTUAL_ENV"), path("CONDA_PREFIX")].into_iter().flatten();
         let python = path("PATH").and_then(|path| {

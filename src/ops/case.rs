@@ -204,15 +204,22 @@ pub mod emulated {
     use std::sync::Arc;
 
     use crate::device::emulator::traffic::Metered;
-    use crate::device::emulator::{Emulator, Options, Schedule};
+    use crate::device::emulator::{Arithmetic, Emulator, Options, Schedule};
 
-    /// Runs `cases` on the emulator: in order, in reverse, in a random order, and once with every access verified and every
-    /// launch held to the traffic its kernel's header states, all at the same time. Fails with a list of all that stray; prints how close each operation came to its budget.
+    /// Runs `cases` on the emulator: in order, in reverse, in a random order, with numbers as a GPU may make them, and once with every
+    /// access verified and every launch held to the traffic its kernel's header states, all at the same time. Fails with a list of all
+    /// that stray; prints how close each operation came to its budget.
     pub fn in_every_way(cases: &[Case]) {
-        let ways =
-            [(false, Schedule::Forward), (false, Schedule::Reverse), (false, Schedule::Random(7)), (true, Schedule::Forward)];
+        use Arithmetic::{LikeAGpu, Plain};
+        let ways = [
+            (false, Schedule::Forward, Plain),
+            (false, Schedule::Reverse, Plain),
+            (false, Schedule::Random(7), Plain),
+            (false, Schedule::Forward, LikeAGpu),
+            (true, Schedule::Forward, Plain),
+        ];
         let findings: Vec<(Result<Finding>, String)> = std::thread::scope(|scope| {
-            let threads = ways.map(|(checked, schedule)| scope.spawn(move || in_one_way(cases, checked, schedule)));
+            let threads = ways.map(|way| scope.spawn(move || in_one_way(cases, way)));
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         let mut closest = std::collections::BTreeMap::<&str, (f64, String)>::new();
@@ -240,11 +247,14 @@ pub mod emulated {
     }
 
     /// What was found of each output, and which it was.
-    fn in_one_way(cases: &[Case], checked: bool, schedule: Schedule) -> Vec<(Result<Finding>, String)> {
+    fn in_one_way(
+        cases: &[Case],
+        (checked, schedule, arithmetic): (bool, Schedule, Arithmetic),
+    ) -> Vec<(Result<Finding>, String)> {
         let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
         let mut devices = vec![];
         for rounding in [Rounding::F32, Rounding::Bf16] {
-            match Emulator::open(&Options { checked, schedule, rounding, ..Options::new(&cache) }) {
+            match Emulator::open(&Options { checked, schedule, arithmetic, rounding, ..Options::new(&cache) }) {
                 Ok(emulator) if checked => devices.push(Device::Machine(Arc::new(Metered(emulator)))),
                 Ok(emulator) => devices.push(Device::Machine(emulator)),
                 Err(error) if error.code() == crate::error::Code::G0507 => {
@@ -256,7 +266,7 @@ pub mod emulated {
         }
         let mut findings = vec![];
         for case in cases {
-            let at = format!("{}, {} ({schedule:?}, checked {checked})", case.operation, case.shape);
+            let at = format!("{}, {} ({schedule:?}, {arithmetic:?}, checked {checked})", case.operation, case.shape);
             match compare(case, &devices[usize::from(case.rounding() == Rounding::Bf16)]) {
                 Err(error) => findings.push((Err(error), at)),
                 Ok(found) => findings.extend(found.into_iter().map(|finding| (Ok(finding), at.clone()))),
@@ -297,6 +307,26 @@ mod tests {
     #[test]
     fn kernels_agree_with_the_plain_path() {
         emulated::in_every_way(&crate::ops::cases());
+    }
+
+    /// What a real GPU once found: fused with the sum behind it, a product kept the rounding error of a mean.
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn numbers_like_a_gpus_tell_what_fusing_breaks() {
+        use crate::device::emulator::{Arithmetic, Options, open};
+        let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+        let text = crate::device::sources::text("layer_norm.cu").unwrap();
+        let fused = text.replace("__fmul_rn(dy[row * D + c], gain[c])", "(dy[row * D + c] * gain[c])");
+        assert_ne!(text, fused);
+        let holds = |arithmetic, text: &str| {
+            let extra_sources = vec![("layer_norm".to_string(), text.to_string())];
+            let device = open(&Options { arithmetic, extra_sources, ..Options::new(&cache) }).unwrap();
+            let cases = crate::ops::cases().into_iter().filter(|c| c.operation == "layer_norm");
+            cases.flat_map(|case| compare(&case, &device).unwrap()).all(|finding| finding.passes())
+        };
+        assert!(holds(Arithmetic::Plain, &fused), "without fusing the product is the same");
+        assert!(!holds(Arithmetic::LikeAGpu, &fused));
+        assert!(holds(Arithmetic::LikeAGpu, text));
     }
 
     #[cfg(feature = "emulator")]

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::device::emulator::Arithmetic;
 use crate::device::emulator::face::{Entry, Functions, KernelTable};
 use crate::device::emulator::locked;
 use crate::device::places::loader_says;
@@ -19,7 +20,6 @@ use crate::device::{Kernel, sources};
 use crate::error::{Code, Error, Result};
 
 const PROGRAMS: [&str; 3] = ["c++", "g++", "clang++"];
-/// No contraction to fused multiply-adds: the same bits on every processor.
 const COMMON: &[&str] = &[
     "-std=c++20",
     "-g1",
@@ -29,9 +29,13 @@ const COMMON: &[&str] = &[
     "-fno-rtti",
     "-fno-strict-aliasing",
     "-fno-math-errno",
-    "-ffp-contract=off",
     "-w",
 ];
+/// No contraction to fused multiply-adds: the same bits on every processor.
+const PLAIN: &[&str] = &["-ffp-contract=off"];
+/// Contraction wherever NVRTC, too, may fuse a product with a sum, if the processor can; and strays in `kernels/emulator/device.h`.
+const LIKE_A_GPU: &[&str] = &["-ffp-contract=fast", "-DGPU_ARITHMETIC"];
+const FUSED: &[&str] = if cfg!(target_arch = "x86_64") { &["-mfma"] } else { &[] };
 const MACHINE: &[&str] = &["-O3"];
 /// The sanitizers' checks, answered by the machine; see `kernels/emulator/check.cpp`.
 const KERNELS: &[&str] = &["-O2", "-fsanitize=bounds,alignment,null", "-fno-sanitize-recover=bounds,alignment,null"];
@@ -48,6 +52,8 @@ pub struct Compiler {
     version: String,
     cache: PathBuf,
     checked: bool,
+    /// How kernels round.
+    arithmetic: Vec<&'static str>,
     /// Everything kernels may include, on disk.
     sources: PathBuf,
     extra: Vec<(String, String)>,
@@ -83,7 +89,7 @@ static LOADED: Mutex<BTreeMap<String, Slot>> = Mutex::new(BTreeMap::new());
 
 impl Compiler {
     /// The first compiler that answers.
-    pub fn find(cache: &Path, extra: &[(String, String)], checked: bool) -> Result<Compiler> {
+    pub fn find(cache: &Path, extra: &[(String, String)], checked: bool, arithmetic: Arithmetic) -> Result<Compiler> {
         let answer = |program: &&str| {
             let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
             let text = String::from_utf8_lossy(&output.stdout);
@@ -111,7 +117,17 @@ impl Compiler {
         let (key, kernels_key) = (hash(&is_header_or_machine), hash(&seen_by_kernels));
         let sources = cache.join(format!("sources-{}", short(&key)));
         forget_builds(&cache);
-        let mut compiler = Compiler { program, version, cache, checked, sources, extra: extra.to_vec(), key, kernels_key };
+        let mut compiler = Compiler {
+            program,
+            version,
+            cache,
+            checked,
+            arithmetic: flags(arithmetic),
+            sources,
+            extra: extra.to_vec(),
+            key,
+            kernels_key,
+        };
         compiler.sources = compiler.lay_out_sources()?;
         Ok(compiler)
     }
@@ -162,7 +178,7 @@ impl Compiler {
         let library = self.loaded(&format!("machine-{}.so", short(&self.key)), |output| {
             let files = sources::ALL.iter().filter(|(name, _)| name.starts_with("emulator/") && name.ends_with(".cpp"));
             let mut command = Command::new(self.program);
-            command.args(COMMON).args(MACHINE).args(LINK).arg("-o").arg(output);
+            command.args(COMMON).args(PLAIN).args(MACHINE).args(LINK).arg("-o").arg(output);
             command.args(files.map(|(name, _)| self.sources.join(name)));
             self.run(command, "the emulator")
         })?;
@@ -178,7 +194,8 @@ impl Compiler {
         let defines: Vec<String> = kernel.defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect();
         let mut hash = blake3::Hasher::new();
         hash.update(self.kernels_key.as_bytes()).update(&[u8::from(self.checked)]);
-        for part in [kernel.file, text].into_iter().chain(defines.iter().map(String::as_str)) {
+        let own = self.arithmetic.iter().copied().chain(defines.iter().map(String::as_str));
+        for part in [kernel.file, text].into_iter().chain(own) {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         let library = self.loaded(&format!("{}-{}.so", kernel.file, short(&hash.finalize())), |output| {
@@ -192,7 +209,7 @@ impl Compiler {
                 write("wrapper.cpp", &wrapper(&name, text))?;
                 let object = folder.join("kernels.o");
                 let mut command = Command::new(self.program);
-                command.args(COMMON).args(KERNELS).args(&defines);
+                command.args(COMMON).args(&self.arithmetic).args(KERNELS).args(&defines);
                 if self.checked {
                     command.args(CHECKED).args(if self.version.contains("clang") { CHECKED_CLANG } else { &[] });
                 }
@@ -296,6 +313,18 @@ fn is_whole(file: &[u8]) -> bool {
     }
 }
 
+fn flags(arithmetic: Arithmetic) -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let fused = std::arch::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let fused = true;
+    match arithmetic {
+        Arithmetic::Plain => PLAIN.to_vec(),
+        Arithmetic::LikeAGpu if fused => [LIKE_A_GPU, FUSED].concat(),
+        Arithmetic::LikeAGpu => LIKE_A_GPU.to_vec(),
+    }
+}
+
 fn is_header_or_machine(name: &str) -> bool {
     name.starts_with("emulator/") || name.ends_with(".cuh")
 }
@@ -381,7 +410,7 @@ mod tests {
     #[test]
     fn a_library_cut_short_is_not_whole() {
         let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
-        let compiler = match Compiler::find(&cache, &[], false) {
+        let compiler = match Compiler::find(&cache, &[], false, Arithmetic::Plain) {
             Err(error) => {
                 assert_eq!(error.code(), Code::G0507, "{error:?}");
                 return println!("SKIPPED: no C++ compiler, so there is no library to cut");

@@ -33,11 +33,12 @@ pub struct Options {
     /// Whether every access is verified: 5 to 10 times slower.
     pub checked: bool,
     pub schedule: Schedule,
+    pub arithmetic: Arithmetic,
     /// Folder of compiled kernels; several processes may share it.
     pub cache: PathBuf,
     /// Device memory; reserved, not taken.
     pub memory_bytes: u64,
-    /// Which kernels launchers choose; the emulator's own products are always f32.
+    /// Which kernels launchers choose, and what matrix products make of their operands.
     pub rounding: Rounding,
     /// (file stem, text) of kernels beside the embedded ones.
     pub extra_sources: Vec<(String, String)>,
@@ -49,6 +50,7 @@ impl Options {
         Options {
             checked: false,
             schedule: Schedule::Forward,
+            arithmetic: Arithmetic::Plain,
             cache: cache.into(),
             memory_bytes: 8 << 30,
             rounding: Rounding::F32,
@@ -64,6 +66,16 @@ pub enum Schedule {
     Reverse,
     /// A random thread at every stop, the same ones for the same seed.
     Random(u64),
+}
+
+/// How kernels round, where a GPU may round otherwise than C++ on this processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Every operation to the nearest number: the same bits on every processor.
+    Plain,
+    /// As far from that as a GPU may be: products fused with sums, logarithms and exponentials off by as many units in the last place as
+    /// CUDA's manuals allow, sums of the tensor cores cut off. A kernel has to keep its budget here, too.
+    LikeAGpu,
 }
 
 /// Opens an emulator.
@@ -90,7 +102,7 @@ pub struct Emulator {
 enum Step {
     Launch { entry: Entry, name: String, grid: Grid, arguments: Vec<Argument>, alive: Vec<Alive> },
     Fill { memory: Alive, bytes: usize, byte: u8 },
-    Product { c: Operand, a: Operand, b: Operand, row: Option<Operand>, shape: [usize; 3], scale: f32, accumulate: bool },
+    Product(Product),
     Mark(Instants),
 }
 
@@ -101,6 +113,16 @@ type Instants = Arc<Mutex<Option<Instant>>>;
 struct Alive {
     address: u64,
     serial: u64,
+}
+
+struct Product {
+    c: Operand,
+    a: Operand,
+    b: Operand,
+    row: Option<Operand>,
+    shape: [usize; 3],
+    scale: f32,
+    accumulate: bool,
 }
 
 /// A matrix in device memory: `len` numbers from `memory` on, of which it begins at `first`.
@@ -136,7 +158,7 @@ fn fault(kernel: &str, text: String) -> Error {
 
 impl Emulator {
     pub fn open(options: &Options) -> Result<Arc<Emulator>> {
-        let compiler = Compiler::find(&options.cache, &options.extra_sources, options.checked)?;
+        let compiler = Compiler::find(&options.cache, &options.extra_sources, options.checked, options.arithmetic)?;
         let machine = Machine::new(compiler.machine()?, options.memory_bytes, options.checked)?;
         let mode = if options.checked { ", every access checked" } else { "" };
         let facts = Facts {
@@ -219,9 +241,10 @@ impl Emulator {
                 machine.written(memory.address, *bytes);
                 Ok(())
             }
-            Step::Product { c, a, b, row, shape, scale, accumulate } => {
-                [c, a, b].into_iter().chain(row).try_for_each(|x| still_alive(&mut machine, x.memory))?;
-                product(&mut machine, c, [a, b], row.as_ref(), *shape, *scale, *accumulate)
+            Step::Product(product) => {
+                let operands = [&product.c, &product.a, &product.b].into_iter().chain(&product.row);
+                operands.into_iter().try_for_each(|x| still_alive(&mut machine, x.memory))?;
+                multiply(&mut machine, product, self.options.rounding)
             }
             Step::Mark(passed) => {
                 *locked(passed) = Some(Instant::now());
@@ -285,16 +308,9 @@ fn still_alive(machine: &mut Machine, memory: Alive) -> Result<()> {
 }
 
 /// The product itself, on slices of device memory; rows of the result count as written.
-fn product(
-    machine: &mut Machine,
-    c: &Operand,
-    inputs: [&Operand; 2],
-    row: Option<&Operand>,
-    shape: [usize; 3],
-    scale: f32,
-    accumulate: bool,
-) -> Result<()> {
-    let [m, n, k] = shape;
+fn multiply(machine: &mut Machine, product: &Product, rounding: Rounding) -> Result<()> {
+    let Product { c, a, b, row, shape: [m, n, k], scale, accumulate } = product;
+    let [m, n, k] = [*m, *n, *k];
     if m == 0 || n == 0 {
         return Ok(());
     }
@@ -309,10 +325,10 @@ fn product(
         Ok(())
     };
     let stored = |x: &Operand, rows, columns| if x.transposed { (columns, rows) } else { (rows, columns) };
-    for (name, x, (rows, columns)) in [("A", inputs[0], stored(inputs[0], m, k)), ("B", inputs[1], stored(inputs[1], k, n))] {
+    for (name, x, (rows, columns)) in [("A", a, stored(a, m, k)), ("B", b, stored(b, k, n))] {
         read(name, x, rows, columns)?;
     }
-    if accumulate {
+    if *accumulate {
         read("C", c, m, n)?;
     }
     if let Some(row) = row {
@@ -324,12 +340,22 @@ fn product(
         let data = all.get(x.first..).unwrap_or_default();
         Ok(if x.transposed { Mat { data, row: 1, col: x.stride } } else { Mat { data, row: x.stride, col: 1 } })
     };
-    let (a, b) = (matrix(inputs[0])?, matrix(inputs[1])?);
+    let (mut a, mut b) = (matrix(a)?, matrix(b)?);
+    // Tensor cores read operands rounded.
+    let rounded = |x: &Mat<f32>, rows: usize, columns: usize| -> Vec<f32> {
+        let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        places.map(|(row, column)| rounding.of(x.data[row * x.row + column * x.col])).collect()
+    };
+    let copies;
+    if rounding != Rounding::F32 {
+        copies = [rounded(&a, m, k), rounded(&b, k, n)];
+        (a, b) = (Mat { data: &copies[0], row: k, col: 1 }, Mat { data: &copies[1], row: n, col: 1 });
+    }
     // SAFETY: whoever asked for the product borrowed C mutably beside A and B, so it is another allocation than theirs.
     let result = unsafe { machine.bytes_mut_beside(c.memory.address, c.len * 4) };
     let result: &mut [f32] = bytemuck::try_cast_slice_mut(result).map_err(|_| Error::internal("misaligned device memory"))?;
     let result = result.get_mut(c.first..).unwrap_or_default();
-    gemm(&mut *result, c.stride, a, b, shape, scale, accumulate);
+    gemm(&mut *result, c.stride, a, b, [m, n, k], *scale, *accumulate);
     if let Some(row) = row {
         let row = matrix(row)?.data;
         result.chunks_mut(c.stride).take(m).for_each(|c| c.iter_mut().take(n).zip(row).for_each(|(c, x)| *c += x));
@@ -399,7 +425,7 @@ impl Runtime for Emulator {
         let (a, b) = (input(&a)?, input(&b)?);
         let c = self.operand(c.data, c.first, c.stride, false)?;
         let row = if let Plus::Row(row) = plus { Some(self.operand(row, 0, shape[1], false)?) } else { None };
-        self.enqueue(Step::Product { c, a, b, row, shape, scale, accumulate: plus.accumulates() })
+        self.enqueue(Step::Product(Product { c, a, b, row, shape, scale, accumulate: plus.accumulates() }))
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Replay> {

@@ -421,6 +421,38 @@ fn a_recording_does_nothing_until_it_is_replayed_and_refuses_freed_memory() {
 }
 
 #[test]
+fn numbers_are_exact_or_stray_as_a_gpus_may() {
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
+    let x: Vec<f32> = (0..32).map(|i| 1.0 + 0.029 * (i as f32 - 16.0)).collect();
+    let numbers = |arithmetic| {
+        let extra_sources = vec![("arithmetic".to_string(), include_str!("tests/arithmetic.cu").to_string())];
+        let machine = Emulator::open(&Options { arithmetic, extra_sources, ..Options::new(&cache) }).unwrap();
+        let (mut y, x) = (upload(&*machine, &[0f32; 192]).unwrap(), upload(&*machine, &x).unwrap());
+        let mut args = [Arg::Out(&mut y), Arg::In(&x)];
+        machine.launch(&Kernel::new("arithmetic", "arithmetic", &[]), Grid::row(1, 32), &mut args).unwrap();
+        download(&*machine, &y, 192).unwrap()
+    };
+    let (plain, gpu) = (numbers(Arithmetic::Plain), numbers(Arithmetic::LikeAGpu));
+    let part = |all: &[f32], i: usize| all[32 * i..32 * (i + 1)].to_vec();
+    assert!(part(&plain, 0).iter().all(|y| *y == 0.0), "nothing is fused");
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("fma") {
+        assert!(part(&gpu, 0).iter().filter(|y| **y != 0.0).count() > 16, "products are fused");
+    }
+    assert!(part(&gpu, 1).iter().all(|y| *y == 0.0), "but for those that are rounded on their own");
+    let apart = |i: usize| {
+        let (plain, gpu) = (part(&plain, i), part(&gpu, i));
+        plain.iter().zip(&gpu).map(|(a, b)| a.to_bits().abs_diff(b.to_bits())).collect::<Vec<_>>()
+    };
+    assert_eq!((apart(2).iter().min(), apart(2).iter().max()), (Some(&0), Some(&2)), "units of expf");
+    let logarithms = part(&gpu, 3);
+    let off = x.iter().zip(&logarithms).map(|(x, y)| (f64::from(*x).ln() - f64::from(*y)).abs()).fold(0.0, f64::max);
+    assert!(off > 1e-7 && off < 2.4e-7 && x[16] == 1.0 && logarithms[16] == 0.0, "{off}");
+    assert!(part(&plain, 4).iter().any(|y| *y != 0.0) && part(&gpu, 4).iter().all(|y| *y == 0.0), "subnormals");
+    assert_eq!((plain[160], gpu[160]), (2f32.powi(-24), 0.0), "sums of tensor cores are cut");
+}
+
+#[test]
 fn time_passes() {
     let machine = emulator(false, Schedule::Forward);
     let (from, to) = (machine.mark().unwrap(), machine.mark().unwrap());
