@@ -10,8 +10,8 @@
 #
 # Every row trains SASRec with the sampled softmax over the positive and 16 negatives per position; `softmax` sums over the
 # whole catalogue instead. Negatives from a known static law are corrected by its log-probability where that is part of the
-# method (popularity, in-batch, mns). `uniform+context` is the control of `cans`: the same context features, without its
-# negatives. ROWS="dns genni" limits the rows.
+# method (popularity, in-batch, mns). `uniform+context` is the control of `cans`: the same model of contexts (cosine scores, to which the
+# item under a wrong context matters), without its negatives. ROWS="dns genni" limits the rows.
 set -euo pipefail
 log=$1 out=$2 seeds=$3
 shift 3
@@ -33,8 +33,8 @@ settings() {
   mixgcf) echo "${common[@]}" sampler.preset=mixgcf sampler.select.candidates=128 ;;
   amns) echo "${common[@]}" sampler.preset=amns sampler.select.candidates=128 ;;
   cans-items) echo "${common[@]}" sampler.preset=cans-items ;;
-  uniform+context) echo "${common[@]}" sampler.preset=uniform model.context=yes ;;
-  cans) echo "${common[@]}" sampler.preset=cans sampler.negatives=15 model.context=yes ;;
+  uniform+context) echo "${common[@]}" sampler.preset=uniform model.kind=cans ;;
+  cans) echo "${common[@]}" sampler.preset=cans sampler.negatives=15 model.kind=cans ;;
   *) echo "no row $1" >&2 && exit 2 ;;
   esac
 }

@@ -10,7 +10,8 @@
 // A law is an alias table of integers (FIXED), one per time cluster over "any item" and the cluster's own (CLUSTERED), the
 // catalogue (UNIFORM) or the batch (BATCH); several are a mixture, whose first word picks one of them.
 //
-// Shapes       ids, log_q (G,N)  laws (P,4): kind, bound of the first word, share, where in `table`  table: see src/ops/propose.rs
+// Shapes       ids, log_q (G,N)  laws (P,4), or P + 1 of them: kind, bound of the first word, share, where in `table`
+//              table: see src/ops/propose.rs
 //              catalogue (T) or null (every item)  targets (R)  items, counts (F): the distinct targets, ascending
 //              keys, log_left (G)  clusters (G)  extents (G,2) of `seen`  barred (G): one more excluded item
 //              drop (R,N) bytes  groups (R) or none  of propose_drop and propose_spread: extents, barred of rows
@@ -87,7 +88,7 @@ struct Laws {
   const Law* laws;
   const u64* table;
   const u32 *catalogue, *targets, *items, *counts;
-  u32 P, mixed, T, R, F;  // mixed: 1 where the first word picks a law
+  u32 P, mixed, T, R, F;  // mixed: 1 where the first word picks a law; 2 where laws[P] is reported of what laws[0] draws
 
   __device__ u32 trained(u32 j) const { return catalogue ? catalogue[j] : j; }
 
@@ -95,7 +96,7 @@ struct Laws {
   __device__ u32 draw(const SlotWords& w, u32 cluster) const {
     u32 c = 0;
     while (c + 1 < P && w.a >= laws[c].bound) ++c;
-    u64 first = mixed ? w.b : w.a, second = mixed ? w.c : w.b;
+    u64 first = mixed == 1 ? w.b : w.a, second = mixed == 1 ? w.c : w.b;
     const Law& law = laws[c];
     switch (law.kind) {
       case UNIFORM: return trained((u32)below(first, T));
@@ -125,13 +126,16 @@ struct Laws {
       }
     }
   }
-  // The probability of an item of the catalogue.
+  // The probability of drawing an item of the catalogue, and the one that is reported.
   __device__ double prob(u32 cluster, u32 item) const {
-    if (!mixed) return prob_of(laws[0], cluster, item);
+    if (mixed != 1) return prob_of(laws[0], cluster, item);
     double sum = 0.0;
     for (u32 c = 0; c < P; ++c)
       if (laws[c].share > 0.0) sum = __dadd_rn(sum, __dmul_rn(laws[c].share, prob_of(laws[c], cluster, item)));
     return sum;
+  }
+  __device__ double reported(u32 cluster, u32 item) const {
+    return mixed == 2 ? prob_of(laws[P], cluster, item) : prob(cluster, item);
   }
 };
 
@@ -230,7 +234,7 @@ KERNEL(128, propose)(LAWS_AND_GROUPS) {
   }
   if (item == NONE) item = enumerate(law, group, draws, slot);
   ids[at] = item;
-  if (log_q) log_q[at] = item == NONE ? 0.0f : (float)(log(law.prob(group.cluster, item)) - log_left[g]);
+  if (log_q) log_q[at] = item == NONE ? 0.0f : (float)(log(law.reported(group.cluster, item)) - log_left[g]);
 }
 
 KERNEL(128, propose_distinct)(LAWS_AND_GROUPS) {
@@ -254,7 +258,7 @@ KERNEL(128, propose_distinct)(LAWS_AND_GROUPS) {
     if (lane == 0) {
       ids[(u64)g * N + slot] = item;
       if (log_q)
-        log_q[(u64)g * N + slot] = item == NONE ? 0.0f : (float)(log(law.prob(group.cluster, item)) - log_left[g]);
+        log_q[(u64)g * N + slot] = item == NONE ? 0.0f : (float)(log(law.reported(group.cluster, item)) - log_left[g]);
     }
     __syncwarp();
   }
@@ -275,6 +279,7 @@ KERNEL(128, propose_left)(double* log_left, const Law* laws, const u64* table, c
   u32 place = own == NONE ? 0 : lower_bound(seen + first, count, own);
   bool further = own != NONE && !(place < count && seen[first + place] == own);
   double left = 0.0;
+  if (mixed == 2) laws += P, P = 1;
   for (u32 c = 0; c < P; ++c) {
     Law law = laws[c];
     Alias alias{table + (law.kind == CLUSTERED ? table[law.at + cluster] : law.at)};
@@ -305,7 +310,7 @@ KERNEL(128, propose_left)(double* log_left, const Law* laws, const u64* table, c
       default:
         of_law = __dadd_rn(__dmul_rn(alias.prob(0), (double)(T - trained)) / (double)T, __dmul_rn((double)(WHOLE - alias.mass(0) - gone), MASS));
     }
-    left = mixed ? __dadd_rn(left, __dmul_rn(law.share, of_law)) : of_law;
+    left = mixed == 1 ? __dadd_rn(left, __dmul_rn(law.share, of_law)) : of_law;
   }
   if (lane == 0) log_left[g] = log(left);
 }

@@ -214,10 +214,11 @@ KERNEL(128, sampled_loss)(float* dp, float* dg, float* dwrong, float* losses, fl
   Row row{log_q ? log_q + first : nullptr, weight ? weight + of_row : nullptr, positive.score, cold, 0.0f, 0.0f, 1.0f, c0, c1,
           c2};
   if (toward) row.toward = toward[r], row.stays = 1.0f - row.toward;
-  u32 kept = 0;
-  for (u32 j = lane; j < N; j += 32) kept += keeps(j);
+  u32 kept = 0, drawn = 0;
+  for (u32 j = lane; j < N; j += 32) kept += keeps(j), drawn += slots[j] != NONE;
   kept = __reduce_add_sync(~0u, kept);
-  if (CORRECTION != UNCORRECTED) row.log_drawn = logf((float)kept);
+  // What a row must not count was drawn all the same: its share of the draws is the share of the catalogue that is left out.
+  if (CORRECTION != UNCORRECTED) row.log_drawn = logf((float)__reduce_add_sync(~0u, drawn));
 
   Sums sums{-INF, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, Part::zero(), Part::zero()};
   for (int turn = WHOLE ? 0 : 1; turn < 2; ++turn) {

@@ -27,7 +27,7 @@
 KERNEL(128, softmax_draw_scan)(double* tiles, const float* p, const float* g, const float* a, const u32* barred,
                                const u32* extents, const u32* seen, const u32* targets, u32 R, u32 V, float heat, float beta) {
   SHARED_DYN(float, s_all);
-  u32 first = blockIdx.y * OWN, begin = blockIdx.x * ITEMS, end = min(V, begin + ITEMS);
+  u32 first = blockIdx.x * OWN, begin = blockIdx.y * ITEMS, end = min(V, begin + ITEMS);
   Queries queries(s_all, p, g, first, R, heat);
   Hidden hidden(barred, extents, seen, targets, first, R, begin);
   float most[OWNED], sum[OWNED];
@@ -57,7 +57,7 @@ KERNEL(128, softmax_draw_scan)(double* tiles, const float* p, const float* g, co
     float largest = row_max(most[i]);
     float total = row_sum(most[i] == -INF ? 0.0f : sum[i] * expf(most[i] - largest));
     if (threadIdx.x % 16 == 0 && queries.row(i) < R)
-      tiles[(u64)queries.row(i) * gridDim.x + blockIdx.x] = largest == -INF ? -(double)INF : (double)largest + log((double)total);
+      tiles[(u64)queries.row(i) * gridDim.y + blockIdx.y] = largest == -INF ? -(double)INF : (double)largest + log((double)total);
   }
 }
 

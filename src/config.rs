@@ -69,9 +69,13 @@ impl Curve {
         match self.shape {
             CurveShape::Linear => self.from + (self.to - self.from) * f,
             CurveShape::Cosine => self.from + (self.to - self.from) * 0.5 * (1.0 - (std::f64::consts::PI * f).cos()),
-            CurveShape::Exponential if self.from > 0.0 && self.to > 0.0 => self.from * (self.to / self.from).powf(f),
-            CurveShape::Exponential => self.from + (self.to - self.from) * f,
+            CurveShape::Exponential => self.from * (self.to / self.from).powf(f),
         }
+    }
+    /// Whether it has a value everywhere: equal factors lead neither from zero nor to it.
+    pub fn is_sound(&self) -> bool {
+        let ends = self.from.is_finite() && self.to.is_finite() && self.over.is_finite() && self.over >= 0.0;
+        ends && (self.shape != CurveShape::Exponential || self.from * self.to > 0.0)
     }
     /// As a settings file has it.
     pub fn text(&self) -> String {
@@ -534,5 +538,7 @@ mod tests {
             assert!((v.at(9.0).unwrap() - 2.0).abs() < 1e-12);
             assert!(v.at(1.0).unwrap() < v.at(3.0).unwrap());
         }
+        let from_zero = |shape| Curve { from: 0.0, to: 2.0, over: 4.0, shape }.is_sound();
+        assert!(from_zero(CurveShape::Linear) && from_zero(CurveShape::Cosine) && !from_zero(CurveShape::Exponential));
     }
 }

@@ -92,7 +92,15 @@ impl Device {
     }
 }
 
-/// A copy of `values` in a machine's memory; numbers of 4 or 8 bytes.
+/// A copy of `values` in a machine's memory, for as long as a run: in memory of its own size, where [`upload`] is for what a step brings.
+pub fn place<T: bytemuck::Pod>(runtime: &dyn Runtime, values: &[T]) -> Result<Buffer> {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let mut memory = runtime.alloc(bytes.len())?;
+    runtime.write(&mut memory, bytes)?;
+    Ok(Buffer::machine(memory, bytes.len() / 4))
+}
+
+/// A copy of `values` in a machine's memory, for a step; numbers of 4 or 8 bytes.
 pub fn upload<T: bytemuck::Pod>(runtime: &dyn Runtime, values: &[T]) -> Result<Buffer> {
     let bytes: &[u8] = bytemuck::cast_slice(values);
     Ok(Buffer::machine(runtime.upload(bytes)?, bytes.len() / 4))

@@ -59,8 +59,9 @@ const LONGEST: usize = 1 << 14;
 /// Recordings that are kept, the latest used; and steps met once.
 const KEPT: usize = 32;
 const MET: usize = 256;
-/// Bytes of the first letter.
+/// Bytes of the smallest letter, and the most that one has more than was asked for.
 const LETTER: usize = 1 << 20;
+const MOST_SPARE: usize = 16 << 20;
 
 /// A place in the machine's memory and the 4-byte numbers in use there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -253,6 +254,9 @@ struct State {
     /// The last one is written, if `open`; of the others somebody has a piece, or a call noted down may.
     letters: Vec<Letter>,
     open: bool,
+    /// Bytes that this step wrote so far, and that the one before it did.
+    wrote: usize,
+    usual: usize,
     /// Those that nobody reads any more.
     spare: Vec<Letter>,
     /// The latest used last.
@@ -321,14 +325,23 @@ impl Recorded {
         state.begun |= !state.calls.is_empty();
         std::mem::take(&mut state.calls).iter().try_for_each(|call| call.give(&*self.machine, None))?;
         state.open = false;
-        // Of letters that are too small for what was written last there will be no use.
-        let written = state.letters.last().map_or(0, |letter| letter.text.len());
         let (free, held): (Vec<Letter>, _) =
             std::mem::take(&mut state.letters).into_iter().partition(|letter| Arc::strong_count(&letter.memory) == 1);
         state.letters = held;
+        state.letters.iter_mut().for_each(|letter| letter.text = Vec::new());
         state.spare.extend(free);
-        state.spare.retain(|letter| letter.memory.bytes >= written);
+        // Of letters that are too small for what a step writes there will be no use, and far larger ones are not kept for it.
+        let written = state.wrote.max(state.usual);
+        state.spare.retain(|letter| (written..=(4 * written).max(LETTER)).contains(&letter.memory.bytes));
         Ok(())
+    }
+    /// Room for one more: what was given back lies in pieces, or in chunks of other sizes, and is let go of; it is free once the machine
+    /// is past its last use.
+    fn make_room(&self, state: &mut State) -> Result<()> {
+        self.flush(state)?;
+        state.spare.clear();
+        self.arena.release();
+        self.machine.sync()
     }
     /// Before a call that is not noted down: what it may read is sent.
     fn goes_at_once(&self, state: &mut State) -> Result<()> {
@@ -426,26 +439,27 @@ impl Runtime for Recorded {
     }
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.arena.alloc(&*self.machine, bytes).or_else(|_| {
-            // Room for one more: what was given back lies in pieces, or in chunks of other sizes.
-            self.flush(&mut self.locked())?;
-            self.arena.release();
-            // What was let go of is free once the machine is past its last use.
-            self.machine.sync()?;
+            self.make_room(&mut self.locked())?;
             self.arena.alloc(&*self.machine, bytes)
         })
     }
     fn upload(&self, bytes: &[u8]) -> Result<Memory> {
         let mut state = self.locked();
         let needed = extent(bytes.len());
-        let written = state.letters.last().map_or(0, |letter| letter.text.len());
-        if !state.open || state.letters.last().is_none_or(|letter| written + needed > letter.memory.bytes) {
+        let fits = |letter: &Letter| letter.text.len() + needed <= letter.memory.bytes;
+        if !state.open || !state.letters.last().is_some_and(fits) {
             self.post(&mut state)?;
             // As many bytes as the step before wrote, or this one so far, have room in the letter.
-            let letter = match state.spare.iter().position(|letter| letter.memory.bytes >= written + needed) {
+            let room = needed + state.wrote.max(state.usual);
+            let letter = match state.spare.iter().position(|letter| letter.memory.bytes >= room) {
                 Some(at) => state.spare.remove(at),
                 None => {
-                    let memory = Arc::new(self.machine.alloc((2 * (written + needed)).max(LETTER))?);
-                    Letter { memory, text: Vec::new(), sent: 0 }
+                    let bytes = (room + room.min(MOST_SPARE)).max(LETTER);
+                    let memory = self.machine.alloc(bytes).or_else(|_| {
+                        self.make_room(&mut state)?;
+                        self.machine.alloc(bytes)
+                    })?;
+                    Letter { memory: Arc::new(memory), text: Vec::new(), sent: 0 }
                 }
             };
             let mut text = letter.text;
@@ -457,7 +471,10 @@ impl Runtime for Recorded {
         let from = letter.text.len();
         letter.text.extend_from_slice(bytes);
         letter.text.resize(from + needed, 0);
-        Ok(Memory { address: letter.memory.address + from as u64, bytes: bytes.len(), owner: Box::new(letter.memory.clone()) })
+        let memory =
+            Memory { address: letter.memory.address + from as u64, bytes: bytes.len(), owner: Box::new(letter.memory.clone()) };
+        state.wrote += needed;
+        Ok(memory)
     }
     fn write(&self, to: &mut Memory, from: &[u8]) -> Result<()> {
         self.flush(&mut self.locked())?;
@@ -607,6 +624,7 @@ impl Runtime for Recorded {
         state.steps.direct += u64::from(!state.calls.is_empty() || state.begun);
         self.flush(&mut state)?;
         (state.begun, state.waited) = (false, false);
+        state.usual = std::mem::take(&mut state.wrote);
         if let Some(trial) = &mut state.trial {
             trial.ended(counts, self.machine.mark()?);
             state.at_once = trial.next() == Way::Calls;

@@ -1,6 +1,7 @@
 //! Softmax over the positive and its negatives, with the corrections for how the negatives were drawn.
 //!
-//! With `l = s / temperature`, `m` drawn negatives of probability `q_n`, and `Z = sum w_n exp(l_n - c_n)`:
+//! With `l = s / temperature`, `m` drawn negatives of probability `q_n` (those included that a row of a shared list must not count),
+//! and `Z = sum w_n exp(l_n - c_n)`:
 //!
 //! ```text
 //! log_q = none      c_n = 0                 loss = ln(exp l+ + Z) - l+
@@ -8,9 +9,11 @@
 //! log_q = revised   c_n = ln(m q_n)         loss = (1 - P) (ln Z - l+),   P = exp l+ / (exp l+ + Z), a constant in the gradient
 //! ```
 //!
-//! `classic` (Bengio and Senecal 2008; Yi et al., RecSys 2019) puts the positive, which is not drawn, into a sum of estimates;
-//! `revised` (Khrylchenko et al., RecSys 2025) takes it out: with every other item as a negative its gradient is that of the
-//! full softmax, and with fewer it is the self-normalised estimate. Its value is not a likelihood and may be negative.
+//! `classic` (Yi et al., RecSys 2019, as its reproductions have it: negatives alone are corrected) puts the positive, which is not
+//! drawn, into a sum of estimates; `revised` (Khrylchenko et al., RecSys 2025) takes it out: with every other item as a negative its
+//! gradient is that of the full softmax, and with fewer it is the self-normalised estimate. With the same `q_n` the two have the **same
+//! gradient** and differ in their value, which for `revised` is not a likelihood and may be negative: what the revision mends is a
+//! positive that is corrected as if it had been drawn, and a `q_n` that does not know that the target was left out.
 //! `q_n` is used as the sampler reports it: a sampler that excludes the target should condition on that. The positive is not
 //! corrected, so a uniform `q = 1/m` is the fixed point. Wrong contexts are not drawn from the items: their `c_n` is 0.
 //! A weight counts as so many copies of its negative. The cosine score has its own temperature; leave this one at 1 with it.
@@ -34,7 +37,7 @@ pub const DECLARED: Declared = Declared {
         Param {
             name: "log_q",
             form: Form::Word(&["none", "classic", "revised"]),
-            help: "correction for the probability of each draw; needs a sampler that reports it",
+            help: "correction for the probability of each draw; needs a sampler that reports it. `classic` and `revised` train alike here",
         },
     ],
     sampled: true,

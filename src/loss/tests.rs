@@ -165,11 +165,12 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
         let own = case.with_context.then_some((2, r * d));
         let target = case.targets[r] as usize;
         let mut columns: Vec<(usize, Option<(usize, usize)>)> = vec![];
-        let (mut log_q, mut weight) = (vec![], vec![]);
+        let (mut log_q, mut weight, mut drawn) = (vec![], vec![], 0);
         if let Loss::Sampled(_) = loss {
             let group = n.group_offsets.iter().rposition(|&o| o as usize <= r).unwrap();
             for j in 0..n.n {
                 let id = n.ids_of(group)[j];
+                drawn += usize::from(id != ids::NONE);
                 if id == ids::NONE || (!n.drop.is_empty() && n.drop[r * n.n + j]) {
                     continue;
                 }
@@ -195,7 +196,7 @@ fn naive<T: LossReal>(case: &Case, inputs: &[Vec<f64>], loss: &Loss) -> (f64, Ve
         let mut ds = vec![T::ZERO; scores.len()];
         let (value, d_positive) = match loss {
             Loss::Sampled(loss) => {
-                let facts = RowFacts { drawn: log_q.len(), log_q: &log_q, weight: &weight };
+                let facts = RowFacts { drawn, log_q: &log_q, weight: &weight };
                 T::row(loss.as_ref(), positive.0, &scores, facts, &mut ds)
             }
             Loss::Full => {

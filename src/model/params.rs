@@ -41,7 +41,11 @@ impl ParamList {
     fn push(&mut self, name: String, shape: Vec<usize>, role: Role, values: Vec<f64>) -> Result<usize> {
         let (number, device) = (self.params.len(), &self.device);
         let [value, grad] = match values.len() > LARGE {
-            true => [device.reals(&values)?, device.zeros(values.len())?],
+            true => {
+                let mut value = Buffer::sized(device, values.len())?;
+                value.set(device, &values)?;
+                [value, device.zeros(values.len())?]
+            }
             false => {
                 self.unplaced.push((number, values));
                 [Buffer::empty(device), Buffer::empty(device)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::data::batch::Batch;
 use crate::data::order::Order;
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, numbers, round, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Runtime, download, numbers, place, round};
 use crate::error::{Code, Error, Result};
 use crate::ops::case::{self, Case, Output};
 use crate::ops::scan;
@@ -93,14 +93,14 @@ impl Resident {
             let what = "the users of the log have seen more than 2^32 items altogether, which no kernel can number";
             Error::new(Code::G0502, what).help("use `--device host`")
         })?;
-        let optional = |list: &[u32]| (!list.is_empty()).then(|| upload(runtime, list)).transpose();
+        let optional = |list: &[u32]| (!list.is_empty()).then(|| place(runtime, list)).transpose();
         Ok(Resident {
-            log: upload(runtime, of.log)?,
+            log: place(runtime, of.log)?,
             clusters: optional(of.clusters)?,
-            starts: upload(runtime, of.starts)?,
-            counts: upload(runtime, of.counts)?,
-            users: upload(runtime, of.users)?,
-            seen_starts: upload(runtime, &starts)?,
+            starts: place(runtime, of.starts)?,
+            counts: place(runtime, of.counts)?,
+            users: place(runtime, of.users)?,
+            seen_starts: place(runtime, &starts)?,
             seen: optional(of.seen)?.map(Arc::new),
         })
     }

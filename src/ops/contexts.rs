@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use crate::data::batch::{Batch, Contexts};
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, numbers, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, numbers, place, upload};
 use crate::error::Result;
 use crate::ops::case::{self, Case, Output};
 
@@ -33,7 +33,7 @@ pub struct All {
 impl All {
     /// `numbers` (E,C)
     pub fn new(runtime: &dyn Runtime, numbers: &[f32], width: usize) -> Result<All> {
-        Ok(All { numbers: upload(runtime, numbers)?, width })
+        Ok(All { numbers: place(runtime, numbers)?, width })
     }
     /// (R,per,C) those of `events` (R,per), or of the events `back` before them.
     pub fn of(&self, device: &Device, runtime: &dyn Runtime, events: &Buffer, per: usize, back: u32) -> Result<Buffer> {

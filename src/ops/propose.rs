@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Numbers, Runtime, place, upload};
 use crate::error::{Error, Result};
 use crate::ids::NONE;
 use crate::ops::negatives::{Negatives, Resident};
@@ -87,8 +87,8 @@ impl Laws {
             };
             heads.push([kind, at as u64]);
         }
-        let catalogue = (!catalogue.is_empty()).then(|| upload(&**runtime, catalogue)).transpose()?;
-        Ok(Laws { runtime: runtime.clone(), table: upload(&**runtime, &table)?, catalogue, trained, heads })
+        let catalogue = (!catalogue.is_empty()).then(|| place(&**runtime, catalogue)).transpose()?;
+        Ok(Laws { runtime: runtime.clone(), table: place(&**runtime, &table)?, catalogue, trained, heads })
     }
     /// Whether they lie in this machine's memory.
     pub fn are_on(&self, runtime: &Arc<dyn Runtime>) -> bool {
@@ -134,6 +134,8 @@ pub struct Request<'a> {
     pub counts: &'a [u32],
     /// Whether the draws' log-probabilities are asked for.
     pub log_q: bool,
+    /// Whether they are those of the second of two laws, of which the first draws.
+    pub reported: bool,
     /// The rows that share lists, where some must not count an item; absent where each has its own.
     pub sharers: Option<Sharers<'a>>,
 }
@@ -147,6 +149,8 @@ pub struct Sharers<'a> {
 }
 
 const KERNEL: &str = "propose";
+/// To the kernel: one law draws, and the one behind it is reported; 0: there is one law, 1: a mixture.
+const REPORTED: usize = 2;
 
 /// Draws; the lists stay where they are made. The caller has seen to it that no group is left without an item.
 pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives> {
@@ -161,9 +165,10 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     }
     let mut heads: Vec<u64> = Vec::with_capacity(4 * laws.heads.len());
     let components = request.mixed.as_ref().map_or(1, |mixed| mixed.bounds.len() + 1);
-    for (c, &[kind, at]) in laws.heads.iter().enumerate().take(components) {
+    let all = components + usize::from(request.reported);
+    for (c, &[kind, at]) in laws.heads.iter().enumerate().take(all) {
         let bound = request.mixed.as_ref().and_then(|mixed| mixed.bounds.get(c)).copied().unwrap_or(0);
-        let share = request.mixed.as_ref().map_or(1.0, |mixed| mixed.shares[c]);
+        let share = request.mixed.as_ref().and_then(|mixed| mixed.shares.get(c)).copied().unwrap_or(1.0);
         heads.extend([kind, bound, share.to_bits(), at]);
     }
     let optional = |values: Numbers| (!values.is_empty()).then(|| values.on(runtime)).transpose();
@@ -171,7 +176,8 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
     let (clusters, extents, seen) = (optional(request.clusters)?, optional(request.extents)?, request.seen.on(runtime)?);
     let (barred, targets) = (optional(request.barred)?, optional(request.targets)?);
     let (items, counts) = (optional(request.items.into())?, optional(request.counts.into())?);
-    let sizes = [groups, n, components, usize::from(request.mixed.is_some()), request.words].map(|size| Arg::U32(size as u32));
+    let how = if request.reported { REPORTED } else { usize::from(request.mixed.is_some()) };
+    let sizes = [groups, n, components, how, request.words].map(|size| Arg::U32(size as u32));
     let of_batch = [laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32));
     let log_left = match request.log_q && groups > 0 {
         false => None,
@@ -180,7 +186,7 @@ pub fn draw(device: &Device, laws: &Laws, request: Request) -> Result<Negatives>
             let mut args = vec![Arg::Out(&mut log_left), Arg::In(&of_laws), Arg::In(&laws.table), scan::maybe(&laws.catalogue)];
             args.extend([scan::shared(&items), scan::shared(&counts), scan::shared(&clusters), scan::shared(&extents)]);
             args.extend([Arg::In(&seen), scan::shared(&barred)]);
-            args.extend([groups, components, usize::from(request.mixed.is_some())].map(|size| Arg::U32(size as u32)));
+            args.extend([groups, components, how].map(|size| Arg::U32(size as u32)));
             args.extend([laws.trained, request.targets.len(), request.items.len()].map(|size| Arg::U32(size as u32)));
             runtime.launch(&Kernel::new(KERNEL, "propose_left", &[]), Grid::row(groups.div_ceil(4), 128), &mut args)?;
             Some(log_left)

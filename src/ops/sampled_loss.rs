@@ -33,9 +33,10 @@ use rows::{Outputs, Work};
 /// What a row's loss may know besides the K scores of its negatives.
 #[derive(Clone, Copy, Default)]
 pub struct RowFacts<'a> {
-    /// How many of the K were drawn from the items; wrong contexts follow them.
+    /// How many items were drawn, those included that the row must not count: their share of the draws is the share of the catalogue
+    /// that is left out. At most K of them are among the scores; wrong contexts follow.
     pub drawn: usize,
-    /// (drawn) natural log of the probability with which each was drawn, or empty.
+    /// Natural log of the probability with which each drawn item among the scores was drawn, or empty.
     pub log_q: &'a [f32],
     /// (K) stop-gradient weights, 1 for a wrong context; or empty, which means one.
     pub weight: &'a [f32],

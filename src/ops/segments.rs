@@ -13,7 +13,7 @@
 //! run, and no queue of atomics behind a popular item. Price: one stable radix sort of the ids, 11 bits a pass, so two
 //! passes up to four million items and three for every `u32`.
 
-use crate::device::{Arg, Buffer, Grid, Kernel, Runtime, upload};
+use crate::device::{Arg, Buffer, Grid, Kernel, Runtime, place, upload};
 use crate::error::Result;
 use crate::ids::NONE;
 
@@ -67,7 +67,7 @@ pub fn sum(
     if segments.is_empty() || dim == 0 {
         return Ok(());
     }
-    There::new(runtime, segments, weights)?.sum(runtime, out, base, x, dim, scale)
+    There::made(runtime, segments, weights, upload)?.sum(runtime, out, base, x, dim, scale)
 }
 
 /// Segments in a machine's memory, with a weight of each position or none.
@@ -80,13 +80,23 @@ pub struct There {
 }
 
 impl There {
+    /// For as long as a run.
     pub fn new(runtime: &dyn Runtime, segments: &Segments, weights: Option<&[f32]>) -> Result<There> {
+        There::made(runtime, segments, weights, place)
+    }
+    fn made(
+        runtime: &dyn Runtime,
+        segments: &Segments,
+        weights: Option<&[f32]>,
+        copy: fn(&dyn Runtime, &[u8]) -> Result<Buffer>,
+    ) -> Result<There> {
+        let there = |list: &[u32]| copy(runtime, bytemuck::cast_slice(list));
         Ok(There {
             count: segments.len(),
-            rows: upload(runtime, &segments.rows)?,
-            offsets: upload(runtime, &segments.offsets)?,
-            positions: upload(runtime, &segments.positions)?,
-            weights: weights.map(|w| upload(runtime, w)).transpose()?,
+            rows: there(&segments.rows)?,
+            offsets: there(&segments.offsets)?,
+            positions: there(&segments.positions)?,
+            weights: weights.map(|w| copy(runtime, bytemuck::cast_slice(w))).transpose()?,
         })
     }
     /// [`sum`]

@@ -207,7 +207,8 @@ fn catalogue_on(device: &Device, runtime: &dyn Runtime, scoring: &Scoring, hidde
     args.extend([scan::heat(scoring), beta].map(Arg::F32));
     let mut defines = scan.defines.clone();
     defines.push(("ITEMS", ITEMS as i64));
-    let blocks = [tiles as u32, rows.div_ceil(scan.own) as u32, 1];
+    // Rows are many more than a grid's second side is long.
+    let blocks = [rows.div_ceil(scan.own) as u32, tiles as u32, 1];
     let grid = Grid { blocks, threads: 128, shared_bytes: scan.shared_bytes };
     runtime.launch(&Kernel::new("softmax_draw", "softmax_draw_scan", &defines), grid, &mut args)?;
 

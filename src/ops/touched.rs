@@ -47,6 +47,13 @@ pub struct Touched {
 const IDS: usize = 1024;
 const WORDS: usize = 256;
 
+/// Bytes that the touched of `items` take in a machine's memory: a list of them and its length, and while it is made a bit of each and
+/// a count of every block of bits.
+pub fn bytes_there(items: usize) -> u64 {
+    let words = items.div_ceil(32);
+    (4 * (items + 1 + words + words.div_ceil(WORDS))) as u64
+}
+
 impl Touched {
     pub fn new(items: usize) -> Touched {
         Touched { items, ids: Vec::new(), met: Vec::new(), round: 0, there: None }

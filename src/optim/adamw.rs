@@ -15,7 +15,7 @@
 
 use rayon::prelude::*;
 
-use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, upload};
+use crate::device::{Arg, Buffer, Device, Grid, Kernel, Real, Runtime, download, place, upload};
 use crate::error::{Error, Result};
 use crate::ops::param::Param;
 use crate::ops::touched::RowsThere;
@@ -50,7 +50,7 @@ impl Last {
             Device::Host(_) => Ok(Last::Host(steps)),
             Device::Machine(runtime) => {
                 let steps: Vec<u32> = steps.iter().map(|&step| step as u32).collect();
-                Ok(Last::Machine(upload(&**runtime, &steps)?))
+                Ok(Last::Machine(place(&**runtime, &steps)?))
             }
         }
     }

@@ -97,6 +97,8 @@ pub struct Needs {
     pub tables: u64,
     /// While it draws, the result included.
     pub drawing: u64,
+    /// Its laws in a machine's memory, where it draws from them.
+    pub laws_there: u64,
     /// What is chosen from the whole catalogue, which is counted by who knows the scores.
     pub scan: Option<Scan>,
     /// Whether the seen items of all users are needed where negatives are drawn.
@@ -125,13 +127,27 @@ fn alias(n: usize) -> usize {
     8 * n + 8 * n.next_power_of_two().max(2)
 }
 
+/// Bytes of a law in a machine's memory; none if it is drawn from on the host alone. Three words come before an alias table.
+fn law_there(name: &str, of: &Extent) -> Option<usize> {
+    match name {
+        "uniform" => Some(0),
+        "popularity" | "in_batch" => Some(24 + alias(of.items)),
+        // Per cluster where its table begins, the table, and its items as words.
+        "cluster" => {
+            let per = of.cluster_pairs.div_ceil(of.clusters.max(1));
+            Some(of.clusters * (8 + 24 + alias(per + 1) + 8 * per))
+        }
+        _ => None,
+    }
+}
+
 /// Bytes of the tables of a kind and its parameters, of a proposal with so many `neighbours`; none where only a log would say.
 fn tables(name: &str, params: &Params, of: &Extent, neighbours: Option<usize>) -> Option<usize> {
     let [attributes, graph] = [of.known.and_then(|known| known.attributes), of.known.and_then(|known| known.graph)];
     // While a table that follows a curve is built, the one before it is still there, and the counts it is built from.
     let moves = |names: &[&str]| names.iter().any(|name| params.follows(name));
     Some(match name {
-        "uniform" | "in_batch" | "catalogue" => 0,
+        "uniform" | "catalogue" => 0,
         "all" | "top_k" | "softmax_draw" | "rank_band" | "adaptive" | "posterior" | "metropolis" | "buckets" => 0,
         "item" | "interpolate" | "one" | "log_q" | "attention" | "divergence" => 0,
         // A weight of every item.
@@ -152,7 +168,7 @@ fn tables(name: &str, params: &Params, of: &Extent, neighbours: Option<usize>) -
         "generator" => select::learned::bytes(of.items, of.dim),
         "generated" => mix::generated::bytes(params, of.dim),
         "popularity" if moves(&["alpha"]) => 4 * of.items + 2 * alias(of.items),
-        "popularity" => alias(of.items),
+        "popularity" | "in_batch" => alias(of.items),
         // Per cluster its items and an alias table of them; the pairs are spread evenly.
         "cluster" => {
             let per = of.cluster_pairs.div_ceil(of.clusters.max(1));
@@ -272,6 +288,11 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
     }
     if of.trained < of.items {
         needs.tables += (4 * of.trained + of.items / 8) as u64;
+    }
+    if choose.takes_resident() {
+        let laws = plan.propose.iter().map(|(entry, _)| law_there(entry.declared.name, of)).collect::<Option<Vec<usize>>>();
+        needs.laws_there =
+            laws.map_or(0, |laws| laws.iter().sum::<usize>() + if of.trained < of.items { 4 * of.trained } else { 0 }) as u64;
     }
     if choose.needs_priors() {
         needs.tables += 4 * of.items as u64;

@@ -298,7 +298,10 @@ impl Sampler {
     fn laws_on(&self, device: &Device, moment: Moment) -> Result<Option<Arc<Laws>>> {
         let Device::Machine(runtime) = device else { return Ok(None) };
         let of_epoch = self.laws_of(moment)?;
-        let Some(twins) = of_epoch.iter().map(|law| law.twin()).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        // A law of its own may report another's probability, which follows it.
+        let reported = if let [single] = &of_epoch[..] { single.reported() } else { None };
+        let laws = of_epoch.iter().map(AsRef::as_ref).chain(reported);
+        let Some(twins) = laws.map(Propose::twin).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let versions: Vec<u64> = self.proposals.iter().map(|proposal| proposal.version(moment.epoch_index)).collect();
         let mut kept = self.laws.lock().map_err(|_| Error::internal("a thread that drew negatives failed"))?;
         if let Some((_, laws)) = kept.as_ref().filter(|(of, laws)| *of == versions && laws.are_on(runtime)) {

@@ -126,7 +126,7 @@ impl Plan {
         let (fewest, negatives) = (self.negatives.least(), self.negatives.most());
         let lasts = match &self.negatives {
             Amount::Fixed(_) => true,
-            Amount::Moving(curve) => curve.over.is_finite() && curve.over >= 0.0,
+            Amount::Moving(curve) => curve.is_sound(),
         };
         if fewest == 0 || negatives > 1 << SLOT_BITS || !lasts {
             return Err(Error::new(Code::C0202, format!("`sampler.negatives = {}` is out of range", self.negatives.text()))

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Kind, Value};
+use crate::config::{CurveShape, Kind, Value};
 use crate::error::{Code, Error, Result, did_you_mean};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,9 +144,7 @@ impl Form {
     fn accepts(&self, value: &Value) -> bool {
         let number = |low: f64, high: f64, whole: bool, curve: bool| match value {
             Value::Number(x) => (low..=high).contains(x) && !(whole && x.fract() != 0.0),
-            Value::Curve(c) => {
-                curve && [c.from, c.to].iter().all(|x| (low..=high).contains(x)) && c.over.is_finite() && c.over >= 0.0
-            }
+            Value::Curve(c) => curve && [c.from, c.to].iter().all(|x| (low..=high).contains(x)) && c.is_sound(),
             _ => false,
         };
         match self {
@@ -263,7 +261,13 @@ pub fn check(
         if !param.form.accepts(value) {
             return Err(Error::new(Code::C0202, format!("`{place}.{name} = {}` is out of range", written(value)))
                 .note(format!("{name}: {}", param.help))
-                .help(format!("range: {}", param.form.range())));
+                .help(match value {
+                    Value::Curve(c) if c.shape == CurveShape::Exponential && c.from * c.to <= 0.0 => {
+                        "an exponential curve goes by equal factors, which lead neither from zero nor to it: begin at 0.01, say"
+                            .into()
+                    }
+                    _ => format!("range: {}", param.form.range()),
+                }));
         }
         values.insert(name.clone(), value.clone());
     }

@@ -33,6 +33,7 @@ use crate::ops::attributes::AttributeLists;
 use crate::ops::score::ScoreKind;
 use crate::ops::{
     attention, batch as gathered, column_sum, contexts, embedding, full_softmax, rank, sampled_loss, score_topk, softmax_draw,
+    touched,
 };
 use crate::optim::Optimizer;
 use crate::sampling::memory as sampler;
@@ -181,7 +182,7 @@ impl MemoryPlan {
         let by_row = Optimizer::goes_by_row(&config.optim, &params[0].shape, true);
         let listed = !params[0].is_empty() && drawn.is_some() && c.attributes == 0 && by_row;
         // Which tenth of the catalogue each item is in, and the trained items, a list that grew by doubling.
-        let bookkeeping = c.items + 4 * c.trained.next_power_of_two() + if listed { 4 * c.items } else { 0 };
+        let bookkeeping = c.items + 4 * c.trained.next_power_of_two() + if listed && !gpu { 4 * c.items } else { 0 };
         plan.push("bookkeeping of items", bookkeeping as u64, &Moment::ALL, false);
         let log = TrainingSet::bytes(c.sequences, c.seen, c.users, c.items, c.targets);
         plan.push("split and seen items", log, &Moment::ALL, false);
@@ -204,6 +205,10 @@ impl MemoryPlan {
         }
         if let Some(n) = &drawn {
             plan.push("tables of the sampler", n.tables, &Moment::ALL, false);
+            if gpu {
+                plan.push("laws of the sampler there", n.laws_there, &Moment::ALL, true);
+                plan.push("touched items", if listed { touched::bytes_there(c.items) } else { 0 }, &Moment::ALL, true);
+            }
             let scan = match n.scan.filter(|_| gpu) {
                 None => 0,
                 Some(sampler::Scan::Draw { replace }) => {

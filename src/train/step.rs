@@ -79,7 +79,14 @@ impl Trainer {
                 Code::D0303,
                 format!("{} pairs items with wrong contexts, and the model sees none", sampler.describe()),
             )
-            .help("use `--set model.kind=cans` or `--set model.context=yes` with a log that has times"));
+            .help("use `--set model.kind=cans` with a log that has times"));
+        }
+        if let Some(sampler) = sampler.as_ref().filter(|s| s.wrong_contexts(0.0) > 0 && model.scoring().kind == ScoreKind::Dot) {
+            let what = format!(
+                "{} compares an item with itself in another context, and a dot product then sees the contexts alone",
+                sampler.describe()
+            );
+            return Err(Error::new(Code::C0205, what).help("use `--set model.kind=cans`, or `--set model.score=cosine`"));
         }
         if let Some(sampler) = sampler.as_ref().filter(|s| s.needs_dot() && model.scoring().kind != ScoreKind::Dot) {
             let what = format!("{} mixes the vectors of items, and a cosine is not linear in them", sampler.describe());

@@ -21,7 +21,8 @@
 //   FAKE_TRACE=file           every mark, wait, copy to the host, time read, recording, change of one and replay, a line each, is
 //                             added to this file
 //   FAKE_COMPILE=1            NVRTC refuses every program             FAKE_BLAS=1           cuBLASLt knows no algorithm
-//                                                                   FAKE_BLAS=2           none that adds a row
+//   FAKE_KNOWS=90             no newer architecture is known to it    FAKE_BLAS=2           none that adds a row
+//                                                                   FAKE_BLAS_VERSION=n   cuBLASLt's own version
 
 #include <dlfcn.h>
 #include <stdint.h>
@@ -478,6 +479,9 @@ API int cuEventDestroy_v2(Event* event) {
   return SUCCESS;
 }
 
+// A real NVRTC asks the driver for more than there is in its header, and does without.
+API int cuGetExportTable(const void** table, const void*) { *table = nullptr; return INVALID_VALUE; }
+
 // ---- NVRTC ---------------------------------------------------------------------------------------------------------
 
 struct Program {
@@ -486,6 +490,18 @@ struct Program {
 };
 
 API int nvrtcVersion(int* major, int* minor) { *major = 13, *minor = 0; return 0; }
+// Of the architectures there are, those up to FAKE_KNOWS.
+static std::vector<int> known() {
+  std::vector<int> all;
+  for (int arch : {80, 86, 89, 90, 100, 120})
+    if (arch <= asked("FAKE_KNOWS", 120)) all.push_back(arch);
+  return all;
+}
+API int nvrtcGetNumSupportedArchs(int* n) { *n = (int)known().size(); return 0; }
+API int nvrtcGetSupportedArchs(int* to) {
+  for (int arch : known()) *to++ = arch;
+  return 0;
+}
 API int nvrtcCreateProgram(Program** to, const char* source, const char* name, int n, const char** texts, const char** names) {
   Program* p = new Program{source, name, "", "", {}};
   for (int i = 0; i < n; ++i) p->headers.push_back({names[i], texts[i]});
@@ -568,6 +584,7 @@ struct Heuristic { Algorithm algorithm; size_t workspace; int state; float waves
 struct Preference { u64 aligned[4]; };
 static u64 alignment_of(const void* p) { return u64(p) ? u64(p) & -u64(p) : 256; }
 
+API size_t cublasLtGetVersion() { return (size_t)asked("FAKE_BLAS_VERSION", 130000); }
 API int cublasLtCreate(void** handle) { *handle = &gpu; return 0; }
 API int cublasLtMatmulDescCreate(Turns** to, int, int) { *to = new Turns{0, 0, 1, nullptr}; return 0; }
 API int cublasLtMatmulDescSetAttribute(Turns* turns, int which, const void* value, size_t bytes) {

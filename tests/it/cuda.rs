@@ -314,7 +314,9 @@ fn a_gpu_that_cannot_be_used_is_said_before_anything_starts() {
         ("FAKE_STREAM", "999", 5, "G0505"),
         ("FAKE_OOM_AFTER", "0", 6, "G0601"),
         ("FAKE_COMPILE", "1", 5, "G0504"),
-        ("FAKE_MODULE", "209", 5, "G0505"),
+        ("FAKE_MODULE", "209", 5, "G0503"),
+        ("FAKE_KNOWS", "89", 5, "G0503"),
+        ("FAKE_BLAS_VERSION", "110401", 5, "G0503"),
         ("FAKE_COPY", "1", 5, "G0505"),
         ("FAKE_BLAS", "1", 5, "G0505"),
     ];
@@ -329,7 +331,7 @@ fn a_gpu_that_cannot_be_used_is_said_before_anything_starts() {
         assert!(finished.err.contains(&format!("[{code}]")) && finished.err.contains("help"), "{name}: {}", finished.err);
         assert_eq!(last_step(&folder.path("run")), None, "{name}");
         // `auto` goes on without the GPU where none can be opened.
-        if code == "G0501" {
+        if ["G0501", "G0503", "G0504"].contains(&code) {
             let auto: Vec<&str> = TRAIN.iter().map(|&a| if a == "cuda" { "auto" } else { a }).collect();
             run(&folder, libraries, &auto, faults).ok();
         }
@@ -385,6 +387,14 @@ fn a_missing_or_stub_library_is_named_with_its_cure() {
         let finished = run(&folder, &from, TRAIN, &[]).fails(5, code);
         assert!(finished.err.contains(word), "{names:?}: {}", finished.err);
     }
+    // Another file of NVRTC's unversioned name, which the loader would find first, is not the one that was found.
+    let (_kept, from) = some_of(libraries, &["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"]);
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let another = maps.lines().filter_map(|line| line.split_whitespace().last()).find(|path| path.contains("/libc.so"));
+    std::os::unix::fs::symlink(another.expect("a C library"), from.join("libnvrtc.so")).unwrap();
+    run(&Folder::new(), &from, TRAIN, &[]).ok();
+    // A card that NVRTC does not know yet is compiled for as for the one before it.
+    run(&Folder::new(), libraries, TRAIN, &[("FAKE_CAPABILITY", "89"), ("FAKE_KNOWS", "86")]).ok();
     // A file that is no library is there and of no use, which the loader knows more of.
     let folder = Folder::new();
     let broken = folder.path("broken");

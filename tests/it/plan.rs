@@ -141,6 +141,8 @@ fn planned_is_measured_on_a_machine() {
         // Rows are gathered in half the bytes, from copies.
         &["--set", "loss=sampled_softmax", "--set", "sampler.negatives=64", "--set", "train.rounding=bf16"],
         &["--set", "loss=sampled_softmax", "--set", "sampler.preset=popularity", "--set", "sampler.scope=sequence"],
+        // A large catalogue: the law of all items, and the list of those that a step touches.
+        &["--set", "loss=bce", "--set", "sampler.preset=popularity", "--set", "synthetic.items=30000", "--set", "dim=8"],
         &["--set", "loss=sampled_softmax", "--set", "sampler.preset=cans", "--set", "model.kind=cans"],
         &["--set", "loss=bce", "--set", "sampler.preset=dns"],
         &["--set", "loss=bce", "--set", "sampler.preset=genni", "--set", "sampler.select.candidates=500"],

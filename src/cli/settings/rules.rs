@@ -142,7 +142,8 @@ fn for_the_generated_log() -> [(&'static str, Value); 6] {
 /// samples; and whoever gives no log wants to see something soon.
 pub fn derive(layers: &mut Layers) -> Result<()> {
     let free = |key: &str, layers: &Layers| layers.entries.get(key).is_some_and(|e| e.source == Source::Default);
-    let sampler = layers.entries.iter().find(|(k, e)| k.starts_with("sampler.") && counts(layers, k, &e.value, &e.source));
+    // Whoever names the default sampler wants that one, and not none.
+    let sampler = layers.entries.iter().find(|(k, e)| k.starts_with("sampler.") && e.source != Source::Default);
     if let Some(key) = sampler.map(|(k, _)| k.clone()).filter(|_| free("loss.kind", layers)) {
         let preset = word(layers, "sampler.preset").to_string();
         let made_for = match sampling::show(&preset) {

@@ -1,6 +1,7 @@
 //! Loading CUDA's libraries without a panic: each is opened by absolute path where a wheel or a toolkit has it, and every
 //! symbol we call is looked up before the first call (cudarc panics on a missing library or symbol).
 
+use std::ffi::{c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -58,19 +59,47 @@ const DRIVER: &[&str] = &[
     "cuGetErrorString",
 ];
 
-const NVRTC: &[&str] = &[
-    "nvrtcVersion",
-    "nvrtcCreateProgram",
-    "nvrtcCompileProgram",
-    "nvrtcDestroyProgram",
-    "nvrtcGetCUBIN",
-    "nvrtcGetCUBINSize",
-    "nvrtcGetProgramLog",
-    "nvrtcGetProgramLogSize",
-];
+/// Declares a library's functions as fields, each looked up by its name.
+macro_rules! functions {
+    ($(#[$about:meta])* $name:ident { $($function:ident($($argument:ty),*)),* $(,)? }) => {
+        $(#[$about])*
+        #[allow(non_snake_case)]
+        pub struct $name { $(pub $function: unsafe extern "C" fn($($argument),*) -> nvrtc::nvrtcResult),* }
+
+        impl $name {
+            /// The error is the name of the first that is missing.
+            fn of(library: &Library) -> std::result::Result<$name, &'static str> {
+                // SAFETY: the types are those of NVIDIA's header, which cudarc's own declarations are made from.
+                Ok($name { $($function: unsafe {
+                    *library.get(stringify!($function).as_bytes()).map_err(|_| stringify!($function))?
+                }),* })
+            }
+        }
+    };
+}
+
+functions! {
+    /// What we call in NVRTC. They are taken from the very file that was found: cudarc asks the loader for an unversioned name first,
+    /// which on some systems is another file.
+    Nvrtc {
+        nvrtcVersion(*mut c_int, *mut c_int),
+        nvrtcGetNumSupportedArchs(*mut c_int),
+        nvrtcGetSupportedArchs(*mut c_int),
+        nvrtcCreateProgram(
+            *mut nvrtc::nvrtcProgram, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char
+        ),
+        nvrtcCompileProgram(nvrtc::nvrtcProgram, c_int, *const *const c_char),
+        nvrtcDestroyProgram(*mut nvrtc::nvrtcProgram),
+        nvrtcGetCUBIN(nvrtc::nvrtcProgram, *mut c_char),
+        nvrtcGetCUBINSize(nvrtc::nvrtcProgram, *mut usize),
+        nvrtcGetProgramLog(nvrtc::nvrtcProgram, *mut c_char),
+        nvrtcGetProgramLogSize(nvrtc::nvrtcProgram, *mut usize),
+    }
+}
 
 const CUBLASLT: &[&str] = &[
     "cublasLtCreate",
+    "cublasLtGetVersion",
     "cublasLtMatmul",
     "cublasLtMatmulAlgoGetHeuristic",
     "cublasLtMatmulDescCreate",
@@ -132,12 +161,12 @@ pub struct Found {
 }
 
 /// Loads NVRTC. `newest` is the driver's CUDA major version, which images must not exceed; None without a driver.
-pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
-    static LOADED: OnceLock<Found> = OnceLock::new();
+pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<(Found, &'static Nvrtc)> {
+    static LOADED: OnceLock<(Found, Nvrtc)> = OnceLock::new();
     static LOADING: Mutex<()> = Mutex::new(());
     let _one = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(found) = LOADED.get() {
-        return Ok(found.clone());
+    if let Some((found, functions)) = LOADED.get() {
+        return Ok((found.clone(), functions));
     }
     let lacking = |what: String| {
         Error::new(Code::G0503, what)
@@ -146,23 +175,26 @@ pub fn load_nvrtc(places: &Places, newest: Option<u32>) -> Result<Found> {
     };
     let majors: Vec<u32> = [13, 12].into_iter().filter(|m| newest.is_none_or(|n| *m <= n)).collect();
     let path = places.library("libnvrtc", &majors);
-    if let Some(path) = &path {
-        open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {}", loader_says(&e))))?;
-        // NVRTC looks for its builtins by name alone, and no loader path has them.
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        if let Some(builtins) = majors.iter().find_map(|m| versioned(folder, "libnvrtc-builtins", *m)) {
-            open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {}", loader_says(&e))))?;
+    let library = match &path {
+        Some(path) => {
+            let library = open_global(path).map_err(|e| lacking(format!("NVRTC does not load: {}", loader_says(&e))))?;
+            // NVRTC looks for its builtins by name alone, and no loader path has them.
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            if let Some(builtins) = majors.iter().find_map(|m| versioned(folder, "libnvrtc-builtins", *m)) {
+                open_global(&builtins).map_err(|e| lacking(format!("NVRTC's builtins do not load: {}", loader_says(&e))))?;
+            }
+            library
         }
-    }
-    // SAFETY: presence is checked before the library is used.
-    if !unsafe { nvrtc::is_culib_present() } {
-        return Err(lacking("the CUDA compiler library (libnvrtc) was not found".into()));
-    }
-    // SAFETY: present, so this cannot fail.
-    if let Some(symbol) = missing(unsafe { nvrtc::culib() }, NVRTC) {
-        return Err(lacking(format!("the CUDA compiler library lacks {symbol}: it is too old")));
-    }
-    Ok(LOADED.get_or_init(|| Found { path }).clone())
+        None => {
+            let names = majors.iter().map(|major| format!("libnvrtc.so.{major}")).chain(["libnvrtc.so".to_string()]);
+            let library = names.into_iter().find_map(|name| open_global(Path::new(&name)).ok());
+            library.ok_or_else(|| lacking("the CUDA compiler library (libnvrtc) was not found".into()))?
+        }
+    };
+    let functions =
+        Nvrtc::of(library).map_err(|symbol| lacking(format!("the CUDA compiler library lacks {symbol}: it is too old")))?;
+    let (found, functions) = LOADED.get_or_init(|| (Found { path }, functions));
+    Ok((found.clone(), functions))
 }
 
 /// Loads cuBLASLt.
@@ -185,13 +217,21 @@ pub fn load_cublaslt(places: &Places, newest: u32) -> Result<Found> {
     if let Some(symbol) = missing(unsafe { cublaslt::culib() }, CUBLASLT) {
         return Err(lacking(format!("the matrix library lacks {symbol}: it is too old")));
     }
+    // cudarc asks the loader for an unversioned name first, which may be another file than the one that was found.
+    // SAFETY: the function exists and takes nothing.
+    let version = unsafe { cublaslt::cublasLtGetVersion() };
+    let major = (version / if version < 100_000 { 1_000 } else { 10_000 }) as u32;
+    if !majors.contains(&major) {
+        let found = path.map_or_else(String::new, |path| format!(", although {} was found", path.display()));
+        return Err(lacking(format!("the loader gives a matrix library (libcublasLt.so) of version {version}{found}"))
+            .help("take its folder out of LD_LIBRARY_PATH"));
+    }
     Ok(Found { path })
 }
 
 /// Opens a library for the whole process and for good, so that a later look-up by its plain name finds it.
-fn open_global(path: &Path) -> std::result::Result<(), libloading::Error> {
+fn open_global(path: &Path) -> std::result::Result<&'static Library, libloading::Error> {
     // SAFETY: NVIDIA's libraries run no code at load that depends on ours; they stay loaded until the process ends.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }?;
-    std::mem::forget(library);
-    Ok(())
+    Ok(Box::leak(Box::new(library)))
 }

@@ -36,16 +36,46 @@ pub struct Usage {
 pub struct Nvrtc {
     pub version: (i32, i32),
     pub found: libraries::Found,
+    functions: &'static libraries::Nvrtc,
 }
 
 impl Nvrtc {
     /// `newest`: the driver's CUDA major version, or None to compile without a driver.
     pub fn load(places: &Places, newest: Option<u32>) -> Result<Nvrtc> {
-        let found = libraries::load_nvrtc(places, newest)?;
+        let (found, functions) = libraries::load_nvrtc(places, newest)?;
         let (mut major, mut minor) = (0, 0);
-        // SAFETY: the symbol was checked; both pointers are valid.
-        unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
-        Ok(Nvrtc { version: (major, minor), found })
+        // SAFETY: both pointers are valid.
+        unsafe { (functions.nvrtcVersion)(&mut major, &mut minor) };
+        if newest.is_some_and(|newest| major as u32 > newest) {
+            let place = found.path.as_ref().map_or_else(String::new, |path| format!(" ({})", path.display()));
+            return Err(Error::new(
+                Code::G0503,
+                format!("NVRTC is of CUDA {major}.{minor}{place}, which the driver is too old for"),
+            )
+            .help("install one that is no newer than the driver: `pip install 'nvidia-cuda-nvrtc<13'`"));
+        }
+        Ok(Nvrtc { version: (major, minor), found, functions })
+    }
+
+    /// The name it has for what a card of this compute capability runs best, on Hopper with the instructions only it has: its own
+    /// architecture, or for one the compiler is too old to know an earlier one of the same major version. G0503: it knows none.
+    pub fn architecture(&self, [major, minor]: [i32; 2]) -> Result<String> {
+        let mut count = 0;
+        // SAFETY: the pointer is valid.
+        let counted = unsafe { (self.functions.nvrtcGetNumSupportedArchs)(&mut count) }.result();
+        let mut known = vec![0; count.max(0) as usize];
+        // SAFETY: the list is as long as the compiler says it is.
+        let listed = counted.and_then(|()| unsafe { (self.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr()) }.result());
+        // One that does not say is asked for the card's own, and says what it thinks of it at the first kernel.
+        if listed.is_err() {
+            known = vec![10 * major + minor];
+        }
+        best_of(&known, [major, minor]).ok_or_else(|| {
+            let (version, place) =
+                (self.version, self.found.path.as_ref().map_or_else(String::new, |p| format!(" ({})", p.display())));
+            let what = format!("NVRTC {}.{}{place} does not know compute capability {major}.{minor}", version.0, version.1);
+            Error::new(Code::G0503, what).help("install a newer one: `pip install --upgrade nvidia-cuda-nvrtc`")
+        })
     }
 
     /// Compiles `kernel`'s file with its defines for `arch`, such as `sm_90a`.
@@ -101,39 +131,45 @@ impl Nvrtc {
         let options = options.iter().map(|o| text(o)).collect::<std::result::Result<Vec<_>, _>>()?;
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
         let (name_list, text_list, option_list) = (pointers(&names), pointers(&texts), pointers(&options));
-        let mut program = std::ptr::null_mut();
+        let (nvrtc, mut program) = (self.functions, std::ptr::null_mut());
         // SAFETY: every pointer is to a C string or array that outlives the program, and counts are the arrays' lengths.
         unsafe {
             let (count, lists) = (names.len() as i32, (text_list.as_ptr(), name_list.as_ptr()));
-            sys::nvrtcCreateProgram(&mut program, source.as_ptr(), name.as_ptr(), count, lists.0, lists.1)
+            (nvrtc.nvrtcCreateProgram)(&mut program, source.as_ptr(), name.as_ptr(), count, lists.0, lists.1)
                 .result()
                 .map_err(|e| format!("{:?}", e.0))?;
-            let compiled = sys::nvrtcCompileProgram(program, options.len() as i32, option_list.as_ptr()).result();
-            let log = log(program);
+            let compiled = (nvrtc.nvrtcCompileProgram)(program, options.len() as i32, option_list.as_ptr()).result();
+            let log = log(nvrtc, program);
             let image = compiled.map_err(|e| format!("{:?}\n{log}", e.0)).and_then(|()| {
                 let mut size = 0;
-                sys::nvrtcGetCUBINSize(program, &mut size).result().map_err(|e| format!("{:?}", e.0))?;
+                (nvrtc.nvrtcGetCUBINSize)(program, &mut size).result().map_err(|e| format!("{:?}", e.0))?;
                 let mut image = vec![0u8; size];
-                sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(|e| format!("{:?}", e.0))?;
+                (nvrtc.nvrtcGetCUBIN)(program, image.as_mut_ptr().cast()).result().map_err(|e| format!("{:?}", e.0))?;
                 Ok(image)
             });
-            let _ = sys::nvrtcDestroyProgram(&mut program);
+            let _ = (nvrtc.nvrtcDestroyProgram)(&mut program);
             image.map(|image| (image, log))
         }
     }
 }
 
+/// The newest of the `known` architectures (90 for 9.0) that runs on a card of this compute capability, as the compiler names it.
+fn best_of(known: &[i32], [major, minor]: [i32; 2]) -> Option<String> {
+    let newest = known.iter().copied().filter(|arch| arch / 10 == major && arch % 10 <= minor).max()?;
+    Some(format!("sm_{newest}{}", if newest == 90 { "a" } else { "" }))
+}
+
 /// # Safety
 /// `program` is alive.
-unsafe fn log(program: sys::nvrtcProgram) -> String {
+unsafe fn log(functions: &libraries::Nvrtc, program: sys::nvrtcProgram) -> String {
     let mut size = 0;
     // SAFETY: the buffer is as long as the compiler says the log is.
     unsafe {
-        if sys::nvrtcGetProgramLogSize(program, &mut size).result().is_err() || size == 0 {
+        if (functions.nvrtcGetProgramLogSize)(program, &mut size).result().is_err() || size == 0 {
             return String::new();
         }
         let mut log = vec![0u8; size];
-        let _ = sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+        let _ = (functions.nvrtcGetProgramLog)(program, log.as_mut_ptr().cast());
         CStr::from_bytes_until_nul(&log).map(|l| l.to_string_lossy().trim().to_string()).unwrap_or_default()
     }
 }
@@ -190,6 +226,18 @@ pub fn usage(log: &str) -> Vec<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hopper_is_compiled_for_with_its_own_instructions_and_a_card_too_new_as_an_earlier_one() {
+        let known = [75, 80, 86, 89, 90, 100, 120];
+        let best = |of| best_of(&known, of);
+        assert_eq!(
+            [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]].map(|c| best(c).unwrap()),
+            ["sm_80", "sm_89", "sm_90a", "sm_100", "sm_120"]
+        );
+        assert_eq!([[8, 7], [10, 3], [12, 1]].map(|c| best(c).unwrap()), ["sm_86", "sm_100", "sm_120"]);
+        assert_eq!([[11, 0], [13, 3]].map(best), [None, None]);
+    }
 
     #[test]
     fn the_assemblers_report_is_read() {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::device::emulator::{Emulator, Options};
 use crate::device::recorded::proof::{Lasting, step};
-use crate::device::{Device, Plus, download, upload};
+use crate::device::watched::Watched;
+use crate::device::{Device, Plus, download, place, upload};
 
 fn emulator() -> Arc<Emulator> {
     let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp/kernels");
@@ -169,4 +170,26 @@ fn what_is_sent_between_steps_takes_no_more_memory() {
     }
     let state = recorded.locked();
     assert!(state.letters.len() + state.spare.len() <= 2, "{} and {} letters", state.letters.len(), state.spare.len());
+}
+
+/// What stays is as large as it is; what a step brings may come in a letter that is larger by a bound, and the next step's is not larger.
+#[test]
+fn large_lists_take_little_more_memory_than_they_are_long() {
+    const BYTES: usize = 48 << 20;
+    let watched = Arc::new(Watched::new(emulator()));
+    let machine = Recorded::unproven(watched.clone());
+    let list = vec![1u32; BYTES / 4];
+    let kept = place(&machine, &list).unwrap();
+    machine.step().unwrap();
+    assert!(watched.most() <= (BYTES + BYTES / 8) as u64, "{} for {BYTES}", watched.most());
+    let brought = upload(&machine, &list).unwrap();
+    machine.step().unwrap();
+    for _ in 0..3 {
+        let few = upload(&machine, &[1u32; 8]).unwrap();
+        assert_eq!(download::<u32>(&machine, &few, 8).unwrap(), [1; 8]);
+        machine.step().unwrap();
+    }
+    let letter = BYTES + MOST_SPARE + LETTER;
+    assert!(watched.most() <= (BYTES + BYTES / 8 + 2 * letter) as u64, "{} for {BYTES}", watched.most());
+    drop((kept, brought));
 }

@@ -106,7 +106,7 @@ impl<T: LossReal> Work<T> {
                 self.scores.push(s[row * k + x]);
                 self.push_facts(n, group, r, j);
             }
-            self.finish_row(job, r);
+            self.finish_row(job, r, k);
             for (&x, &d) in self.kept.iter().zip(&self.d_scores) {
                 ds[row * k + x as usize] = d;
             }
@@ -129,8 +129,10 @@ impl<T: LossReal> Work<T> {
         let (view, n, d) = (&job.view, job.negatives, job.view.dim);
         let (p, g) = (view.query_of(r), view.context_of(r));
         self.begin_row();
-        for (j, &id) in n.ids_of(group).iter().enumerate() {
-            if id != ids::NONE && (n.drop.is_empty() || !n.drop[r * n.n + j]) {
+        let mut drawn = 0;
+        for (j, &id) in n.ids_of(group).iter().enumerate().filter(|(_, id)| **id != ids::NONE) {
+            drawn += 1;
+            if n.drop.is_empty() || !n.drop[r * n.n + j] {
                 self.kept.push(id);
                 self.push_facts(n, group, r, j);
             }
@@ -155,7 +157,7 @@ impl<T: LossReal> Work<T> {
                 },
             );
         }
-        self.finish_row(job, r);
+        self.finish_row(job, r, drawn);
         let local = (r - first) * d..(r - first + 1) * d;
         let dp = &mut out.dp[local.clone()];
         let mut dg = out.dg.as_deref_mut().map(|dg| &mut dg[local]);
@@ -221,8 +223,9 @@ impl<T: LossReal> Work<T> {
         }
     }
 
-    /// Scores the positive and the wrong contexts, and asks the loss; `scores`, `log_q` and `weight` hold the negatives.
-    fn finish_row(&mut self, job: &Job<T>, r: usize) {
+    /// Scores the positive and the wrong contexts, and asks the loss; `scores`, `log_q` and `weight` hold the negatives that count of
+    /// those `drawn`.
+    fn finish_row(&mut self, job: &Job<T>, r: usize, drawn: usize) {
         let (view, n) = (&job.view, job.negatives);
         let (p, a) = (view.query_of(r), view.item(job.targets[r]));
         let k = self.scores.len();
@@ -243,7 +246,7 @@ impl<T: LossReal> Work<T> {
             self.scores[..k].iter_mut().for_each(|s| *s = pull + stays * *s);
         }
         self.d_scores.resize(k + job.w, T::ZERO);
-        let facts = RowFacts { drawn: k, log_q: &self.log_q, weight: &self.weight };
+        let facts = RowFacts { drawn, log_q: &self.log_q, weight: &self.weight };
         let (loss, d_positive) = T::row(job.loss, self.singles[0].s, &self.scores, facts, &mut self.d_scores);
         let counts = n.row_weight.get(r).map_or(T::ONE, |&w| T::from_f64(f64::from(w)));
         let scale = job.scale * counts;

@@ -9,6 +9,9 @@
 //!         then uniformly a training event of that cluster
 //! ```
 //!
+//! A cosine alone sees the item here: of dot products, `p.(a + g) - p.(a + g~) = p.(g - g~)` holds for any item, so they are refused
+//! before training.
+//!
 //! Source: CaNS (Seol and Choi, IEEE Access 2025, doi 10.1109/ACCESS.2025.3576124) and its released code, which takes the
 //! arg-max over clusters of `u_k^{w_k}`. Since `-w_k ln u_k` is exponential with rate `1/w_k`, the arg-max is `k` with exactly
 //! the probability above: contexts in which the target is *un*popular are chosen more often. `hard` does not look at the

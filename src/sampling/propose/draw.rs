@@ -343,16 +343,16 @@ impl Draw<'_> {
         Ok(rest.items[at])
     }
 
-    /// The probability that is left to a group, `1 - q(excluded)`.
-    fn left(&self, worker: &mut Worker, group: &Group, place: &Place) -> f64 {
+    /// The probability that `law` leaves to a group, `1 - q(excluded)`.
+    fn left(&self, law: &dyn Propose, worker: &mut Worker, group: &Group, place: &Place) -> f64 {
         let of = self.key(group);
         let known = worker.remaining.iter().find(|(key, _)| *key == of).map(|r| r.1);
         known.unwrap_or_else(|| {
             let left = match group.extra {
-                None => self.law.remaining(place, group.sequence),
+                None => law.remaining(place, group.sequence),
                 Some(extra) => {
                     let all: Vec<u32> = group.sequence.iter().copied().chain([extra]).collect();
-                    self.law.remaining(place, &all)
+                    law.remaining(place, &all)
                 }
             };
             if group.extra.is_none() {
@@ -362,14 +362,15 @@ impl Draw<'_> {
         })
     }
 
-    /// `ln q(i) - ln(1 - q(excluded))` of every slot; 0 for an empty one, which no loss reads.
+    /// `ln q(i) - ln(1 - q(excluded))` of every slot, by the law that is reported; 0 for an empty one, which no loss reads.
     fn log_q(&self, worker: &mut Worker, group: &Group, ids: &[u32], log_q: &mut [f32]) {
         let visited = self.visited(worker, group);
         let place = Place { visited: visited.as_deref(), ..group.place };
-        let left = self.left(worker, group, &place);
+        let law = self.law.reported().unwrap_or(self.law);
+        let left = self.left(law, worker, group, &place);
         let drawn: Vec<u32> = ids.iter().copied().filter(|&id| id != NONE).collect();
         let mut probs = vec![0.0; drawn.len()];
-        self.law.prob_many(&place, &drawn, &mut probs);
+        law.prob_many(&place, &drawn, &mut probs);
         for (log_q, prob) in ids.iter().zip(log_q).filter(|(id, _)| **id != NONE).map(|(_, log_q)| log_q).zip(probs) {
             *log_q = (prob.ln() - left.ln()) as f32;
         }

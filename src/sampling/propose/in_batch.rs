@@ -1,12 +1,16 @@
-//! The targets of the batch, as often as they occur there: `P(i) = n_i / R`.
+//! The targets of the batch, as often as they occur there: `P(i) = n_i / R`; of row `r`, which excludes (as this kind demands: a row's own
+//! target is always in its batch), `n_i / (R - n_excluded)`.
 //!
-//! With exclusion (which this kind demands: a row's own target is always in its batch) the law of row `r` is
-//! `n_i / (R - n_excluded)`, exactly, so a log-Q correction does not overlook that the positive is present with certainty.
-//! The law depends on the batch, so these negatives, unlike all others, change with the batch size.
+//! **Reported** is another probability: that over all batches, an item's share of the training events, conditioned on the exclusion.
+//! Corrected by its law within the batch a sum of exponentials would estimate the sum over the items *of the batch*, in which popular ones
+//! are much oftener; by the law over batches it estimates that over the catalogue (Yi et al., RecSys 2019). In a mixture with a law that
+//! reaches every item (`mns`) the probability within the batch is right, and is what the mixture reports.
+//!
+//! The draws depend on the batch, so these negatives, unlike all others, change with the batch size.
 
 use std::sync::Arc;
 
-use super::{Place, Proposal, Propose};
+use super::{Place, Proposal, Propose, popularity};
 use crate::error::Result;
 use crate::ids::NONE;
 use crate::ops::propose::Law;
@@ -21,11 +25,11 @@ pub static DECLARED: Declared = Declared {
     source: "GRU4Rec (Hidasi et al., ICLR 2016); mixed negative sampling (Yang et al., WWW 2020)",
     params: &[],
     needs: &[Need::Batch],
-    cost: "RN integer draws, one sort of the batch's targets",
+    cost: "RN integer draws, one sort of the batch's targets; 16 V bytes",
 };
 
-pub fn build(_: &Params, _: &Knowledge, _: &Arc<Catalogue>) -> Result<Proposal> {
-    Ok(Proposal::fixed(Arc::new(InBatch)))
+pub fn build(_: &Params, knowledge: &Knowledge, _: &Arc<Catalogue>) -> Result<Proposal> {
+    Ok(Proposal::fixed(Arc::new(InBatch { over_batches: popularity::by_count(knowledge.train_counts)? })))
 }
 
 /// How often each target occurs in a batch.
@@ -62,7 +66,9 @@ impl<'a> Frequencies<'a> {
     }
 }
 
-struct InBatch;
+struct InBatch {
+    over_batches: Arc<dyn Propose>,
+}
 
 impl Propose for InBatch {
     fn words(&self) -> usize {
@@ -77,6 +83,9 @@ impl Propose for InBatch {
     }
     fn twin(&self) -> Option<Law<'_>> {
         Some(Law::Batch)
+    }
+    fn reported(&self) -> Option<&dyn Propose> {
+        Some(self.over_batches.as_ref())
     }
     fn prob(&self, place: &Place, item: u32) -> f64 {
         place.batch.map_or(0.0, |b| f64::from(b.count(item)) / b.targets.len() as f64)

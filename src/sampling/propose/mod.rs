@@ -67,6 +67,10 @@ pub trait Propose: Send + Sync {
     fn prob(&self, place: &Place, item: u32) -> f64;
     /// `1 - sum of prob over excluded` (distinct items), without cancellation.
     fn remaining(&self, place: &Place, excluded: &[u32]) -> f64;
+    /// The law whose probability is reported of a draw, where that is not this one: the law over all batches of a draw from one.
+    fn reported(&self) -> Option<&dyn Propose> {
+        None
+    }
     /// Whether `Place::batch` must be there.
     fn needs_batch(&self) -> bool {
         false

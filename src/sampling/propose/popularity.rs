@@ -63,6 +63,11 @@ fn of(params: &Params, counts: &[u32], epoch: u64) -> Result<Arc<dyn Propose>> {
     Ok(Arc::new(Popularity { alias: Alias::new(counts.iter().map(|&f| weight(f)).collect())? }))
 }
 
+/// Items in proportion to their training events.
+pub fn by_count(counts: &[u32]) -> Result<Arc<dyn Propose>> {
+    Ok(Arc::new(Popularity { alias: Alias::new(counts.iter().map(|&f| f64::from(f)).collect())? }))
+}
+
 struct Popularity {
     alias: Alias,
 }

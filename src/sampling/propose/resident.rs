@@ -72,6 +72,7 @@ pub fn propose_there(
         items,
         counts,
         log_q: rules.log_q,
+        reported: law.reported().is_some(),
         sharers,
     };
     propose::draw(device, laws, request).map(Some)

@@ -138,6 +138,15 @@ fn numbers_that_are_none_are_refused_everywhere() {
         }
     }
     assert!(tried > 200, "{tried}");
+    let rising = config::Curve { from: 0.0, to: 1.0, over: 3.0, shape: config::CurveShape::Exponential };
+    let from_zero = kind("softmax_draw", &[("beta", Value::Curve(rising))]);
+    let error = Plan::new(&config::Sampler {
+        select: Some(from_zero),
+        ..config("position", 1, "target", vec![kind("uniform", &[])], false)
+    })
+    .err()
+    .unwrap();
+    assert!(error.code() == Code::C0202 && error.to_string().contains("equal factors"), "{error}");
     let line = |from: f64, to: f64, over: f64| config::Curve { from, to, over, shape: config::CurveShape::Linear };
     for bad in
         [line(0.0, 4.0, 1.0), line(4.0, f64::NAN, 1.0), line(1.0, 4.0, -1.0), line(1.0, 1e9, 1.0), line(1.0, 4.0, f64::INFINITY)]

@@ -1,8 +1,9 @@
 //! The weight stage: how much does a negative count, how much a row, and is the loss told the probability of each draw?
 //!
 //! `one` hands over the items alone. `log_q` also hands over the natural logarithm of the probability with which each slot was
-//! drawn; the loss subtracts it from the score (sampled softmax, in the variant chosen there), so that the expected loss is
-//! that of the whole catalogue whatever the sampler prefers. Where no probability exists (an arg-max), `log_q` is refused.
+//! drawn; the loss subtracts it from the score (sampled softmax, in the variant chosen there), so that its sum estimates that over all
+//! items which could have been drawn, whatever the sampler prefers: the whole catalogue, or the list of candidates that a select stage
+//! (`softmax_draw`, `pool`, `generator`, `fair`) drew from. Where no probability exists (an arg-max), `log_q` is refused.
 //!
 //! The other kinds hand over weights without a gradient. Weights of a row's negatives have mean one over its filled slots, so that
 //! a loss that counts negatives still counts as many; weights of rows have mean one over the training events. `attention` and
