@@ -208,15 +208,17 @@ impl RunDir {
     }
     /// The records of `metrics.jsonl`, and how many lines are none.
     pub fn records_and_broken(&self) -> Result<(Vec<Value>, usize)> {
-        let bytes = match fs::read(self.metrics()) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((vec![], 0)),
-            Err(e) => return Err(Error::io("reading", &self.metrics(), &e)),
-        };
-        let lines: Vec<&[u8]> = bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
-        let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        let broken = lines.len() - records.len();
+        let bytes = self.read_metrics()?;
+        let records: Vec<Value> = lines(&bytes).filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let broken = lines(&bytes).count() - records.len();
         Ok((records, broken))
+    }
+    /// The bytes of `metrics.jsonl`; none if it is not there.
+    fn read_metrics(&self) -> Result<Vec<u8>> {
+        match fs::read(self.metrics()) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+            read => read.map_err(|e| Error::io("reading", &self.metrics(), &e)),
+        }
     }
     /// A JSON file of the run as it stands; `None` if it is not there.
     pub fn read_json(&self, name: &str) -> Result<Option<Value>> {
@@ -224,15 +226,22 @@ impl RunDir {
         let Some(text) = read_capped(&path)? else { return Ok(None) };
         serde_json::from_str(&text).map(Some).map_err(|e| Error::new(Code::M0403, format!("{}: {e}", path.display())))
     }
-    /// Forgets records after `step`: a resumed run writes them again.
+    /// Forgets records after `step`: a resumed run writes them again. Those that stay keep their bytes.
     pub fn rewind_records(&self, step: u64) -> Result<()> {
         if !self.metrics().exists() {
             return Ok(());
         }
-        let kept = self.records()?.into_iter().filter(|r| r["step"].as_u64().is_some_and(|s| s <= step) && r["kind"] != "end");
-        let text: String = kept.map(|r| format!("{r}\n")).collect();
-        self.write("metrics.jsonl", text.as_bytes())
+        let stays = |r: Value| r["step"].as_u64().is_some_and(|s| s <= step) && r["kind"] != "end";
+        let bytes = self.read_metrics()?;
+        let kept = lines(&bytes).filter(|line| serde_json::from_slice(line).is_ok_and(&stays));
+        let text: Vec<u8> = kept.flat_map(|line| [line, &b"\n"[..]].concat()).collect();
+        self.write("metrics.jsonl", &text)
     }
+}
+
+/// The lines that hold something.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty())
 }
 
 /// A text file of at most 1 MiB; `None` if it is not there.
@@ -251,6 +260,7 @@ fn read_capped(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::{Draws, Stream, open01};
 
     #[test]
     fn a_second_holder_is_refused_by_name_until_the_first_lets_go() {
@@ -300,6 +310,29 @@ mod tests {
         assert_eq!((run.records().unwrap().len(), run.records_and_broken().unwrap().1), (4, 1));
         run.rewind_records(20).unwrap();
         assert_eq!(run.records().unwrap().iter().map(|r| r["step"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 20]);
+    }
+
+    /// Also where a number would be printed with other digits than it was read with.
+    #[test]
+    fn records_that_stay_keep_their_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(root.path(), false).unwrap();
+        let stays = "{\"v\":1, \"kind\":\"epoch\",\"step\":10,\"seconds\":0.29999999999999998890}\n";
+        fs::write(run.metrics(), format!("{stays}{{\"v\":1,\"kind\":\"end\",\"step\":10}}\n")).unwrap();
+        run.rewind_records(10).unwrap();
+        assert_eq!(fs::read_to_string(run.metrics()).unwrap(), stays);
+    }
+
+    /// What is written is read back with the same bits: rates and means of a report are those of the records.
+    #[test]
+    fn reals_come_back_from_records_bit_for_bit() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(root.path(), false).unwrap();
+        let draws = Draws::new(1, Stream::Test, 0, 0);
+        let reals: Vec<f64> = (0..2000).map(|i| open01(draws.words64(i)[0]).powi(3) * 1e3).collect();
+        run.record(&serde_json::json!({ "step": 1, "reals": reals })).unwrap();
+        let back: Vec<f64> = serde_json::from_value(run.records().unwrap()[0]["reals"].clone()).unwrap();
+        assert_eq!(back.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), reals.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -29,10 +29,11 @@ fn success_is_0_and_a_run_leaves_everything_it_promises() {
     let report: serde_json::Value = serde_json::from_slice(&fs::read(folder.path("run/report.json")).unwrap()).unwrap();
     assert!(report["model"]["ndcg@10"].as_f64().is_some_and(|v| (0.0..=1.0).contains(&v)));
     assert_eq!(report["baselines"].as_array().unwrap().len(), 2);
-    // The same command again reports and changes nothing.
-    let before = end_of(&folder.path("run"));
+    // The same command again reports and changes nothing, not even a digit of what was recorded.
+    let records = || fs::read_to_string(folder.path("run/metrics.jsonl")).unwrap();
+    let before = (end_of(&folder.path("run")), records());
     let again = folder.run(SMALL);
-    assert_eq!((again.code, end_of(&folder.path("run"))), (Some(0), before));
+    assert_eq!((again.code, (end_of(&folder.path("run")), records())), (Some(0), before));
     // What evaluation says is what training said.
     let evaluated = folder.run(&["evaluate", "run", "--json"]).ok();
     let evaluated: serde_json::Value = serde_json::from_str(&evaluated).unwrap();
