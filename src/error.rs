@@ -144,9 +144,9 @@ codes! {
         "The plan needs more memory than is available. The message lists what takes it; a smaller batch, fewer negatives or a smaller dimension helps.";
     // ---- T: training ---------------------------------------------------------------------------------------------
     T0701 Diverged "training diverged"
-        "The loss or a gradient became NaN or infinite. The last checkpoint is intact. A lower learning rate, a longer warm-up or gradient clipping helps.";
+        "The loss or a gradient became NaN or infinite. Checkpoints already written are intact. A lower learning rate, a longer warm-up or gradient clipping helps.";
     T0702 Diverged "model scores are not numbers"
-        "Ranking met a NaN score. A ranking of NaN has no meaning, so no metric is reported. The weights have diverged.";
+        "Ranking met a NaN score. A ranking of NaN has no meaning, so no metric is reported. The weights have diverged: train with a lower learning rate, a longer warm-up or gradient clipping.";
     // ---- F: files ------------------------------------------------------------------------------------------------
     F0801 Io "a file cannot be read or written"
         "The operating system refused a read or write (permission, missing folder, a device error). Nothing already written is lost.";
@@ -205,6 +205,13 @@ impl Error {
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let code = if full { Code::F0802 } else { Code::F0801 };
         Error::new(code, format!("{doing} {}: {error}", path.display()))
+    }
+    /// Weights that are no numbers any more. Not every run has a checkpoint to go back to, and none would go another way from there.
+    pub fn diverged(code: Code, what: impl Into<String>) -> Error {
+        Error::new(code, what).help(
+            "training with a lower learning rate (`--set optim.lr=3e-4`) or clipping (`--set optim.clip=1`) usually helps; \
+             where there is a checkpoint already, the change needs `--fresh`",
+        )
     }
     /// A broken rule of our own. Never for anything a user can cause.
     pub fn internal(what: impl Into<String>) -> Error {

@@ -92,13 +92,18 @@ fn check(c: &config::Synthetic) -> Result<()> {
         (c.users == 0 || c.users as usize >= LIMIT, "users", "at least 1"),
         (c.items < 2 || c.items as usize >= LIMIT, "items", "at least 2"),
         (!fine(c.events_per_user, 1.0, 1e6), "events_per_user", "between 1 and 1,000,000"),
-        (c.clusters == 0 || c.clusters > c.items, "clusters", "between 1 and the number of items"),
+        (c.clusters == 0, "clusters", "at least 1"),
         (!fine(c.zipf, 0.0, 10.0), "zipf", "between 0 and 10"),
         (!fine(c.markov, 0.0, 1.0), "markov", "between 0 and 1"),
         (c.periods == 0 || c.periods > 24, "periods", "between 1 and 24"),
     ];
     if let Some((_, key, range)) = wrong.iter().find(|w| w.0) {
         return Err(Error::new(Code::C0202, format!("`data.synthetic.{key}` is {range}")));
+    }
+    if c.clusters > c.items {
+        let what = format!("{} items cannot be parted into {} clusters", c.items, c.clusters);
+        return Err(Error::new(Code::C0202, what)
+            .help(format!("lower `data.synthetic.clusters` to {} or less, or raise `data.synthetic.items`", c.items)));
     }
     // The number of rows is random; twice its mean is never reached by logs of this size.
     if f64::from(c.users) * c.events_per_user * 2.0 > LIMIT as f64 {
@@ -294,6 +299,9 @@ mod tests {
             change(&mut settings);
             generate(&settings).err().map(|e| e.code())
         };
+        let few = config::Synthetic { items: 3, ..config::Synthetic::default() };
+        let error = generate(&few).err().unwrap().to_string();
+        assert!(error.contains("lower `data.synthetic.clusters` to 3") && error.contains("`data.synthetic.items`"), "{error}");
         assert_eq!(refused(|s| s.users = 0), Some(Code::C0202));
         assert_eq!(refused(|s| s.items = 1), Some(Code::C0202));
         assert_eq!(refused(|s| s.clusters = 1001), Some(Code::C0202));

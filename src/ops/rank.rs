@@ -379,7 +379,7 @@ pub fn stand(scores: &[f32], masked: usize, target: Option<u32>) -> Result<Optio
 }
 
 fn nan() -> Error {
-    Error::new(Code::T0702, "the model gave a NaN score").help("the weights have diverged: go back to an earlier checkpoint")
+    Error::diverged(Code::T0702, "the model gave a NaN score").note("the weights have diverged")
 }
 
 /// Score falling, then item rising. Scores here are never NaN; -0 and 0 are equal, as for the standing.
@@ -561,7 +561,9 @@ mod tests {
             let mut s = [0.5, 0.25, 0.125, 2.0, 3.0];
             s[at] = f32::NAN;
             for target in [None, Some(&[0u32][..])] {
-                assert_eq!(run(s, target).unwrap_err().code(), Code::T0702, "NaN at {at}");
+                let error = run(s, target).unwrap_err();
+                assert_eq!(error.code(), Code::T0702, "NaN at {at}");
+                assert!(error.to_string().contains("optim.lr"), "{error}");
             }
         }
         for edge in [f32::NEG_INFINITY, f32::INFINITY] {

@@ -212,10 +212,13 @@ impl Plan {
             return contradiction(format!("{draws} draws of `{name}` per row; at most {} can be numbered", 1 << SLOT_BITS));
         }
         if !whole && select.fewest_candidates(negatives) < negatives {
-            return contradiction(format!(
-                "{negatives} negatives cannot be kept of {} candidates",
-                select.fewest_candidates(negatives)
-            ));
+            let limits = ["candidates", "size", "from", "to"];
+            let named = self.select.0.declared.params.iter().map(|param| param.name).filter(|name| limits.contains(name));
+            let keys: Vec<String> = named.map(|name| format!("`sampler.select.{name}`")).collect();
+            let help = format!("lower `sampler.negatives`, or let the selection have more by {}", keys.join(", "));
+            let fewest = select.fewest_candidates(negatives);
+            return contradiction(format!("{negatives} negatives cannot be kept of {fewest} candidates"))
+                .map_err(|e| e.help(help));
         }
         if self.wants_log_q() && !select.gives_log_q() {
             return Err(Error::new(

@@ -406,9 +406,8 @@ fn check_finite(report: &StepReport, step: u64, per_epoch: u64) -> Result<()> {
         (false, _) => format!("the loss became {}", report.loss),
         (true, false) => format!("the gradient's norm became {}", report.grad_norm),
     };
-    Err(Error::new(Code::T0701, format!("{what} at step {step} (epoch {})", step / per_epoch + 1))
-        .note("the last checkpoint is intact")
-        .help("a lower learning rate (`--set optim.lr=3e-4`) or clipping (`--set optim.clip=1`) usually helps; the change needs `--fresh`"))
+    Err(Error::diverged(Code::T0701, format!("{what} at step {step} (epoch {})", step / per_epoch + 1))
+        .note("checkpoints already written are intact"))
 }
 
 fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, state_hash: Option<&str>) -> Value {

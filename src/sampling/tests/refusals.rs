@@ -41,6 +41,8 @@ fn wrong_options_are_refused_with_the_right_code() {
     refused(config("position", 0, "target", vec![kind("uniform", &[])], false), Code::C0202, "range");
     refused(config("position", 4, "target", vec![], false), Code::C0205, "empty list");
     refused(config("position", 4, "target", vec![kind("catalogue", &[])], false), Code::C0205, "select");
+    let few = config::Sampler { select: Some(kind("top_k", &[("candidates", number(8.0))])), ..single(kind("uniform", &[])) };
+    refused(config::Sampler { negatives: Some(9.into()), ..few }, Code::C0205, "more by `sampler.select.candidates`");
     refused(config::Sampler { preset: "unifrm".into(), ..Default::default() }, Code::C0202, "did you mean `uniform`?");
     let distinct = kind("uniform", &[("distinct", Value::Flag(true))]);
     refused(config("position", 4, "target", vec![distinct, kind("popularity", &[])], false), Code::C0205, "agree");

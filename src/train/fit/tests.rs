@@ -248,4 +248,5 @@ fn another_identity_or_another_model_is_not_continued() {
     let unknown = config::Train { metric: "ndcg@11".into(), ..settings() };
     drop(run);
     assert_eq!(run_with(root.path(), &unknown, &mut Company::patient(99), &mut Toy::new()).unwrap_err().code(), Code::C0202);
+    assert!(error.to_string().contains("optim.lr"), "{error}");
 }
