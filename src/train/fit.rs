@@ -35,7 +35,8 @@ pub struct StepReport {
 }
 
 /// Seconds of each stage of a step; of a machine that works behind the host's back, in its own time.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stages {
     /// Order of the epoch, sequences, context.
     pub gather: f64,
@@ -172,6 +173,12 @@ struct Progress {
     rows: u64,
     sequences: u64,
     steps: u64,
+    /// Seconds of the same steps, whichever process took them: shown and recorded, never computed with. Checkpoints from before
+    /// they were kept have none.
+    #[serde(default)]
+    seconds: f64,
+    #[serde(default)]
+    stages: Stages,
     best_step: Option<u64>,
     best_bits: u64,
     /// Evaluations since the best.
@@ -186,26 +193,15 @@ impl Progress {
         self.rows += report.rows;
         self.sequences += report.sequences;
         self.steps += 1;
+        self.seconds += report.seconds;
+        self.stages.add(&report.stages);
     }
     fn clear_sums(&mut self) {
         (self.loss_bits, self.grad_norm_bits, self.rows, self.sequences, self.steps) = (0, 0, 0, 0, 0);
+        (self.seconds, self.stages) = (0.0, Stages::default());
     }
     fn best(&self) -> Option<Best> {
         self.best_step.map(|step| Best { step, value: f64::from_bits(self.best_bits) })
-    }
-}
-
-/// Seconds of this process within the epoch: shown and recorded, never computed with.
-struct Clock {
-    stepping: f64,
-    stages: Stages,
-    /// When steps were last heard of.
-    heard: Instant,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock { stepping: 0.0, stages: Stages::default(), heard: Instant::now() }
     }
 }
 
@@ -227,7 +223,8 @@ pub fn fit<T: Training>(
     }
     let mut saved_at = progress.step;
     let mut saved_when = Instant::now();
-    let mut clock = Clock::new();
+    // When steps were last heard of.
+    let mut heard = Instant::now();
     let reason = loop {
         if progress.step >= total {
             break Reason::Finished;
@@ -237,22 +234,21 @@ pub fn fit<T: Training>(
         let epoch = (progress.step - 1) / per_epoch + 1;
         let ends_epoch = progress.step % per_epoch == 0 || progress.step == total;
         let records = (progress.step % per_epoch).is_multiple_of(RECORD_STEPS);
-        let wait = ends_epoch || records || clock.heard.elapsed().as_secs_f64() >= HEARD_EVERY;
-        listen(training, wait, total, &mut progress, &mut clock, watcher)?;
+        let wait = ends_epoch || records || heard.elapsed().as_secs_f64() >= HEARD_EVERY;
+        listen(training, wait, total, &mut progress, &mut heard, watcher)?;
         let mut spent = false;
         if ends_epoch {
-            let mut record = epoch_record("epoch", &progress, epoch, &clock, Some(&hash(training, progress.step)?));
+            let mut record = epoch_record("epoch", &progress, epoch, Some(&hash(training, progress.step)?));
             if let Some(facts) = training.sampler_facts() {
                 record["negatives"] = facts;
             }
             run.record(&record)?;
             watcher.hear(Event::Epoch { record: &record });
             progress.clear_sums();
-            clock = Clock::new();
             let due = config.eval_every > 0 && (epoch.is_multiple_of(u64::from(config.eval_every)) || progress.step == total);
             spent = due && evaluate(training, run, config, &mut progress, epoch, watcher)?;
         } else if records {
-            run.record(&epoch_record("steps", &progress, epoch, &clock, None))?;
+            run.record(&epoch_record("steps", &progress, epoch, None))?;
         }
         if spent {
             break Reason::StoppedEarly;
@@ -267,14 +263,14 @@ pub fn fit<T: Training>(
             let by_steps = config.checkpoint_steps > 0 && progress.step % config.checkpoint_steps == 0;
             let by_time = saved_when.elapsed() >= Duration::from_secs_f64(config.checkpoint_every.clamp(0.0, 1e9));
             if by_steps || by_time {
-                listen(training, true, total, &mut progress, &mut clock, watcher)?;
+                listen(training, true, total, &mut progress, &mut heard, watcher)?;
                 save(training, run, config, &progress, watcher)?;
                 saved_at = progress.step;
                 saved_when = Instant::now();
             }
         }
     };
-    listen(training, true, total, &mut progress, &mut clock, watcher)?;
+    listen(training, true, total, &mut progress, &mut heard, watcher)?;
     let lasting = matches!(reason, Reason::Finished | Reason::StoppedEarly);
     progress.ended = lasting.then_some(reason);
     if lasting || saved_at != progress.step {
@@ -289,20 +285,18 @@ fn listen<T: Training>(
     wait: bool,
     total: u64,
     progress: &mut Progress,
-    clock: &mut Clock,
+    heard: &mut Instant,
     watcher: &mut dyn Watcher<T>,
 ) -> Result<()> {
     let reports = training.reports(wait)?;
     if !reports.is_empty() {
-        clock.heard = Instant::now();
+        *heard = Instant::now();
     }
     let per_epoch = training.steps_per_epoch().max(1);
     let first = progress.step - reports.len() as u64;
     for (step, report) in (first..).zip(&reports) {
         check_finite(report, step, per_epoch)?;
         progress.add(report);
-        clock.stepping += report.seconds;
-        clock.stages.add(&report.stages);
         watcher.hear(Event::Step { step: step + 1, total, epoch: step / per_epoch + 1, report });
     }
     Ok(())
@@ -410,10 +404,10 @@ fn check_finite(report: &StepReport, step: u64, per_epoch: u64) -> Result<()> {
         .note("checkpoints already written are intact"))
 }
 
-fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, state_hash: Option<&str>) -> Value {
+fn epoch_record(kind: &str, progress: &Progress, epoch: u64, state_hash: Option<&str>) -> Value {
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
     let stages: serde_json::Map<String, Value> =
-        Stages::NAMES.iter().zip(clock.stages.seconds()).map(|(name, seconds)| (name.to_string(), json!(seconds))).collect();
+        Stages::NAMES.iter().zip(progress.stages.seconds()).map(|(name, seconds)| (name.to_string(), json!(seconds))).collect();
     json!({
         "v": RECORD_VERSION,
         "kind": kind,
@@ -423,8 +417,8 @@ fn epoch_record(kind: &str, progress: &Progress, epoch: u64, clock: &Clock, stat
         "grad_norm": f64::from_bits(progress.grad_norm_bits) / progress.steps.max(1) as f64,
         "rows": progress.rows,
         "sequences": progress.sequences,
-        "seconds": clock.stepping,
-        "sampling_share": share(clock.stages.sample, clock.stepping),
+        "seconds": progress.seconds,
+        "sampling_share": share(progress.stages.sample, progress.seconds),
         "stage_seconds": stages,
         "state_hash": state_hash,
     })

@@ -128,8 +128,21 @@ fn stopping_after_any_step_and_continuing_ends_as_if_never_stopped() {
                 (&a["kind"], &a["step"], &a["loss"], &a["state_hash"], &a["metrics"]),
                 (&b["kind"], &b["step"], &b["loss"], &b["state_hash"], &b["metrics"])
             );
+            // The seconds are those of all steps of the epoch, as the sequences are.
+            let epoch = |r: &Value| ["sequences", "sampling_share", "stage_seconds"].map(|key| r[key].clone());
+            assert_eq!(epoch(a), epoch(b), "stopped after {stop}");
         }
     }
+}
+
+#[test]
+fn checkpoints_from_before_they_held_seconds_are_read() {
+    let mut state = serde_json::to_value(Progress { step: 5, seconds: 2.0, ..Progress::default() }).unwrap();
+    for key in ["seconds", "stages"] {
+        state.as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let progress: Progress = serde_json::from_value(state).unwrap();
+    assert_eq!((progress.step, progress.seconds, progress.stages), (5, 0.0, Stages::default()));
 }
 
 #[test]
@@ -235,6 +248,7 @@ fn a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_the_last_checkpoint
     let error =
         run_with(root.path(), &train, &mut Company::patient(u64::MAX), &mut Toy { breaks_at: 16, ..Toy::new() }).unwrap_err();
     assert!(error.code() == Code::T0701 && error.what().contains("step 16 (epoch 3)"), "{error}");
+    assert!(error.to_string().contains("optim.lr"), "{error}");
     assert_eq!(checkpoint::load_latest(&root.path().join("checkpoints")).unwrap().unwrap().step, 15);
 }
 
@@ -248,5 +262,4 @@ fn another_identity_or_another_model_is_not_continued() {
     let unknown = config::Train { metric: "ndcg@11".into(), ..settings() };
     drop(run);
     assert_eq!(run_with(root.path(), &unknown, &mut Company::patient(99), &mut Toy::new()).unwrap_err().code(), Code::C0202);
-    assert!(error.to_string().contains("optim.lr"), "{error}");
 }
