@@ -30,6 +30,8 @@ pub struct Display {
     style: Style,
     bar: Option<ProgressBar>,
     log: Option<File>,
+    /// What was said before there was a log.
+    early: Vec<String>,
     epochs: u32,
     last: Instant,
     window: Window,
@@ -73,11 +75,12 @@ impl Display {
             Style::Auto => Style::Plain,
             other => other,
         };
-        Display { style, bar: None, log: None, epochs: 0, last: Instant::now(), window: Window::default() }
+        Display { style, bar: None, log: None, early: vec![], epochs: 0, last: Instant::now(), window: Window::default() }
     }
 
-    /// From here on lines also go to `log`.
-    pub fn log_to(&mut self, log: File) {
+    /// Lines also go to `log`, those that were said before first.
+    pub fn log_to(&mut self, mut log: File) {
+        self.early.drain(..).for_each(|text| note_down(&mut log, &text));
         self.log = Some(log);
     }
     pub fn is_json(&self) -> bool {
@@ -87,9 +90,9 @@ impl Display {
     /// A line for people.
     pub fn line(&mut self, text: &str) {
         let text = terminal::escape(text);
-        if let Some(log) = &mut self.log {
-            // The log is a convenience; a full disk shows where it matters, at the next checkpoint.
-            let _ = writeln!(log, "{text}");
+        match &mut self.log {
+            Some(log) => note_down(log, &text),
+            None => self.early.push(text.clone()),
         }
         match (&self.bar, self.style) {
             (_, Style::None) => {}
@@ -214,6 +217,11 @@ impl Display {
             _ => {}
         }
     }
+}
+
+/// The log is a convenience; a full disk shows where it matters, at the next checkpoint.
+fn note_down(log: &mut File, text: &str) {
+    let _ = writeln!(log, "{text}");
 }
 
 /// Loss, rate and sampling share of a finished epoch.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -21,7 +20,8 @@ use crate::error::{Code, Error, Result};
 use crate::eval::{self, Encoder, Evaluation, report};
 use crate::rng::STREAM_VERSION;
 use crate::train::checkpoint;
-use crate::train::fit::{self, Event, Outcome, Reason, Training, Watcher};
+use crate::train::durable::FileSystem;
+use crate::train::fit::{self, Best, Event, Outcome, Reason, Training, Watcher};
 use crate::train::run_dir::{Manifest, RECORD_VERSION, RunDir};
 use crate::train::step::Trainer;
 
@@ -60,7 +60,7 @@ pub struct Args {
     /// Stop at a checkpoint after so long (90s, 15m, 2h)
     #[arg(long, value_parser = arguments::seconds, value_name = "TIME")]
     time_limit: Option<f64>,
-    /// Remove an earlier run from the directory first
+    /// Remove an earlier run from the directory, once the new one can begin
     #[arg(long)]
     fresh: bool,
     /// Check settings and data and say what would be trained, without training
@@ -110,14 +110,26 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let (device, fallback) = args.machine.open_unrecorded(&config.train)?;
     let mut display = Display::new(args.progress, args.quiet, json);
     let out = args.out.clone().unwrap_or_else(|| default_out(config));
-    let run = RunDir::create(&out, args.fresh)?;
-    display.log_to(log_file(&run)?);
-    refuse_other_configuration(&run, config)?;
+    let run = RunDir::create(&out)?;
+    let begun = !args.fresh && has_begun(&run)?;
+    if args.fresh {
+        refuse_to_remove_input(&run, config)?;
+    } else {
+        display.log_to(log_file(&run)?);
+    }
+    if begun {
+        refuse_other_configuration(&run, config)?;
+    }
+    let former = if begun { run.read_manifest()? } else { None };
     settings.notes.iter().for_each(|note| display.line(note));
     if let Some(why) = fallback {
         display.line(&format!("training on the host: {why}"));
     }
-    let (data, data_file) = data_of(&run, &settings, &mut display)?;
+    let beside = Beside(run.path().join("data.hardneg.new"));
+    let (data, data_file) = intake::interactions(&settings, &beside.0, &mut display)?;
+    if begun {
+        refuse_other_data(&run, former.as_ref(), &data)?;
+    }
     let set = intake::training_set(config, data.clone(), clusters)?;
     plan::refuse_too_large(config, &set, &device)?;
     let device = if args.dry_run { device } else { arguments::recording(device, &config.train)? };
@@ -126,6 +138,14 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if args.dry_run {
         return Ok(());
     }
+    // Whatever could be refused has been: from here on the run changes.
+    if args.fresh {
+        run.clear()?;
+        display.log_to(log_file(&run)?);
+    } else if !begun && run.forget_results()? {
+        display.line("an earlier attempt left no checkpoint, so this one begins anew");
+    }
+    let data_file = if data_file == beside.0 { beside.take_place(&run)? } else { data_file };
     let mut manifest = Manifest {
         v: RECORD_VERSION,
         version: concat!(env!("CARGO_PKG_VERSION"), " (", env!("HARDNEG_COMMIT"), ")").into(),
@@ -139,10 +159,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         started: now(),
         ..Manifest::default()
     };
-    let former = run.read_manifest()?;
     let said_before = former.as_ref().and_then(|former| former.graph.clone());
-    let former = former.map(|m| m.device).filter(|former| *former != manifest.device);
-    if let Some(former) = former.filter(|_| !checkpoint::steps(&run.checkpoints()).is_ok_and(|s| s.is_empty())) {
+    if let Some(former) = former.map(|m| m.device).filter(|former| *former != manifest.device) {
         display.line(&format!("continues on {} what began on {former}: the same mathematics, other last bits", manifest.device));
     }
     run.write_config(config)?;
@@ -231,11 +249,26 @@ fn lasting(config: &Config) -> Value {
     Value::Object(flat)
 }
 
+/// Whether there is a checkpoint to go on from, be it one that a kill left complete but not in its place.
+fn has_begun(run: &RunDir) -> Result<bool> {
+    checkpoint::recover(&FileSystem, &run.checkpoints())?;
+    Ok(!checkpoint::steps(&run.checkpoints())?.is_empty())
+}
+
+/// Refuses to remove with an earlier run what the new one is to be made of.
+fn refuse_to_remove_input(run: &RunDir, config: &Config) -> Result<()> {
+    let data = &config.data;
+    let inputs = [&data.path, &data.times_path, &data.items_path, &data.graph_path, &data.link_path];
+    match inputs.into_iter().find(|path| run.would_clear(Path::new(path))) {
+        None => Ok(()),
+        Some(path) => Err(Error::new(Code::C0205, format!("`--fresh` would remove {path}, which is to be read"))
+            .at(run.path().display().to_string())
+            .help("choose another `--out`, or move the file out of the run first")),
+    }
+}
+
 /// Refuses to continue a run with other settings, and shows which.
 fn refuse_other_configuration(run: &RunDir, config: &Config) -> Result<()> {
-    if checkpoint::steps(&run.checkpoints())?.is_empty() {
-        return Ok(());
-    }
     let Some(old) = run.read_config()? else { return Ok(()) };
     let (old, new) = (lasting(&old), lasting(config));
     let keys = |of: &Value| of.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
@@ -260,26 +293,31 @@ fn log_file(run: &RunDir) -> Result<File> {
     File::options().create(true).append(true).open(&path).map_err(|e| Error::io("writing", &path, &e))
 }
 
-/// The data, and where they lie as the manifest says it. A log is prepared anew into a file beside `data.hardneg` and takes
-/// its place only if a run that began has the same.
-fn data_of(run: &RunDir, settings: &Settings, display: &mut Display) -> Result<(Arc<Interactions>, PathBuf)> {
-    let fresh = run.path().join("data.hardneg.new");
-    let (data, file) = intake::interactions(settings, &fresh, display)?;
-    let begun = !checkpoint::steps(&run.checkpoints())?.is_empty();
-    let former = run.read_manifest()?.filter(|_| begun).map(|m| m.data_fingerprint);
-    if former.is_some_and(|former| former != intake::fingerprint(&data)) {
-        if file == fresh {
-            let _ = std::fs::remove_file(&fresh);
-        }
-        return Err(Error::new(Code::C0206, "the data are not those the run was started with")
-            .at(run.path().display().to_string())
-            .help("choose another `--out`, or start over with `--fresh`"));
+/// Refuses to continue a run with other data than its manifest tells of.
+fn refuse_other_data(run: &RunDir, former: Option<&Manifest>, data: &Interactions) -> Result<()> {
+    if former.is_none_or(|former| former.data_fingerprint == intake::fingerprint(data)) {
+        return Ok(());
     }
-    if file != fresh {
-        return Ok((data, file));
+    Err(Error::new(Code::C0206, "the data are not those the run was started with")
+        .at(run.path().display().to_string())
+        .help("choose another `--out`, or start over with `--fresh`"))
+}
+
+/// A log that is prepared beside the run's `data.hardneg`: it takes that place once the run begins, and is removed if it does not.
+struct Beside(PathBuf);
+
+impl Beside {
+    /// Gives the place as the manifest says it.
+    fn take_place(&self, run: &RunDir) -> Result<PathBuf> {
+        std::fs::rename(&self.0, run.data()).map_err(|e| Error::io("writing", &run.data(), &e))?;
+        Ok("data.hardneg".into())
     }
-    std::fs::rename(&fresh, run.data()).map_err(|e| Error::io("writing", &run.data(), &e))?;
-    Ok((data, "data.hardneg".into()))
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn describe(settings: &Settings, set: &TrainingSet, trainer: &Trainer, out: &Path, display: &mut Display) {
@@ -370,6 +408,25 @@ impl Watcher<Trainer> for Watch<'_> {
     }
 }
 
+/// Gives the trainer the model of the best evaluation and tells which that was. Where it is lost the last model stays, and a report
+/// of it names no best.
+fn restore_best(
+    trainer: &mut Trainer,
+    run: &RunDir,
+    device: &Device,
+    outcome: &Outcome,
+    display: &mut Display,
+) -> Result<Option<Best>> {
+    let Some(best) = outcome.best else { return Ok(None) };
+    match checkpoint::load(&run.best().join(format!("step-{}", best.step))) {
+        Ok(loaded) => {
+            checkpoint::restore_params(trainer.model.params_mut(), device, &loaded.tensors)?;
+            Ok(Some(best))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Judges the best model on the test events beside the baselines, and writes the reports.
 #[allow(clippy::too_many_arguments)]
 fn conclude(
@@ -382,23 +439,20 @@ fn conclude(
     json: bool,
     display: &mut Display,
 ) -> Result<()> {
-    if let Some(best) = checkpoint::load_latest(&run.best())? {
-        checkpoint::restore_params(trainer.model.params_mut(), device, &best.tensors)?;
-    }
+    let best = restore_best(trainer, run, device, outcome, display)?;
     let ground = Ground::new(set, Part::Test);
     let mut ranker = Encoder::new(&mut trainer.model, device, &config.model.kind)?;
     let model = ground.evaluate(&mut ranker, &config.eval, &mut |_, _| {})?;
     let baselines = if config.eval.baselines { ground.baselines(&config.eval)? } else { vec![] };
     let all: Vec<&Evaluation> = std::iter::once(&model).chain(&baselines).collect();
     let table = eval::table(&all);
-    let best = outcome.best.map(|b| json!({ "step": b.step, "metric": config.train.metric, "value": b.value }));
     let report = json!({
         "v": RECORD_VERSION,
         "kind": "report",
         "run": run.path().display().to_string(),
         "reason": outcome.reason,
         "step": outcome.step,
-        "best": best,
+        "best": best.map(|b| json!({ "step": b.step, "metric": config.train.metric, "value": b.value })),
         "state_hash": outcome.state_hash,
         "data_hash": intake::fingerprint(set.data()),
         "seed": config.train.seed,
@@ -424,8 +478,7 @@ fn conclude(
     if outcome.already {
         display.line("this run had ended before; `--fresh` trains again");
     }
-    let best =
-        outcome.best.map_or(String::new(), |b| format!(", best after step {} ({} {:.4})", b.step, config.train.metric, b.value));
+    let best = best.map_or(String::new(), |b| format!(", best after step {} ({} {:.4})", b.step, config.train.metric, b.value));
     terminal::out(&format!("\n{}\nstate {} after step {}{best}", table.trim_end(), &outcome.state_hash[..16], outcome.step))?;
     terminal::out(&format!("next: hardneg recommend {} --users all -k 10", run.path().display()))
 }

@@ -43,6 +43,9 @@ const NAMES: &[&str] = &[
     "log.txt",
 ];
 
+/// Of these, what a training makes of its data and settings, beside its checkpoints.
+const RESULTS: &[&str] = &["metrics.jsonl", "best", "report.json", "report.md", "report.html"];
+
 /// Who made a run, from what.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -87,22 +90,44 @@ impl Drop for RunDir {
 }
 
 impl RunDir {
-    /// Makes or opens the directory for training and takes its lock; `fresh` removes an earlier run first.
-    pub fn create(path: &Path, fresh: bool) -> Result<RunDir> {
+    /// Makes or opens the directory for training and takes its lock.
+    ///
+    /// # Errors
+    /// F0803 while another process holds the lock; F08 for what the operating system refuses.
+    pub fn create(path: &Path) -> Result<RunDir> {
         fs::create_dir_all(path).map_err(|e| Error::io("creating", path, &e))?;
         let mut run = RunDir { path: path.to_path_buf(), lock: None };
         run.lock = Some(run.take_lock()?);
-        if fresh {
-            for name in NAMES {
-                let victim = path.join(name);
-                let gone = if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) };
-                match gone {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &victim, &e)),
-                    _ => {}
-                }
-            }
-        }
         Ok(run)
+    }
+
+    /// Removes an earlier run, whatever it was.
+    ///
+    /// # Errors
+    /// F08 for what the operating system refuses.
+    pub fn clear(&self) -> Result<()> {
+        NAMES.iter().try_for_each(|name| self.remove(name).map(drop))
+    }
+    /// Whether [`RunDir::clear`] would remove the file at `path`.
+    pub fn would_clear(&self, path: &Path) -> bool {
+        let (Ok(path), Ok(root)) = (path.canonicalize(), self.path.canonicalize()) else { return false };
+        NAMES.iter().any(|name| path.starts_with(root.join(name)))
+    }
+    /// Removes what an attempt found out that left no checkpoint: the next one begins anew, perhaps with other settings, and must
+    /// not be taken for it. Gives whether there was anything.
+    ///
+    /// # Errors
+    /// F08 for what the operating system refuses.
+    pub fn forget_results(&self) -> Result<bool> {
+        RESULTS.iter().try_fold(false, |any, name| Ok(self.remove(name)? || any))
+    }
+    fn remove(&self, name: &str) -> Result<bool> {
+        let victim = self.path.join(name);
+        let gone = if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) };
+        match gone {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            gone => gone.map(|()| true).map_err(|e| Error::io("removing", &victim, &e)),
+        }
     }
 
     /// Opens an existing run for reading.
@@ -265,18 +290,18 @@ mod tests {
     #[test]
     fn a_second_holder_is_refused_by_name_until_the_first_lets_go() {
         let root = tempfile::tempdir().unwrap();
-        let first = RunDir::create(root.path(), false).unwrap();
-        let error = RunDir::create(root.path(), false).err().unwrap();
+        let first = RunDir::create(root.path()).unwrap();
+        let error = RunDir::create(root.path()).err().unwrap();
         assert_eq!(error.code(), Code::F0803);
         assert!(error.what().contains(&std::process::id().to_string()), "{error}");
         drop(first);
-        RunDir::create(root.path(), false).unwrap();
+        RunDir::create(root.path()).unwrap();
     }
 
     #[test]
     fn configuration_and_manifest_come_back_as_written() {
         let root = tempfile::tempdir().unwrap();
-        let run = RunDir::create(root.path(), false).unwrap();
+        let run = RunDir::create(root.path()).unwrap();
         assert!(run.read_config().unwrap().is_none() && run.read_manifest().unwrap().is_none());
         let mut config = Config::default();
         config.model.dim = 31;
@@ -290,18 +315,36 @@ mod tests {
     #[test]
     fn fresh_removes_what_is_ours_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
-        drop(RunDir::create(root.path(), false).map(|run| run.write_config(&Config::default())));
-        fs::create_dir(root.path().join("checkpoints")).unwrap();
-        fs::write(root.path().join("notes.md"), "mine").unwrap();
-        let run = RunDir::create(root.path(), true).unwrap();
-        assert!(run.read_config().unwrap().is_none() && !run.checkpoints().exists());
-        assert!(root.path().join("notes.md").exists());
+        let run = RunDir::create(root.path()).unwrap();
+        run.write_config(&Config::default()).unwrap();
+        fs::create_dir(run.checkpoints()).unwrap();
+        let notes = root.path().join("notes.md");
+        fs::write(&notes, "mine").unwrap();
+        fs::write(run.data(), "data").unwrap();
+        assert!(run.would_clear(&run.data()) && !run.would_clear(&notes) && !run.would_clear(Path::new("absent")));
+        run.clear().unwrap();
+        assert!(run.read_config().unwrap().is_none() && !run.checkpoints().exists() && !run.data().exists());
+        assert!(notes.exists());
+    }
+
+    #[test]
+    fn results_are_forgotten_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(root.path()).unwrap();
+        assert!(!run.forget_results().unwrap());
+        fs::create_dir_all(run.best().join("step-7")).unwrap();
+        fs::create_dir_all(run.checkpoints().join("step-7")).unwrap();
+        let (result, stays) = (["metrics.jsonl", "report.json", "report.md", "report.html"], ["log.txt", "data.hardneg"]);
+        result.iter().chain(&stays).for_each(|name| fs::write(root.path().join(name), "x").unwrap());
+        assert!(run.forget_results().unwrap() && !run.best().exists() && run.checkpoints().join("step-7").exists());
+        assert!(result.iter().all(|name| !root.path().join(name).exists()));
+        assert!(stays.iter().all(|name| root.path().join(name).exists()));
     }
 
     #[test]
     fn records_rewind_to_a_step_and_survive_a_cut_line() {
         let root = tempfile::tempdir().unwrap();
-        let run = RunDir::create(root.path(), false).unwrap();
+        let run = RunDir::create(root.path()).unwrap();
         for step in [10, 20, 30] {
             run.record(&serde_json::json!({ "v": 1, "kind": "epoch", "step": step })).unwrap();
         }
@@ -316,7 +359,7 @@ mod tests {
     #[test]
     fn records_that_stay_keep_their_bytes() {
         let root = tempfile::tempdir().unwrap();
-        let run = RunDir::create(root.path(), false).unwrap();
+        let run = RunDir::create(root.path()).unwrap();
         let stays = "{\"v\":1, \"kind\":\"epoch\",\"step\":10,\"seconds\":0.29999999999999998890}\n";
         fs::write(run.metrics(), format!("{stays}{{\"v\":1,\"kind\":\"end\",\"step\":10}}\n")).unwrap();
         run.rewind_records(10).unwrap();
@@ -327,7 +370,7 @@ mod tests {
     #[test]
     fn reals_come_back_from_records_bit_for_bit() {
         let root = tempfile::tempdir().unwrap();
-        let run = RunDir::create(root.path(), false).unwrap();
+        let run = RunDir::create(root.path()).unwrap();
         let draws = Draws::new(1, Stream::Test, 0, 0);
         let reals: Vec<f64> = (0..2000).map(|i| open01(draws.words64(i)[0]).powi(3) * 1e3).collect();
         run.record(&serde_json::json!({ "step": 1, "reals": reals })).unwrap();

@@ -78,6 +78,38 @@ fn misuse_is_2() {
     folder.run(&["evaluate", "run", "--set", "model.dim=9"]).fails(2, "C0203");
 }
 
+/// The files of a run, but for who holds it.
+fn files_of(run: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = fs::read_dir(run).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.file_name() != "lock");
+    let mut files: Vec<_> = entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap_or_default())).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn fresh_removes_an_earlier_run_only_for_one_that_begins() {
+    let folder = Folder::new();
+    folder.run(SMALL).ok();
+    let run = folder.path("run");
+    let (end, files) = (end_of(&run), files_of(&run));
+    folder.run(&[SMALL, &["--set", "synthetic.seed=2", "--fresh", "--dry-run"]].concat()).ok();
+    let own = ["--out", "run", "--fresh", "--device", "host", "-q"];
+    folder.run(&[&["train", "absent.csv"], &own[..]].concat()).fails(3, "D0101");
+    folder.ratings("ratings.csv");
+    let lacking = ["train", "ratings.csv", "--sampler", "kg-walk", "--set", "sampler.negatives=1"];
+    folder.run(&[&lacking[..], &own].concat()).fails(3, "D0303");
+    let refused = folder.run(&[&["train", "run/data.hardneg"], &own[..]].concat()).fails(2, "C0205");
+    assert!(refused.err.contains("run/data.hardneg"), "{}", refused.err);
+    assert!(files_of(&run) == files && end_of(&run) == end, "the run is as it was");
+    folder.run(&[SMALL, &["--fresh", "--set", "eval_every=0"]].concat()).ok();
+    let log = fs::read_to_string(run.join("log.txt")).unwrap();
+    assert_eq!((log.matches("data: ").count(), log.matches("split ").count()), (1, 1), "{log}");
+    assert!(!run.join("best").exists() && run.join("data.hardneg").exists() && !run.join("data.hardneg.new").exists());
+    // A look ahead leaves no data where there was no run.
+    folder.run(&[SMALL, &["--dry-run", "--out", "ahead"]].concat()).ok();
+    assert!(files_of(&folder.path("ahead")).iter().all(|(name, _)| name == "log.txt"));
+}
+
 #[test]
 fn bad_data_are_3() {
     let folder = Folder::new();

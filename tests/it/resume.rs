@@ -110,6 +110,32 @@ fn a_signal_in_training_is_75_with_a_checkpoint_and_the_words_to_continue() {
     }
 }
 
+/// Best models and reports of an attempt that was killed before its first checkpoint belong to no run that can go on.
+#[test]
+fn what_an_attempt_without_a_checkpoint_left_is_not_taken_for_the_next() {
+    let (folder, clean) = (Folder::new(), Folder::new());
+    folder.run(SMALL).ok();
+    std::fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    let other = [SMALL, &["--epochs", "1", "--seed", "7", "--set", "eval_every=0"]].concat();
+    folder.run(&other).ok();
+    clean.run(&other).ok();
+    let report = |folder: &Folder| -> serde_json::Value {
+        let mut report: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.path("run/report.json")).unwrap()).unwrap();
+        report.as_object_mut().unwrap().remove("run");
+        report
+    };
+    assert_eq!(report(&folder), report(&clean));
+    assert_eq!(end_of(&folder.path("run")), end_of(&clean.path("run")));
+    let judged = |folder: &Folder| folder.run(&["evaluate", "run", "--device", "host", "--json"]).ok();
+    assert_eq!(judged(&folder), judged(&clean));
+    assert!(std::fs::read_to_string(folder.path("run/log.txt")).unwrap().contains("begins anew"));
+    // With another model, what is left would not even fit.
+    std::fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    std::fs::create_dir_all(folder.path("run/best")).unwrap();
+    folder.run(&[SMALL, &["--set", "dim=4"]].concat()).ok();
+}
+
 #[test]
 fn a_time_limit_is_75_too() {
     let folder = Folder::new();

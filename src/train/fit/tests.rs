@@ -92,13 +92,13 @@ fn settings() -> config::Train {
 }
 
 fn run_with(root: &std::path::Path, train: &config::Train, company: &mut Company, toy: &mut Toy) -> Result<Outcome> {
-    let run = RunDir::create(root, false).unwrap();
+    let run = RunDir::create(root).unwrap();
     fit(toy, &run, train, "same", company)
 }
 
 /// Records without clocks.
 fn records(root: &std::path::Path) -> Vec<Value> {
-    let mut records = RunDir::create(root, false).unwrap().records().unwrap();
+    let mut records = RunDir::create(root).unwrap().records().unwrap();
     records.iter_mut().for_each(|r| drop(r.as_object_mut().unwrap().remove("seconds")));
     records
 }
@@ -256,7 +256,7 @@ fn a_loss_that_is_not_a_number_stops_with_the_step_and_keeps_the_last_checkpoint
 fn another_identity_or_another_model_is_not_continued() {
     let root = tempfile::tempdir().unwrap();
     run_with(root.path(), &settings(), &mut Company::patient(3), &mut Toy::new()).unwrap();
-    let run = RunDir::create(root.path(), false).unwrap();
+    let run = RunDir::create(root.path()).unwrap();
     let error = fit(&mut Toy::new(), &run, &settings(), "other", &mut Company::patient(9)).unwrap_err();
     assert_eq!(error.code(), Code::C0206);
     let unknown = config::Train { metric: "ndcg@11".into(), ..settings() };
