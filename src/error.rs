@@ -110,7 +110,7 @@ codes! {
         "No user has two training events, so there is no pair of an event and the next one to learn from. Prepare a log with longer histories, or one that was not cut.";
     // ---- M: models and checkpoints -------------------------------------------------------------------------------
     M0401 Model "damaged checkpoint"
-        "A checkpoint file is truncated, has the wrong size or fails its checksum. The loader falls back to the previous valid checkpoint of the run; if there is none, start over with `--fresh`.";
+        "A checkpoint file is truncated, has the wrong size or fails its checksum. The loader falls back to the previous valid checkpoint of the run; if there is none, start over with `--fresh`. The best model has no such predecessor: where it is damaged, the end of a training judges the last model and says so, and all else uses the newest checkpoint once `best` is removed from the run.";
     M0402 Model "checkpoint does not fit the model"
         "Names or shapes of the tensors differ from what the configuration describes, so the file belongs to another model.";
     M0403 Model "not a model file hardneg can read"

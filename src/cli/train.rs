@@ -120,7 +120,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if begun {
         refuse_other_configuration(&run, config)?;
     }
-    let former = if begun { run.read_manifest()? } else { None };
+    let former = if begun { read_former(&run, &mut display)? } else { None };
     settings.notes.iter().for_each(|note| display.line(note));
     if let Some(why) = fallback {
         display.line(&format!("training on the host: {why}"));
@@ -267,6 +267,17 @@ fn refuse_to_remove_input(run: &RunDir, config: &Config) -> Result<()> {
     }
 }
 
+/// The manifest of the run that goes on. One that cannot be read is no obstacle: the checkpoints know what they were made of.
+fn read_former(run: &RunDir, display: &mut Display) -> Result<Option<Manifest>> {
+    match run.read_manifest() {
+        Err(error) if error.code() == Code::M0403 => {
+            display.line(&format!("the manifest is written anew: {}", error.what()));
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
 /// Refuses to continue a run with other settings, and shows which.
 fn refuse_other_configuration(run: &RunDir, config: &Config) -> Result<()> {
     let Some(old) = run.read_config()? else { return Ok(()) };
@@ -293,9 +304,11 @@ fn log_file(run: &RunDir) -> Result<File> {
     File::options().create(true).append(true).open(&path).map_err(|e| Error::io("writing", &path, &e))
 }
 
-/// Refuses to continue a run with other data than its manifest tells of.
+/// Refuses to continue a run with other data than its manifest tells of or, where that is lost, its `data.hardneg` holds.
 fn refuse_other_data(run: &RunDir, former: Option<&Manifest>, data: &Interactions) -> Result<()> {
-    if former.is_none_or(|former| former.data_fingerprint == intake::fingerprint(data)) {
+    let stored = || Interactions::open(&run.data()).ok().map(|data| intake::fingerprint(&data));
+    let former = former.map(|m| m.data_fingerprint.clone()).or_else(stored);
+    if former.is_none_or(|former| former == intake::fingerprint(data)) {
         return Ok(());
     }
     Err(Error::new(Code::C0206, "the data are not those the run was started with")
@@ -422,6 +435,14 @@ fn restore_best(
         Ok(loaded) => {
             checkpoint::restore_params(trainer.model.params_mut(), device, &loaded.tensors)?;
             Ok(Some(best))
+        }
+        Err(error) if error.code() == Code::M0401 => {
+            display.line(&format!(
+                "the last model is judged, because the best, of step {}, is lost: {}",
+                best.step,
+                error.what()
+            ));
+            Ok(None)
         }
         Err(error) => Err(error),
     }

@@ -48,10 +48,9 @@ impl Trained {
         let config = settings.config;
         let data = Arc::new(open_data(&run)?);
         let set = intake::training_set(&config, data, None)?;
-        let best = checkpoint::load_latest(&run.best())?;
-        let loaded = match best {
+        let loaded = match load_best(&run)? {
             Some(best) => Some(best),
-            None => checkpoint::load_latest(&run.checkpoints())?,
+            None => checkpoint::load_latest(&run.checkpoints()).map_err(|error| error.help("train again with `--fresh`"))?,
         };
         let Some(loaded) = loaded else {
             return Err(Error::new(Code::M0405, format!("{} holds no checkpoint yet", path.display()))
@@ -63,6 +62,17 @@ impl Trained {
         checkpoint::restore_params(model.params_mut(), &device, &loaded.tensors)?;
         Ok(Trained { config, set, model, device, step: loaded.step })
     }
+}
+
+/// The model at its best evaluation. Another is not taken in its place unasked: figures would change without a word.
+fn load_best(run: &RunDir) -> Result<Option<checkpoint::Loaded>> {
+    checkpoint::load_latest(&run.best()).map_err(|error| {
+        let others = checkpoint::steps(&run.checkpoints()).unwrap_or_default();
+        error.help(match others.last() {
+            Some(step) => format!("remove {} to use the newest checkpoint, step-{step}, instead", run.best().display()),
+            None => "train again with `--fresh`".to_string(),
+        })
+    })
 }
 
 /// The data the run was trained on, and no other.

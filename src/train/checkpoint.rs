@@ -177,6 +177,9 @@ pub fn recover(disk: &dyn Disk, dir: &Path) -> Result<()> {
 }
 
 /// The newest checkpoint in `dir` that is whole; `None` if there is no checkpoint at all.
+///
+/// # Errors
+/// M0401 if all are damaged, for which the cure depends on what `dir` is; F08 or G0601 where they cannot be read.
 pub fn load_latest(dir: &Path) -> Result<Option<Loaded>> {
     let mut notes = vec![];
     let mut last = None;
@@ -191,7 +194,7 @@ pub fn load_latest(dir: &Path) -> Result<Option<Loaded>> {
     }
     match last {
         None => Ok(None),
-        Some(error) => Err(notes.iter().skip(1).fold(error, |e, note| e.note(note)).help("start over with `--fresh`")),
+        Some(error) => Err(notes.iter().skip(1).fold(error, |e, note| e.note(note))),
     }
 }
 

@@ -307,7 +307,8 @@ fn resume<T: Training>(training: &mut T, run: &RunDir, identity: &str, watcher: 
     for dir in [run.checkpoints(), run.best()] {
         checkpoint::recover(&FileSystem, &dir)?;
     }
-    let Some(loaded) = checkpoint::load_latest(&run.checkpoints())? else {
+    let loaded = checkpoint::load_latest(&run.checkpoints()).map_err(|error| error.help("start over with `--fresh`"))?;
+    let Some(loaded) = loaded else {
         run.rewind_records(0)?;
         return Ok(Progress { version: env!("CARGO_PKG_VERSION").into(), identity: identity.into(), ..Progress::default() });
     };

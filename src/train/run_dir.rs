@@ -217,8 +217,13 @@ impl RunDir {
     }
     pub fn read_manifest(&self) -> Result<Option<Manifest>> {
         let path = self.path.join("manifest.json");
-        let Some(text) = read_capped(&path)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|e| Error::new(Code::M0403, format!("{}: {e}", path.display())))
+        let cure = |error: Error| match error.code() {
+            Code::M0403 => error
+                .help("run the command that trained it again: it writes the file anew and goes on from the newest checkpoint"),
+            _ => error,
+        };
+        let Some(text) = read_capped(&path).map_err(cure)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|e| cure(Error::new(Code::M0403, format!("{}: {e}", path.display()))))
     }
 
     /// Appends one record to `metrics.jsonl`.
@@ -279,7 +284,10 @@ fn read_capped(path: &Path) -> Result<Option<String>> {
     if size > 1 << 20 {
         return Err(Error::new(Code::M0403, format!("{} has {size} bytes; at most 1 MiB was expected", path.display())));
     }
-    fs::read_to_string(path).map(Some).map_err(|e| Error::io("reading", path, &e))
+    fs::read_to_string(path).map(Some).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => Error::new(Code::M0403, format!("{}: {e}", path.display())),
+        _ => Error::io("reading", path, &e),
+    })
 }
 
 #[cfg(test)]
@@ -310,6 +318,10 @@ mod tests {
         let manifest = Manifest { v: RECORD_VERSION, argv: vec!["hardneg".into(), "train".into()], ..Manifest::default() };
         run.write_manifest(&manifest).unwrap();
         assert_eq!(run.read_manifest().unwrap().unwrap(), manifest);
+        for damaged in [&b"{}"[..], b"", b"\xff\xfe"] {
+            fs::write(root.path().join("manifest.json"), damaged).unwrap();
+            assert_eq!(run.read_manifest().unwrap_err().code(), Code::M0403, "{damaged:?}");
+        }
     }
 
     #[test]

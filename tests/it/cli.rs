@@ -134,8 +134,24 @@ fn a_bad_model_is_4() {
     folder.run(SMALL).ok();
     let best = fs::read_dir(folder.path("run/best")).unwrap().next().unwrap().unwrap().path();
     fs::write(best.join("model.safetensors"), [0xff; 64]).unwrap();
-    folder.run(&["evaluate", "run"]).fails(4, "M0401");
+    let refused = folder.run(&["evaluate", "run"]).fails(4, "M0401");
+    assert!(refused.err.contains("remove run/best"), "{}", refused.err);
+    // The end of a training judges the last model instead, says so, and calls it not the best.
+    let end = end_of(&folder.path("run"));
+    folder.run(SMALL).ok();
+    assert_eq!(end_of(&folder.path("run")), end);
+    assert!(fs::read_to_string(folder.path("run/log.txt")).unwrap().contains("the last model is judged"));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(folder.path("run/report.json")).unwrap()).unwrap();
+    assert!(report["best"].is_null() && report["model"]["ndcg@10"].is_number(), "{report}");
     fs::remove_dir_all(folder.path("run/best")).unwrap();
+    let evaluated: serde_json::Value = serde_json::from_str(&folder.run(&["evaluate", "run", "--json"]).ok()).unwrap();
+    assert_eq!((&evaluated["step"], &evaluated["ndcg@10"]), (&report["step"], &report["model"]["ndcg@10"]));
+    // A manifest that cannot be read is no obstacle to training, which writes it anew.
+    fs::write(folder.path("run/manifest.json"), "{}").unwrap();
+    let refused = folder.run(&["evaluate", "run"]).fails(4, "M0403");
+    assert!(refused.err.contains("run the command that trained it again"), "{}", refused.err);
+    folder.run(SMALL).ok();
+    assert_eq!(end_of(&folder.path("run")), end);
     fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
     folder.run(&["evaluate", "run"]).fails(4, "M0405");
 }
@@ -308,6 +324,11 @@ fn a_changed_log_is_noticed() {
     folder.run(&train).fails(2, "C0206");
     folder.run(&["evaluate", "run"]).ok();
     assert_eq!(end_of(&folder.path("run")), end, "the run keeps the data it was trained on");
+    // Also where the manifest can no longer tell which those were.
+    let kept = fs::read(folder.path("run/data.hardneg")).unwrap();
+    fs::write(folder.path("run/manifest.json"), "{}").unwrap();
+    folder.run(&train).fails(2, "C0206");
+    assert_eq!(fs::read(folder.path("run/data.hardneg")).unwrap(), kept);
 }
 
 #[test]
