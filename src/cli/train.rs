@@ -102,6 +102,8 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         return print_config(&settings, json);
     }
     let config = &settings.config;
+    // What would be refused after the first epoch, or after the last, is refused before it.
+    eval::Rules::read(&config.eval)?;
     if config.train.eval_every > 0 {
         report::check_metric(&config.train.metric, &config.eval.at)?;
     }
@@ -131,6 +133,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         refuse_other_data(&run, former.as_ref(), &data)?;
     }
     let set = intake::training_set(config, data.clone(), clusters)?;
+    refuse_empty_parts(config, &set)?;
     plan::refuse_too_large(config, &set, &device)?;
     let device = if args.dry_run { device } else { arguments::recording(device, &config.train)? };
     let mut trainer = Trainer::new(config, set.clone(), &device)?;
@@ -314,6 +317,20 @@ fn refuse_other_data(run: &RunDir, former: Option<&Manifest>, data: &Interaction
     Err(Error::new(Code::C0206, "the data are not those the run was started with")
         .at(run.path().display().to_string())
         .help("choose another `--out`, or start over with `--fresh`"))
+}
+
+/// Refuses a split without an event that evaluation would ask for, on the way or at the end.
+fn refuse_empty_parts(config: &Config, set: &TrainingSet) -> Result<()> {
+    let split = set.split();
+    let validates = config.train.eval_every > 0;
+    let (part, cure) = match (split.test.is_empty(), split.valid.is_empty() && validates) {
+        (true, _) => ("test", ""),
+        (false, true) => ("validate", "; `--set eval_every=0` trains without validation"),
+        (false, false) => return Ok(()),
+    };
+    Err(Error::new(Code::D0301, format!("the split `{}` left no event to {part} on", split.name)).help(format!(
+        "leave-one-out needs users with at least three events; another split (`data.split`) or a longer log helps{cure}"
+    )))
 }
 
 /// A log that is prepared beside the run's `data.hardneg`: it takes that place once the run begins, and is removed if it does not.

@@ -78,6 +78,45 @@ fn misuse_is_2() {
     folder.run(&["evaluate", "run", "--set", "model.dim=9"]).fails(2, "C0203");
 }
 
+/// Settings of evaluation cannot be changed once a run has begun, so it must not begin with bad ones.
+#[test]
+fn what_evaluation_would_refuse_is_refused_before_training() {
+    let folder = Folder::new();
+    for (sets, code) in [
+        (&["--set", "eval.at=10,5000"][..], "C0202"),
+        (&["--set", "eval.candidates=foo"], "C0202"),
+        (&["--set", "eval.candidates=random:0"], "C0202"),
+        (&["--set", "eval.candidates=random:10", "--set", "eval.items=trained"], "C0203"),
+    ] {
+        for every in ["eval_every=0", "eval_every=1"] {
+            folder.run(&[SMALL, sets, &["--set", every]].concat()).fails(2, code);
+            assert!(!folder.path("run").exists(), "{sets:?} {every}");
+        }
+    }
+    // Users of two events, who leave nothing out; and a slice of time in which users only begin, so that nothing validates.
+    let two = (0..30).map(|u| format!("u{u},i{}\nu{u},i{}\n", u % 7, (u * 3 + 1) % 7)).collect::<String>();
+    folder.write("two.csv", format!("user,item\n{two}"));
+    let slices = [("a", 11, 0), ("a", 11, 1), ("b", 8, 0), ("b", 8, 2), ("a", 2, 3)];
+    let events =
+        slices.iter().flat_map(|&(name, users, shift)| (0..users).map(move |u| format!("{name}{u},i{}", (u + shift) % 5)));
+    let gts = events.enumerate().map(|(at, event)| format!("{event},{}\n", 1_000_000_000 + 1000 * at)).collect::<String>();
+    folder.write("gts.csv", format!("user_id,item_id,timestamp\n{gts}"));
+    let gts = ["gts.csv", "--set", "data.split=gts", "--set", "gts_quantile=0.75"];
+    let own = ["--epochs", "1", "--set", "dim=8", "--device", "host", "-q", "--out"];
+    for (log, out, every, cure) in [
+        (&["two.csv"][..], "two-0", "eval_every=0", "three events"),
+        (&["two.csv"], "two-1", "eval_every=1", "three events"),
+        (&gts, "gts-1", "eval_every=1", "`--set eval_every=0`"),
+    ] {
+        let refused = folder.run(&[&["train"], log, &["--set", every], &own, &[out]].concat()).fails(3, "D0301");
+        assert!(refused.err.contains(cure), "{}", refused.err);
+        for name in ["metrics.jsonl", "checkpoints", "data.hardneg", "data.hardneg.new"] {
+            assert!(!folder.path(out).join(name).exists(), "{out} has {name}");
+        }
+    }
+    folder.run(&[&["train"], &gts[..], &["--set", "eval_every=0"], &own, &["gts-0"]].concat()).ok();
+}
+
 /// The files of a run, but for who holds it.
 fn files_of(run: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
     let entries = fs::read_dir(run).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.file_name() != "lock");
