@@ -1,7 +1,7 @@
 //! `hardneg compare A B ...`: whether runs differ, request by request, and in what they were made to differ.
 //!
 //! The best model of each run is ranked again on the test events, so nothing depends on what an older version wrote down. Requests
-//! are matched by the ids of user and item; the first run is the base.
+//! are matched by the ids of user and item, repeats of a pair by their place from the last one back; the first run is the base.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::cli::settings::flat;
 use crate::cli::terminal;
 use crate::cli::trained::Trained;
 use crate::error::{Code, Error, Result, did_you_mean};
-use crate::eval::{Encoder, Evaluation};
+use crate::eval::{Encoder, Evaluation, Outcome};
 use crate::metrics::paired::{Paired, paired};
 use crate::metrics::ranking::ACCURACY;
 use crate::metrics::significance::Mean;
@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(num_args = 2.., required = true, value_name = "RUN")]
     pub(super) runs: Vec<PathBuf>,
     /// Metrics, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", default_value = "ndcg@10,hr@10,coverage@10")]
+    #[arg(long, value_delimiter = ',', value_parser = trimmed, value_name = "NAMES", default_value = "ndcg@10,hr@10,coverage@10")]
     pub(super) metric: Vec<String>,
     /// Exit with 1 if this holds for any run but the base: METRIC, one of < <= > >=, and NUMBER, `base` or `NUMBER*base`
     #[arg(long, value_name = "CONDITION")]
@@ -42,14 +42,21 @@ pub struct Args {
     pub(super) machine: Machine,
 }
 
+/// A name without the blanks around it, as after a comma.
+fn trimmed(name: &str) -> std::result::Result<String, std::convert::Infallible> {
+    Ok(name.trim().to_string())
+}
+
+/// What a request is known by in every run: user and item, and how many later requests have the same.
+type Key = (Vec<u8>, Vec<u8>, u32);
+
 /// A run, ranked.
 struct Ranked {
     path: String,
     config: BTreeMap<String, String>,
     manifest: Manifest,
     evaluation: Evaluation,
-    /// Rank by (user, item) id.
-    ranks: HashMap<(Vec<u8>, Vec<u8>), f64>,
+    ranks: HashMap<Key, f64>,
 }
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
@@ -139,11 +146,29 @@ fn rank(args: &Args, path: &Path, json: bool) -> Result<Ranked> {
     display.stop();
     let evaluation = evaluation?;
     let data = set.data();
-    let id = |o: &crate::eval::Outcome| (data.user_name(o.user).to_vec(), data.item_name(o.item).to_vec());
-    let ranks = evaluation.outcomes.iter().map(|o| (id(o), o.rank)).collect();
+    let ranks = evaluation.outcomes.iter().zip(later(&evaluation.outcomes));
+    let key = |o: &Outcome, later: u32| (data.user_name(o.user).to_vec(), data.item_name(o.item).to_vec(), later);
+    let ranks = ranks.map(|(o, later)| (key(o, later), o.rank)).collect();
     let manifest = RunDir::open(path)?.read_manifest()?.unwrap_or_default();
     let config = flat(&config)?.into_iter().map(|(key, value)| (key, value.to_string())).collect();
     Ok(Ranked { path: path.display().to_string(), config, manifest, evaluation, ranks })
+}
+
+/// For each request, how many after it have the same user and item. Counted from the end, because a user's last events are asked for
+/// wherever a split cuts.
+fn later(outcomes: &[Outcome]) -> Vec<u32> {
+    let mut seen: HashMap<(u32, u32), u32> = HashMap::new();
+    let mut later: Vec<u32> = outcomes
+        .iter()
+        .rev()
+        .map(|o| {
+            let times = seen.entry((o.user, o.item)).or_insert(0);
+            *times += 1;
+            *times - 1
+        })
+        .collect();
+    later.reverse();
+    later
 }
 
 fn value(run: &Ranked, metric: &str) -> f64 {
@@ -162,7 +187,7 @@ fn compare(base: &Ranked, other: &Ranked, metric: &dyn Fn(f64) -> f64) -> Result
     let mut common: Vec<_> = base.ranks.iter().filter_map(|(id, rank)| Some((id, *rank, *other.ranks.get(id)?))).collect();
     // A map has no order, and the bootstrap's draws do.
     common.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    let of = |pick: &dyn Fn(&(&(Vec<u8>, Vec<u8>), f64, f64)) -> f64| common.iter().map(|c| metric(pick(c))).collect::<Vec<_>>();
+    let of = |pick: &dyn Fn(&(&Key, f64, f64)) -> f64| common.iter().map(|c| metric(pick(c))).collect::<Vec<_>>();
     let (a, b) = (of(&|c| c.1), of(&|c| c.2));
     paired(&a, &b, 1).ok_or_else(|| {
         Error::new(Code::C0205, format!("{} and {} have no request in common", base.path, other.path))
@@ -290,6 +315,14 @@ mod tests {
         for bad in ["", "ndcg@10", "< 1", "ndcg@10 < ", "ndcg@10 < x", "a b < 1", "ndcg@10 < 2*3", "ndcg@10 < nan"] {
             assert_eq!(Condition::parse(bad).unwrap_err().code(), Code::C0202, "{bad}");
         }
+    }
+
+    #[test]
+    fn requests_for_the_same_item_are_told_apart_from_the_last_one_back() {
+        let asked = |user, item| Outcome { user, item, rank: 1.0, tied: 0, in_history: false };
+        let all = [asked(0, 5), asked(0, 6), asked(0, 5), asked(1, 5), asked(1, 5), asked(1, 5)];
+        assert_eq!(later(&all), [1, 0, 0, 2, 1, 0]);
+        assert_eq!(later(&all[2..]), [0, 2, 1, 0], "a split that asks for fewer events names these as before");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `hardneg report` from outside: what it writes, what it refuses, and what it tolerates.
+//! `hardneg report` and `hardneg compare` from outside: what they write, what they refuse, and what they tolerate.
 
 use std::fs;
 use std::io::Write;
@@ -78,4 +78,29 @@ fn hostile_names_reach_neither_the_page_nor_the_terminal_raw() {
     let json = folder.run(&["report", name, "--json"]).ok();
     let own = folder.run(&["report", name]).ok();
     assert!(![said.out, said.err, json, own].iter().any(|text| text.contains('\u{1b}')));
+}
+
+/// `hardneg compare` of two runs that differ in their seed, on the split with `sets`.
+fn seeds_compared(folder: &Folder, sets: &[&str], metric: &str) -> serde_json::Value {
+    for seed in ["42", "3"] {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        folder.run(&[SMALL, &sets, &["--seed", seed, "--out", seed]].concat()).ok();
+    }
+    let said = folder.run(&["compare", "42", "3", "--device", "host", "--metric", metric, "--json"]).ok();
+    serde_json::from_str(&said).unwrap()
+}
+
+#[test]
+fn an_item_that_a_user_is_asked_for_twice_is_paired_with_itself() {
+    let folder = Folder::new();
+    let sets = ["data.split=gts", "gts_target=all", "eval.exclude_seen=false"];
+    let said = seeds_compared(&folder, &sets, "ndcg@10, hr@10");
+    let metrics = said["metrics"].as_array().unwrap();
+    assert_eq!(metrics.iter().map(|m| &m["metric"]).collect::<Vec<_>>(), ["ndcg@10", "hr@10"]);
+    for metric in metrics {
+        let of = |value: &serde_json::Value| value.as_f64().unwrap();
+        let (shown, paired) = (of(&metric["value"]) - of(&metric["base"]), of(&metric["paired"]["difference"]));
+        assert!((shown - paired).abs() < 1e-12, "over the same requests the means differ by the mean difference: {metric}");
+    }
+    assert_eq!(said["notes"], serde_json::json!([]));
 }
