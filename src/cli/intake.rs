@@ -12,7 +12,7 @@ use crate::data::clusters::{Method, TimeClusters};
 use crate::data::context::ContextEncoder;
 use crate::data::interactions::Interactions;
 use crate::data::raw::Sides;
-use crate::data::split::Split;
+use crate::data::split::{self, Split};
 use crate::data::training::TrainingSet;
 use crate::data::{prepare, read, synthetic};
 use crate::error::{Code, Error, Result};
@@ -109,7 +109,7 @@ fn refuse_reading_settings(settings: &Settings) -> Result<()> {
 
 /// Splits and encodes.
 pub fn training_set(config: &Config, data: Arc<Interactions>, clusters: Option<Method>) -> Result<Arc<TrainingSet>> {
-    let split = Arc::new(Split::new(&data, &config.data, config.train.seed)?);
+    let split = Arc::new(Split::new(&data, &config.data, split::SEED)?);
     let context = ContextEncoder::fit(&data, &split, config)?;
     let clusters = clusters.map(|method| TimeClusters::fit(&data, &split, config.data.clusters, method)).transpose()?;
     Ok(Arc::new(TrainingSet::new(data, split, config, context, clusters)?))

@@ -9,6 +9,9 @@
 //!   again at q, what lies between the two cuts gives the validation targets by the same rule, and only what lies before
 //!   both trains. A target needs at least one earlier event of its user, from either side of a cut.
 //!
+//! What is random is drawn from [`SEED`], not from the seed of a run, so runs that differ in their seed are asked the same. The name
+//! of the split records it.
+//!
 //! In every protocol a target's visible history is everything the user did before it, and a user with fewer than three
 //! events only trains (`loo`, `loo_512`).
 
@@ -19,6 +22,9 @@ use super::interactions::{Interactions, needs_times};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::rng::{Draws, Stream, below};
+
+/// Seed of whatever belongs to a protocol and is random: a constant, so that evaluations of differently seeded runs are comparable.
+pub const SEED: u64 = 20_231_109;
 
 /// Users validated by `loo_512`.
 const VALIDATED: usize = 512;
@@ -38,7 +44,7 @@ pub struct Target {
 
 /// A split of prepared interactions.
 pub struct Split {
-    /// Protocol name as reports print it, e.g. `loo` or `gts q=0.9 target=last`.
+    /// Protocol name as reports print it, e.g. `loo`, `gts q=0.9 target=last` or, where something was drawn, `loo_512 seed=20231109`.
     pub name: String,
     /// The seed of whatever was drawn at random; none where nothing was.
     pub seed: Option<u64>,
@@ -52,7 +58,8 @@ pub struct Split {
 }
 
 impl Split {
-    /// Splits as `config.split` says; `seed` serves the random choices of `loo_512` and of `gts_target = "random"`.
+    /// Splits as `config.split` says; `seed`, for runs [`SEED`], serves the random choices of `loo_512` and of
+    /// `gts_target = "random"`.
     pub fn new(data: &Interactions, config: &config::Data, seed: u64) -> Result<Split> {
         let mut split = match config.split.as_str() {
             "loo" => leave_one_out(data, None),
@@ -60,6 +67,9 @@ impl Split {
             "gts" => by_time(data, config.gts_quantile, &config.gts_target, seed)?,
             other => return Err(Error::new(Code::C0202, format!("`data.split` is loo, loo_512 or gts, not \"{other}\""))),
         };
+        if let Some(seed) = split.seed {
+            split.name += &format!(" seed={seed}");
+        }
         split.train_end.shrink_to_fit();
         split.valid.shrink_to_fit();
         split.test.shrink_to_fit();
@@ -319,7 +329,7 @@ mod tests {
         let all = Split::new(&data, &config("loo", 0.5, "last"), 1).unwrap();
         let one = Split::new(&data, &config("loo_512", 0.5, "last"), 1).unwrap();
         let two = Split::new(&data, &config("loo_512", 0.5, "last"), 2).unwrap();
-        assert_eq!((one.valid.len(), one.seed), (512, Some(1)));
+        assert_eq!((one.valid.len(), one.seed, one.name.as_str()), (512, Some(1), "loo_512 seed=1"));
         assert!(one.valid.is_sorted_by_key(|t| t.at) && one.valid.iter().all(|t| all.valid.contains(t)));
         assert_ne!(one.valid, two.valid);
         assert_eq!((one.train_end, one.test), (all.train_end, all.test));

@@ -9,14 +9,13 @@
 //! them: no model, run or epoch sees other candidates.
 
 use crate::config;
+/// Seeds candidates and random ties too.
+pub use crate::data::split::SEED;
 use crate::data::split::Target;
 use crate::error::{Code, Error, Result};
 use crate::eval::Facts;
 use crate::ops::rank::Ties;
 use crate::rng::{Draws, Stream, below};
-
-/// Seed of candidates and of random ties. A constant, so that evaluations of differently seeded runs are comparable.
-pub const SEED: u64 = 20_231_109;
 
 /// Longest list evaluated.
 const LONGEST: u32 = 1000;

@@ -104,3 +104,14 @@ fn an_item_that_a_user_is_asked_for_twice_is_paired_with_itself() {
     }
     assert_eq!(said["notes"], serde_json::json!([]));
 }
+
+#[test]
+fn runs_of_different_seeds_are_asked_the_same() {
+    let folder = Folder::new();
+    let said = seeds_compared(&folder, &["data.split=gts", "gts_target=random"], "ndcg@10");
+    assert_eq!(said["notes"], serde_json::json!([]), "no request is another");
+    assert_eq!(said["seeds"].as_array().unwrap().len(), 1);
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(folder.path("3/report.json")).unwrap()).unwrap();
+    let split = report["model"]["protocol"]["split"].as_str().unwrap().to_string();
+    assert!(split.contains(&format!("seed={}", hardneg::data::split::SEED)), "{split}");
+}
