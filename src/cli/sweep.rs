@@ -2,8 +2,9 @@
 //! command again continues.
 //!
 //! Every combination is a run directory of its own below `--out`, trained by this same program in a process of its own, so a crash
-//! or a kill costs no more than it costs one `hardneg train`. A run that has its report is never trained again. Combinations
-//! are compared by their best *validation* value, averaged over seeds: choosing by the test figures would be learning from them.
+//! or a kill costs no more than it costs one `hardneg train`. A run that has its report is never trained again, and one of other
+//! settings or another log is refused, as `hardneg train` refuses it. Combinations are compared by their best *validation* value,
+//! averaged over seeds: choosing by the test figures would be learning from them.
 //! Successive halving (Jamieson and Talwalkar 2016) trains all for a few epochs, keeps the best share, and starts those over with
 //! more epochs, because a schedule belongs to its length. A sweep that is through ends in `report.html`, the page of its longest
 //! trained runs with the picture of accuracy against coverage and time, and in a paired comparison of the best with the others.
@@ -17,12 +18,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::arguments::{self, Machine, SettingFlags, Stop};
+use crate::cli::display::{Display, Style};
 use crate::cli::measure::Part;
-use crate::cli::{compare, report, settings, terminal};
+use crate::cli::settings::{self, Settings, Source};
+use crate::cli::{compare, intake, report, terminal, train};
+use crate::config::{self, Config};
 use crate::data::order::Order;
 use crate::error::{Code, Error, Exit, Result};
+use crate::eval::report::check_metric;
 use crate::sampling::Plan;
 use crate::train::durable;
+use crate::train::run_dir::RunDir;
 
 /// Combinations of one sweep: beyond this somebody mistyped.
 const MOST: usize = 10_000;
@@ -46,8 +52,8 @@ pub struct Args {
     /// A key and its values, separated by commas; may be repeated
     #[arg(long = "grid", value_name = "KEY=A,B,...", required = true)]
     grid: Vec<String>,
-    /// Seeds of every combination, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NUMBERS", default_value = "42")]
+    /// Seeds of every combination, separated by commas; without them `train.seed`
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
     seeds: Vec<u64>,
     /// Train only so many combinations, chosen at random
     #[arg(long, value_name = "N")]
@@ -84,14 +90,22 @@ struct Outcome {
     seconds: f64,
 }
 
+/// One combination of the grid.
+struct Combination {
+    /// `key=value` each.
+    sets: Vec<String>,
+    /// All settings, with the seed and the epochs of a run that is given neither.
+    settings: Settings,
+}
+
 /// One combination over its seeds.
-struct Row {
-    settings: Vec<String>,
+struct Row<'a> {
+    combination: &'a Combination,
     epochs: u32,
     outcomes: Vec<Outcome>,
 }
 
-impl Row {
+impl Row<'_> {
     /// Mean best validation value; none when a seed failed.
     fn value(&self) -> Option<f64> {
         let values: Option<Vec<f64>> = self.outcomes.iter().map(|o| o.value).collect();
@@ -100,30 +114,33 @@ impl Row {
 }
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
-    let combinations = chosen(args)?;
-    let epochs = check(args, &combinations)?;
+    let combinations = check(args, chosen(args)?)?;
+    let train = &combinations[0].settings.config.train;
+    let (metric, seeds) = (&train.metric, if args.seeds.is_empty() { vec![train.seed] } else { args.seeds.clone() });
+    let rounds: Vec<Option<u32>> = match args.halving {
+        None => vec![None],
+        Some(rate) => rungs(args.min_epochs, rate, train.epochs).into_iter().map(Some).collect(),
+    };
     let stop = Stop::install()?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io("making", &args.out, &e))?;
     stop.arm();
     let started = Instant::now();
     let mut all: Vec<Row> = vec![];
-    let rounds = match args.halving {
-        None => vec![epochs],
-        Some(rate) => rungs(args.min_epochs, rate, epochs),
-    };
-    let mut alive = combinations;
-    let mut unfinished = 0;
-    for (round, &epochs) in rounds.iter().enumerate() {
+    let mut alive: Vec<&Combination> = combinations.iter().collect();
+    let (mut unfinished, mut last) = (0, 0);
+    let mut logs = BTreeMap::new();
+    for (round, &rung) in rounds.iter().enumerate() {
         let mut rows = vec![];
-        for settings in &alive {
-            let mut row = Row { settings: settings.clone(), epochs, outcomes: vec![] };
-            for &seed in &args.seeds {
+        for &combination in &alive {
+            let epochs = rung.unwrap_or(combination.settings.config.train.epochs);
+            let mut row = Row { combination, epochs, outcomes: vec![] };
+            for &seed in &seeds {
                 let left = args.budget.map(|budget| budget - started.elapsed().as_secs_f64());
                 if stop.asked() || left.is_some_and(|left| left <= 0.0) {
                     unfinished += 1;
                     continue;
                 }
-                match one(args, settings, seed, epochs, left)? {
+                match one(args, combination, seed, epochs, left, &mut logs)? {
                     Some(outcome) => row.outcomes.push(outcome),
                     None => unfinished += 1,
                 }
@@ -136,29 +153,33 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         rows.sort_by(|a, b| b.value().unwrap_or(f64::NEG_INFINITY).total_cmp(&a.value().unwrap_or(f64::NEG_INFINITY)));
         if unfinished == 0 && round + 1 < rounds.len() {
             let kept = rows.len().div_ceil(args.halving.unwrap_or(2) as usize);
-            alive = rows.iter().filter(|r| r.value().is_some()).take(kept).map(|r| r.settings.clone()).collect();
+            alive = rows.iter().filter(|r| r.value().is_some()).take(kept).map(|r| r.combination).collect();
         }
         // The longest trained come first.
+        last = rows.len();
         all.splice(0..0, rows);
         if unfinished > 0 {
             break;
         }
     }
     // The page of what came through, the best first.
-    let last = rounds.last().copied().unwrap_or(0);
-    let longest = || all.iter().filter(|row| row.epochs == last && row.value().is_some());
+    let longest = || all.iter().take(last).filter(|row| row.value().is_some());
     let path = |outcome: &Outcome| args.out.join(&outcome.run);
     let page = match unfinished {
         0 => page(args, longest().flat_map(|row| &row.outcomes).map(path).take(report::MOST).collect())?,
         _ => None,
     };
-    print(&all, page.as_deref(), json)?;
+    print(&all, metric, page.as_deref(), json)?;
     let firsts: Vec<PathBuf> = longest().filter_map(|row| row.outcomes.first()).map(path).take(COMPARED).collect();
     if unfinished == 0 && !json && firsts.len() > 1 {
         terminal::out(&format!("\nthe best against the next {}, request by request, first seed of each:", firsts.len() - 1))?;
         let machine = Machine { device: args.device.clone(), threads: 0 };
-        let metric = ["ndcg@10", "coverage@10"].map(String::from).to_vec();
-        compare::run(&compare::Args { runs: firsts, metric, fail_if: vec![], split: Part::Test, machine }, false)?;
+        let metric = shown(metric).to_vec();
+        let pairs = compare::run(&compare::Args { runs: firsts, metric, fail_if: vec![], split: Part::Test, machine }, false);
+        // Runs of different logs or splits need not share a request; the sweep is through all the same.
+        if let Err(error) = pairs {
+            terminal::out(&terminal::escape(&format!("note: not compared: {}", error.what())))?;
+        }
     }
     if unfinished > 0 {
         return Err(Error::new(Code::S7501, format!("{unfinished} runs of this round are not finished"))
@@ -168,6 +189,12 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(Code::C0205, "no run of the sweep came to an end").note(first_failure(&all))),
     }
+}
+
+/// Test metrics of the table and of the closing comparison: the one that chooses, and what its lists cover.
+fn shown(metric: &str) -> [String; 2] {
+    let length = metric.split_once('@').map_or("", |(_, length)| length);
+    [metric.to_string(), format!("coverage@{length}")]
 }
 
 /// Writes the page of `runs`, if there are any; its path.
@@ -243,7 +270,7 @@ fn chosen(args: &Args) -> Result<Vec<Vec<String>>> {
         picked.reverse();
         picked
     };
-    let seed = args.seeds.first().copied().unwrap_or_default();
+    let seed = args.seeds.first().copied().unwrap_or(config::Train::default().seed);
     Ok(match args.random {
         None => (0..total).map(combination).collect(),
         Some(n) => {
@@ -253,38 +280,125 @@ fn chosen(args: &Args) -> Result<Vec<Vec<String>>> {
     })
 }
 
-/// Resolves the settings of every combination, so that a misspelt key is found before the first run; gives the epochs.
-fn check(args: &Args, combinations: &[Vec<String>]) -> Result<u32> {
+/// Resolves the settings of every combination, so that what cannot be swept is found before the first run.
+fn check(args: &Args, combinations: Vec<Vec<String>>) -> Result<Vec<Combination>> {
     if args.halving.is_some_and(|rate| rate < 2) {
-        return Err(Error::new(Code::C0202, "`--halving` keeps one of at least two"));
+        return Err(Error::new(Code::C0202, "`--halving` keeps one of at least two").help("for example `--halving 3`"));
     }
-    if args.seeds.is_empty() || combinations.is_empty() {
-        return Err(Error::new(Code::C0202, "nothing to train").help("name at least one seed and one combination"));
-    }
-    let mut epochs = None;
-    for combination in combinations {
+    let mut checked: Vec<Combination> = vec![];
+    for sets in combinations {
         let mut inputs = args.settings.inputs();
-        inputs.sets.extend(combination.iter().cloned());
+        inputs.sets.extend(sets.iter().cloned());
         if let Some(log) = &args.log {
             inputs.flags.push(("LOG".into(), "data.path", toml::Value::String(log.display().to_string())));
         }
-        let config = settings::resolve(&inputs)?.config;
+        let mut settings = settings::resolve(&inputs)?;
+        // Thousands of combinations are held at once, and nobody asks where a default came from.
+        settings.origins.retain(|(_, _, source)| *source != Source::Default);
+        let config = &settings.config;
         Plan::new(&config.sampler)?;
-        if args.halving.is_some() && epochs.is_some_and(|e| e != config.train.epochs) {
-            return Err(Error::new(Code::C0205, "successive halving sets the epochs, so they cannot be in the grid"));
+        refuse_set_seeds(args, &sets, &settings)?;
+        if config.train.eval_every == 0 {
+            return Err(Error::new(Code::C0205, "`train.eval_every = 0` leaves nothing to choose a combination by")
+                .help("`--set eval_every=1` evaluates on the validation events"));
         }
-        epochs = Some(epochs.unwrap_or(0).max(config.train.epochs));
+        check_metric(&config.train.metric, &config.eval.at)?;
+        if let Some(first) = checked.first().map(|first| &first.settings.config.train) {
+            if args.halving.is_some() && first.epochs != config.train.epochs {
+                return Err(Error::new(Code::C0205, "successive halving sets the epochs, so they cannot be in the grid")
+                    .help("leave them out of `--grid`; `--set epochs=N` is the length of the last round"));
+            }
+            if first.metric != config.train.metric {
+                return Err(Error::new(Code::C0205, "combinations are compared by `train.metric`, so it cannot be in the grid")
+                    .help("leave it out of `--grid`; `--set metric=NAME` chooses it"));
+            }
+        }
+        checked.push(Combination { sets, settings });
     }
-    Ok(epochs.unwrap_or(0))
+    let Some(epochs) = checked.first().map(|first| first.settings.config.train.epochs) else {
+        return Err(Error::new(Code::C0202, "nothing to train").help("name at least one combination, such as `--random 1`"));
+    };
+    if args.halving.is_some() && args.min_epochs.max(1) >= epochs {
+        let what = format!("a first round of {} epochs leaves nothing to halve: whole trainings have {epochs}", args.min_epochs);
+        return Err(Error::new(Code::C0205, what).help("lower `--min-epochs`, or raise the epochs by `--set epochs=N`"));
+    }
+    Ok(checked)
+}
+
+/// Refuses a seed that `--seeds` would override, and an axis of seeds: a combination is judged by the mean over its seeds.
+fn refuse_set_seeds(args: &Args, sets: &[String], settings: &Settings) -> Result<()> {
+    let seed = settings.origins.iter().find(|(key, ..)| key == "train.seed");
+    match seed.map(|(_, _, source)| source) {
+        Some(Source::Set(text)) if sets.contains(text) => {
+            Err(Error::new(Code::C0205, "seeds are no settings to choose from, so `train.seed` cannot be in the grid")
+                .help("name them by `--seeds`, for example `--seeds 1,2`"))
+        }
+        Some(Source::Set(text)) if !args.seeds.is_empty() => {
+            Err(Error::new(Code::C0203, format!("`--set {text}` has no effect beside `--seeds`")).help("leave one of them away"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what lies in the folder of a run and was trained with other settings or, if it is finished, on another log. Of a run
+/// that goes on `hardneg train` sees to the log.
+fn refuse_foreign(
+    args: &Args,
+    run: &Path,
+    settings: &Settings,
+    config: &Config,
+    logs: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    if !run.join("config.resolved.toml").is_file() {
+        return Ok(());
+    }
+    let cure = "a sweep starts over where the folder of a run is removed";
+    let dir = RunDir::open(run)?;
+    train::refuse_other_configuration(&dir, config).map_err(|e| e.help(cure))?;
+    let Some(manifest) = dir.read_manifest()?.filter(|_| run.join("report.json").is_file()) else { return Ok(()) };
+    if manifest.data_fingerprint == fingerprint(args, settings, logs)? {
+        return Ok(());
+    }
+    Err(Error::new(Code::C0206, "the data are not those the run was started with")
+        .at(run.display().to_string())
+        .help("choose another `--out`")
+        .help(cure))
+}
+
+/// Of the data that `settings` name. A log is read for it, once for each way of reading it in `logs`, and leaves nothing behind.
+fn fingerprint(args: &Args, settings: &Settings, logs: &mut BTreeMap<String, String>) -> Result<String> {
+    let reading = json!(settings.config.data).to_string();
+    if let Some(known) = logs.get(&reading) {
+        return Ok(known.clone());
+    }
+    let folder = args.out.join("reading");
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io("making", &folder, &e))?;
+    let data = intake::interactions(settings, &folder.join("data.hardneg"), &mut Display::new(Style::None, true, false));
+    let found = data.map(|(data, _)| intake::fingerprint(&data));
+    let _ = std::fs::remove_dir_all(&folder);
+    let found = found?;
+    logs.insert(reading, found.clone());
+    Ok(found)
 }
 
 /// Trains one run to its end, or reads what an earlier call left; `None` if it was stopped on the way.
-fn one(args: &Args, settings: &[String], seed: u64, epochs: u32, left: Option<f64>) -> Result<Option<Outcome>> {
-    let name = name(settings, seed, args.halving.map(|_| epochs));
+fn one(
+    args: &Args,
+    combination: &Combination,
+    seed: u64,
+    epochs: u32,
+    left: Option<f64>,
+    logs: &mut BTreeMap<String, String>,
+) -> Result<Option<Outcome>> {
+    let Combination { sets, settings } = combination;
+    let name = name(sets, seed, args.halving.map(|_| epochs));
     let run = args.out.join(&name);
+    let mut config = settings.config.clone();
+    (config.train.seed, config.train.epochs) = (seed, epochs);
+    refuse_foreign(args, &run, settings, &config, logs)?;
     let outcome = |value, error| Outcome {
         run: name.clone(),
-        settings: settings.to_vec(),
+        settings: sets.clone(),
         seed,
         epochs,
         value,
@@ -293,18 +407,19 @@ fn one(args: &Args, settings: &[String], seed: u64, epochs: u32, left: Option<f6
         seconds: 0.0,
     };
     if !run.join("report.json").is_file() {
-        terminal::say(&format!("{}: {} seed {seed}", name, settings.join(" ")));
+        terminal::say(&format!("{}: {} seed {seed}", name, sets.join(" ")));
         let program = std::env::current_exe().map_err(|e| Error::io("finding", Path::new("this program"), &e))?;
         let mut command = Command::new(program);
         command.arg("train").args(&args.log).arg("--out").arg(&run).args(["--quiet", "--device", &args.device]);
         command.args(args.settings.config.iter().flat_map(|path| ["--config".into(), path.clone().into_os_string()]));
-        command.args(args.settings.sets.iter().chain(settings).flat_map(|set| ["--set", set]));
+        command.args(args.settings.sets.iter().chain(sets).flat_map(|set| ["--set", set]));
         command.args(["--seed", &seed.to_string()]);
         if args.halving.is_some() {
             command.args(["--epochs", &epochs.to_string()]);
         }
         if let Some(left) = left {
-            command.args(["--time-limit", &format!("{left:.1}s")]);
+            // Zero would be no limit.
+            command.args(["--time-limit", &format!("{}s", left.max(0.001))]);
         }
         let done = command.stdin(Stdio::null()).output().map_err(|e| Error::io("starting", Path::new("hardneg train"), &e))?;
         match done.status.code() {
@@ -344,28 +459,29 @@ fn name(settings: &[String], seed: u64, epochs: Option<u32>) -> String {
     format!("{words}-{}", &hash[..8])
 }
 
-fn print(rows: &[Row], page: Option<&Path>, json: bool) -> Result<()> {
+fn print(rows: &[Row], metric: &str, page: Option<&Path>, json: bool) -> Result<()> {
     if json {
         let runs: Vec<&Outcome> = rows.iter().flat_map(|r| &r.outcomes).collect();
         let page = page.map(|page| page.display().to_string());
         return terminal::out(&json!({ "v": 1, "kind": "sweep", "runs": runs, "page": page }).to_string());
     }
-    let mut table =
-        vec![["settings", "epochs", "seeds", "validation", "ndcg@10", "coverage@10", "seconds"].map(String::from).to_vec()];
+    let [accuracy, coverage] = shown(metric);
+    let head = ["settings", "epochs", "seeds", "validation", &accuracy, &coverage, "seconds"];
+    let mut table = vec![head.map(String::from).to_vec()];
     for row in rows.iter().filter(|row| !row.outcomes.is_empty()) {
-        let mean = |of: &dyn Fn(&Outcome) -> Option<f64>| {
+        let mean = |of: &dyn Fn(&Outcome) -> Option<f64>, absent: &str| {
             let values: Vec<f64> = row.outcomes.iter().filter_map(of).collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
-            if values.is_empty() { "failed".to_string() } else { format!("{mean:.4}") }
+            if values.is_empty() { absent.to_string() } else { format!("{mean:.4}") }
         };
         let seconds: f64 = row.outcomes.iter().map(|o| o.seconds).sum();
         table.push(vec![
-            row.settings.join(" "),
+            row.combination.sets.join(" "),
             row.epochs.to_string(),
             row.outcomes.len().to_string(),
-            mean(&|o| o.value),
-            mean(&|o| o.test.get("ndcg@10").copied()),
-            mean(&|o| o.test.get("coverage@10").copied()),
+            mean(&|o| o.value, "failed"),
+            mean(&|o| o.test.get(&accuracy).copied(), "-"),
+            mean(&|o| o.test.get(&coverage).copied(), "-"),
             format!("{seconds:.1}"),
         ]);
     }

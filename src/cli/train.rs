@@ -282,7 +282,7 @@ fn read_former(run: &RunDir, display: &mut Display) -> Result<Option<Manifest>> 
 }
 
 /// Refuses to continue a run with other settings, and shows which.
-fn refuse_other_configuration(run: &RunDir, config: &Config) -> Result<()> {
+pub(super) fn refuse_other_configuration(run: &RunDir, config: &Config) -> Result<()> {
     let Some(old) = run.read_config()? else { return Ok(()) };
     let (old, new) = (lasting(&old), lasting(config));
     let keys = |of: &Value| of.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();

@@ -61,3 +61,102 @@ fn halving_goes_on_with_the_better_half_and_a_spent_budget_continues() {
         assert!(value(before) >= values[1], "only the best two go on");
     }
 }
+
+/// What a sweep leaves as JSON.
+fn runs(folder: &Folder, words: &[&str]) -> Vec<serde_json::Value> {
+    let said: serde_json::Value = serde_json::from_str(&folder.run(&[words, &["--json"]].concat()).ok()).unwrap();
+    said["runs"].as_array().unwrap().clone()
+}
+
+#[test]
+fn results_of_other_settings_or_of_another_log_are_not_taken_for_ones_own() {
+    let folder = Folder::new();
+    let grid = sweep(&["--grid", "dim=4,8"]);
+    folder.run(&grid).ok();
+    for other in ["epochs=3", "lr=0.01"] {
+        let refused = folder.run(&[&grid[..], &["--set", other]].concat()).fails(2, "C0206");
+        assert!(refused.err.contains(other.split('=').next().unwrap()), "{}", refused.err);
+    }
+    folder.run(&[&grid[..], &["--set", "synthetic.seed=9"]].concat()).fails(2, "C0206");
+    // What changes no bit of a run may change.
+    folder.run(&[&grid[..], &["--set", "train.keep=2"]].concat()).ok();
+
+    folder.ratings("one.csv");
+    let log = fs::read_to_string(folder.path("one.csv")).unwrap();
+    folder.write("same.csv", &log);
+    folder.write("other.csv", log.replace("u1,", "v1,"));
+    let sets = ["dim=4", "max_len=10", "epochs=1", "eval_every=1", "batch_size=8"];
+    let on = |log| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        ["sweep", log, "--out", "logs", "--device", "host", "--grid", "dropout=0.1,0.2"]
+            .into_iter()
+            .chain(sets)
+            .collect::<Vec<_>>()
+    };
+    let first = runs(&folder, &on("one.csv"));
+    assert_eq!(runs(&folder, &on("same.csv")), first, "a log counts by what it holds");
+    let refused = folder.run(&on("other.csv")).fails(2, "C0206");
+    assert!(refused.err.contains("data"), "{}", refused.err);
+    assert!(!folder.path("logs/reading").exists());
+}
+
+#[test]
+fn a_sweep_is_shown_and_compared_by_its_own_metric() {
+    let folder = Folder::new();
+    let said = folder.run(&sweep(&["--grid", "dim=4,8", "--set", "eval.at=5,20", "--set", "metric=ndcg@5"])).ok();
+    assert!(said.contains("ndcg@5") && said.contains("coverage@5") && said.contains("sign test p"), "{said}");
+    assert!(!said.contains("failed") && !said.contains("@10"), "{said}");
+    folder.run(&sweep(&["--grid", "metric=ndcg@5,ndcg@10"])).fails(2, "C0205");
+    folder.run(&sweep(&["--grid", "dim=4,8", "--set", "metric=ndcg@7"])).fails(2, "C0202");
+}
+
+#[test]
+fn runs_that_share_no_request_end_a_sweep_in_a_note() {
+    let folder = Folder::new();
+    let small = ["--set", "synthetic.users=3", "--set", "synthetic.items=400"];
+    let said = folder.run(&sweep(&[&small[..], &["--grid", "synthetic.seed=1,2"]].concat())).ok();
+    assert!(said.contains("note: not compared") && said.contains("no request in common"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_swept_is_refused_before_the_first_run() {
+    let folder = Folder::new();
+    let nothing = ["--grid", "dim=4,8", "--set", "eval_every=0"];
+    folder.run(&sweep(&nothing)).fails(2, "C0205");
+    for seeds in ["train.seed=1,2", "seed=1,2"] {
+        let refused = folder.run(&sweep(&["--grid", seeds])).fails(2, "C0205");
+        assert!(refused.err.contains("--seeds"), "{}", refused.err);
+    }
+    folder.run(&sweep(&["--grid", "dim=4,8", "--set", "seed=7", "--seeds", "1"])).fails(2, "C0203");
+    // A first round as long as the last one has no better half to keep.
+    for least in ["2", "50"] {
+        folder.run(&sweep(&["--grid", "dim=4,8", "--halving", "2", "--min-epochs", least])).fails(2, "C0205");
+    }
+    assert!(!folder.path("all").exists());
+}
+
+#[test]
+fn seeds_and_epochs_are_those_of_each_run() {
+    let folder = Folder::new();
+    let of = |runs: &[serde_json::Value], what: &str| runs.iter().map(|run| run[what].as_u64().unwrap()).collect::<Vec<_>>();
+    let set = runs(&folder, &sweep(&["--grid", "dim=4,8", "--set", "seed=7"]));
+    assert_eq!(of(&set, "seed"), [7, 7]);
+    let config =
+        fs::read_to_string(folder.path("all").join(set[0]["run"].as_str().unwrap()).join("config.resolved.toml")).unwrap();
+    assert!(config.contains("\nseed = 7\n"), "{config}");
+    let mut epochs = of(&runs(&folder, &sweep(&["--grid", "epochs=1,3"])), "epochs");
+    epochs.sort_unstable();
+    assert_eq!(epochs, [1, 3]);
+    assert_eq!(of(&runs(&folder, &sweep(&["--grid", "dim=4", "--seeds", "1,2"])), "seed"), [1, 2]);
+}
+
+#[test]
+fn a_budget_below_a_tenth_of_a_second_is_one() {
+    let folder = Folder::new();
+    // Longer than the budget by far, and evaluated at its end.
+    let long = ["--grid", "dim=4,8", "--set", "epochs=2000", "--set", "eval_every=2000", "--budget", "0.04s"];
+    let spent = folder.run(&sweep(&long));
+    assert_eq!(spent.code, Some(75), "{}", spent.err);
+    let through = |run: fs::DirEntry| run.path().join("report.json").exists();
+    assert!(!fs::read_dir(folder.path("all")).unwrap().flatten().any(through), "{}", spent.out);
+}
