@@ -1,6 +1,5 @@
 //! `hardneg evaluate RUN`: the trained model beside its baselines, on the test (or validation) events.
 
-use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
@@ -9,9 +8,10 @@ use serde_json::json;
 use crate::cli::arguments::Machine;
 use crate::cli::display::{Display, Style};
 use crate::cli::measure::{Ground, Part};
+use crate::cli::output::Target;
 use crate::cli::terminal;
 use crate::cli::trained::Trained;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, Encoder, per_user};
 
 #[derive(clap::Args)]
@@ -44,9 +44,9 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let baselines = if config.eval.baselines { ground.baselines(&config.eval)? } else { vec![] };
     if let Some(path) = &args.per_user {
         let form = if path.extension().is_some_and(|e| e == "jsonl") { per_user::Form::Json } else { per_user::Form::Csv };
-        let file = File::create(path).map_err(|e| Error::io("creating", path, &e))?;
-        let data = set.data();
-        per_user::write(&mut BufWriter::new(file), path, form, &evaluation, &|u| data.user_name(u), &|i| data.item_name(i))?;
+        let (data, mut file) = (set.data(), Target::create(path)?);
+        per_user::write(&mut BufWriter::new(&mut file), path, form, &evaluation, &|u| data.user_name(u), &|i| data.item_name(i))?;
+        file.finish()?;
     }
     if json {
         // One flat object: the model's metrics are the keys a script looks for.

@@ -7,6 +7,7 @@
 //! measure.rs    a ranker and the baselines on a part of the split
 //! trained.rs    a run opened for use
 //! display.rs    progress for people and programs
+//! output.rs     files that a command is asked to write
 //! terminal.rs   printing, colour, escaping
 //! ```
 
@@ -21,6 +22,7 @@ mod inspect;
 mod intake;
 mod kernels;
 mod measure;
+mod output;
 mod plan;
 mod prepare;
 mod profile;

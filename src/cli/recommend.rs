@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::cli::arguments::Machine;
 use crate::cli::measure::Part;
+use crate::cli::output::Target;
 use crate::cli::terminal;
 use crate::cli::trained::Trained;
 use crate::data::batch::Batch;
@@ -95,13 +96,17 @@ fn write_lists(
     text: bool,
     work: &mut dyn FnMut(&mut dyn ListWriter) -> Result<u64>,
 ) -> Result<()> {
-    let (to, path): (Box<dyn Write + Send>, PathBuf) = match &args.out {
-        Some(path) => (Box::new(File::create(path).map_err(|e| Error::io("creating", path, &e))?), path.clone()),
-        None => (Box::new(terminal::Output), "standard output".into()),
+    let mut file = args.out.as_deref().map(Target::create).transpose()?;
+    let path = args.out.as_deref().unwrap_or(Path::new("standard output"));
+    let to: Box<dyn Write + Send + '_> = match &mut file {
+        Some(file) => Box::new(file),
+        None => Box::new(terminal::Output),
     };
-    let mut writer = lists::writer(format, Box::new(BufWriter::new(to)), &path, text)?;
+    let mut writer = lists::writer(format, Box::new(BufWriter::new(to)), path, text)?;
     work(writer.as_mut())?;
-    writer.finish()
+    writer.finish()?;
+    drop(writer);
+    file.map_or(Ok(()), Target::finish)
 }
 
 /// Requests of users of the log: after everything they did, or as of the events of a split.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::cli::output::write;
 use crate::cli::settings::flat;
 use crate::cli::terminal;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::report::{Run, Setting, events, page, table};
-use crate::train::durable;
 use crate::train::run_dir::{RECORD_VERSION, RunDir};
 
 /// Runs of one page: more curves than anybody tells apart, and a file of at most 2 MB.
@@ -155,17 +155,4 @@ fn folder(name: &str, at: usize, of: usize) -> String {
         (1, name) => name.into(),
         _ => format!("{:02}-{name}", at + 1),
     }
-}
-
-/// Whole or not at all; a device or a pipe is written to and not replaced.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let done = match std::fs::metadata(path) {
-        Ok(facts) if !facts.is_file() => std::fs::write(path, bytes).map_err(|e| Error::io("writing", path, &e)),
-        _ => durable::replace(path, bytes),
-    };
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir());
-    done.map_err(|e| match parent {
-        Some(parent) => e.help(format!("there is no folder {}; make it first", parent.display())),
-        None => e,
-    })
 }

@@ -48,16 +48,64 @@ impl Disk for FileSystem {
 
 /// Replaces the file at `path` by `bytes`, whole or not at all.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let work = || {
-        FileSystem.write(&temporary, &[bytes])?;
-        FileSystem.rename(&temporary, path)?;
-        FileSystem.sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-    };
-    work().map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        Error::io("writing", path, &e)
-    })
+    let mut file = Replacement::new(path)?;
+    file.write_all(bytes).map_err(|e| Error::io("writing", path, &e))?;
+    file.finish()
+}
+
+/// A file that takes the place of the one at `path` when it is finished. Until then it lies beside it, as `NAME.tmp`; dropped before, it
+/// is removed, and what was at `path` has not changed.
+pub struct Replacement {
+    file: fs::File,
+    temporary: PathBuf,
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Replacement {
+    /// # Errors
+    /// F0801 or F0802 if no file can be made beside `path`.
+    pub fn new(path: &Path) -> Result<Replacement> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let file = fs::File::create(&temporary).map_err(|e| Error::io("writing", path, &e))?;
+        Ok(Replacement { file, temporary, path: path.to_path_buf(), renamed: false })
+    }
+
+    /// Lets nobody read or write the file who may not read or write the one it replaces.
+    pub fn guard_as(&self, permissions: fs::Permissions) -> io::Result<()> {
+        self.file.set_permissions(permissions)
+    }
+
+    /// Forces the content to the medium and takes the place at the path.
+    ///
+    /// # Errors
+    /// F0801 or F0802, and the old file is still there, unless only the directory could not be forced.
+    pub fn finish(mut self) -> Result<()> {
+        let mut work = || {
+            self.file.sync_all()?;
+            FileSystem.rename(&self.temporary, &self.path)?;
+            self.renamed = true;
+            FileSystem.sync_dir(self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        };
+        work().map_err(|e| Error::io("writing", &self.path, &e))
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
 }

@@ -352,6 +352,31 @@ fn lists_name_items_of_the_log_in_order_and_leave_out_what_was_seen() {
 }
 
 #[test]
+fn lists_that_fail_leave_the_earlier_ones_where_they_are() {
+    let folder = Folder::new();
+    folder.run(SMALL).ok();
+    let good = folder.run(&["recommend", "run", "--users", "all", "-o", "lists.csv", "--device", "host"]);
+    assert_eq!(good.code, Some(0), "{}", good.err);
+    let before = fs::read(folder.path("lists.csv")).unwrap();
+    // The second history is refused when the output is open.
+    let name = String::from_utf8(before.clone()).unwrap().lines().nth(1).unwrap().split(',').nth(1).unwrap().to_string();
+    let line = |more: &str| format!("{{\"items\":[\"{name}\"]{more}}}\n");
+    folder.write("asked.jsonl", line("") + &line(",\"context\":{\"device\":\"x\"}"));
+    let asked = ["recommend", "run", "--sequences", "asked.jsonl", "--device", "host", "-o"];
+    folder.run(&[&asked[..], &["lists.csv"]].concat()).fails(3, "D0406");
+    folder.run(&[&asked[..], &["other.csv"]].concat()).fails(3, "D0406");
+    assert_eq!(fs::read(folder.path("lists.csv")).unwrap(), before);
+    assert!(!folder.path("other.csv").exists() && !folder.path("lists.csv.tmp").exists());
+    // A pipe is written to as it is.
+    folder.write("asked.jsonl", line(""));
+    let piped = folder.run(&[&asked[..], &["/dev/stdout"]].concat()).ok();
+    assert!(piped.starts_with("user_id,item_id,score,rank\n") && piped.lines().count() == 11, "{piped}");
+    folder.run(&["evaluate", "run", "--per-user", "ranks.csv", "--device", "host"]).ok();
+    assert!(fs::read_to_string(folder.path("ranks.csv")).unwrap().starts_with("user_id,item_id,rank,"));
+    folder.run(&["evaluate", "run", "--per-user", "/dev/full", "--device", "host"]).fails(8, "F0802");
+}
+
+#[test]
 fn a_changed_log_is_noticed() {
     let folder = Folder::new();
     folder.ratings("ratings.csv");
