@@ -11,6 +11,9 @@
 //! Sequential rules with a linear window (Ludewig and Jannach 2018) summed over the recent history. It has no learned
 //! parameter and takes seconds, and many published transformers do not beat it.
 //!
+//! H is its own: a request cut to the `max_len` of an encoder is shorter or longer, and [`ItemToItem::asked`] makes it anew from the log,
+//! so that the baseline is the same bar for every encoder.
+//!
 //! Memory: 8 bytes per kept rule, at most `RULES` per item. Each row is counted by one thread over the occurrences of
 //! its item in log order, so the result has the same bits for any number of threads.
 
@@ -19,7 +22,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::data::batch::Batch;
+use crate::data::interactions::Interactions;
 use crate::data::nearby::{self, Near};
+use crate::data::split::Target;
 use crate::error::{Error, Result};
 use crate::eval::Ranker;
 
@@ -107,6 +112,24 @@ impl ItemToItem {
         }
         let most = train_counts.iter().copied().max().unwrap_or(0).max(1) as f32;
         Ok(ItemToItem { offsets, rules, base: train_counts.iter().map(|&c| BACKOFF * c as f32 / most).collect() })
+    }
+    /// `requests` for `targets`, with the last H events of each visible history in `log` instead of as many as an encoder takes.
+    pub fn asked(requests: Batch, targets: &[Target], log: &Interactions) -> Batch {
+        let items = log.event_items();
+        let (mut histories, mut wanted, mut offsets) = (vec![], vec![], vec![0]);
+        for target in targets {
+            let end = target.history_end as usize;
+            let history = &items[end.saturating_sub(HISTORY).max(log.range(target.user).start)..end];
+            histories.extend_from_slice(history);
+            if !history.is_empty() {
+                wanted.extend_from_slice(&history[1..]);
+                wanted.push(items[target.at as usize]);
+            }
+            offsets.push(histories.len() as u32);
+        }
+        let Batch { users, seen_extents, seen, .. } = requests;
+        let (offsets, items, targets) = (offsets.into(), histories.into(), wanted.into());
+        Batch { users, offsets, items, targets, seen_extents, seen, ..Batch::default() }
     }
 }
 
