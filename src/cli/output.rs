@@ -107,6 +107,9 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         write(&link, b"new").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().permissions().mode() & 0o777), (b"new".to_vec(), 0o600));
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().permissions().mode() & 0o777),
+            (b"new".to_vec(), 0o600)
+        );
     }
 }

@@ -193,6 +193,36 @@ fn neither_tile_size_nor_threads_change_a_bit() {
     }
 }
 
+/// The encoder itself: alone, in small company, and where a tile or a block of rows ends with one request. The catalogues lie on both
+/// sides of what the library of products takes for small; user 0 has one event.
+#[test]
+fn the_scores_of_a_request_do_not_depend_on_the_others() {
+    let many: Vec<Target> = targets().into_iter().cycle().take(257).collect();
+    for (items, dim, score, ffn_mult) in
+        [(ITEMS, 16, "dot", 1), (ITEMS, 16, "cosine", 1), (1700, 64, "dot", 9), (300, 528, "dot", 1)]
+    {
+        let config = config::Model { dim, heads: 2, layers: 1, max_len: 20, score: score.into(), ffn_mult, ..Default::default() };
+        let sizes = crate::model::Sizes { items, ..Default::default() };
+        let mut model = crate::model::Model::new(&config, sizes, &crate::device::Device::HOST, 3).unwrap();
+        let mut encoder = Encoder::new(&mut model, &crate::device::Device::HOST, "sasrec").unwrap();
+        let mut of = |targets: &[Target]| {
+            let mut scores = vec![];
+            encoder.score(&gather(targets).unwrap(), &mut scores).unwrap();
+            scores.iter().map(|s| s.to_bits()).collect::<Vec<u32>>()
+        };
+        let all = of(&many);
+        for user in [0, 1, 8, 9, 60] {
+            let own = &all[user * items..(user + 1) * items];
+            assert!(own.iter().any(|&s| s != own[0]));
+            assert!(of(&many[user..=user]) == own, "{user} alone among {items} items, {score}");
+        }
+        for n in [2, 3, 4, 97, 193] {
+            assert!(of(&many[..n]) == all[..n * items], "{n} requests, {items} items, {score}");
+        }
+        assert!(all[256 * items..] == all[256 % USERS as usize * items..][..items], "the last of 257");
+    }
+}
+
 #[test]
 fn the_order_of_requests_and_of_items_means_nothing() {
     let reference = run(&mut By(ITEMS, uneven), &targets(), &config(|_| ()), 16).unwrap();

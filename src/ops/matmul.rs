@@ -8,6 +8,9 @@
 //! Work is split by sizes alone (row blocks of the output, or chunks of k whose partial products are added in order), so
 //! the result is the same for any number of threads. `rows` and `reduce` may be called inside a parallel loop; `serial`
 //! is cheaper there.
+//!
+//! The library sums in another order where C is a vector or small. A row of `rows_alike` has the same bits however many rows are asked
+//! for with it, as figures and lists need; a row of `rows` has them unless B is a transpose.
 
 use rayon::prelude::*;
 
@@ -36,14 +39,45 @@ pub fn rows<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accum
 
 /// The same where C is the columns from `first` on of a matrix whose rows are `stride` long; `of` is `[first, stride]`.
 pub fn rows_of<T: Real>(c: &mut [T], of: [usize; 2], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool) {
+    let [_, n, k] = shape;
+    in_blocks(c, of, a, b, shape, accumulate, fewest_of(n, k));
+}
+
+/// As [`rows`], and the bits of a row do not depend on how many others there are.
+pub fn rows_alike<T: Real>(c: &mut [T], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool) {
+    let [_, n, k] = shape;
+    // Where B is a transpose, at most 256 elements of C are dot products, whose sums are cut into lanes.
+    let fewest = 256 / n.max(1) + 1;
+    in_blocks(c, [0, n], a, b, shape, accumulate, fewest.max(fewest_of(n, k)));
+}
+
+/// Fewest rows that are multiplied as more would be where B is no transpose: one row is a vector, and the library cuts long sums
+/// elsewhere if C has at most 64 rows and columns.
+fn fewest_of(n: usize, k: usize) -> usize {
+    if k > 512 && n <= 64 { 65 } else { 2 }
+}
+
+/// Blocks of rows in parallel, those of fewer rows than `fewest` in the company of zeros.
+fn in_blocks<T: Real>(c: &mut [T], of: [usize; 2], a: Mat<T>, b: Mat<T>, shape: [usize; 3], accumulate: bool, fewest: usize) {
     let ([first, stride], [m, n, k]) = (of, shape);
     if m == 0 || n == 0 {
         return;
     }
     let block = block_rows(n, k);
     c[..m * stride].par_chunks_mut(block * stride).enumerate().for_each(|(i, c)| {
-        let rows = c.len() / stride;
-        gemm(&mut c[first..], stride, a.from_row(i * block), b, [rows, n, k], T::ONE, accumulate);
+        let (rows, c, a) = (c.len() / stride, &mut c[first..], a.from_row(i * block));
+        if rows >= fewest {
+            return gemm(c, stride, a, b, [rows, n, k], T::ONE, accumulate);
+        }
+        let (mut own, mut product) = (vec![T::ZERO; fewest * k], vec![T::ZERO; fewest * n]);
+        for row in 0..rows {
+            own[row * k..(row + 1) * k].iter_mut().enumerate().for_each(|(l, x)| *x = a.data[row * a.row + l * a.col]);
+            product[row * n..(row + 1) * n].copy_from_slice(&c[row * stride..row * stride + n]);
+        }
+        gemm(&mut product, n, Mat::new(&own, k), b, [fewest, n, k], T::ONE, accumulate);
+        for row in 0..rows {
+            c[row * stride..row * stride + n].copy_from_slice(&product[row * n..(row + 1) * n]);
+        }
     });
 }
 
@@ -152,6 +186,33 @@ mod tests {
                 check(&c, Some(&c0), 1.0);
                 serial(&mut c, n, a, b, shape, -0.5, true);
                 check(&c, Some(&c0), 0.5);
+            }
+        }
+    }
+
+    /// The first rows of products of ever fewer rows: for sizes on both sides of all that the library decides by, in both orientations of
+    /// the operands that encoders and scores have.
+    #[test]
+    fn a_row_is_the_same_in_any_company() {
+        let narrow = |v: Vec<f64>| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        const ROWS: usize = 130;
+        let long = [(40, 600), (64, 1025), (65, 600), (300, 700)];
+        for (n, k) in [(2, 2), (2, 64), (40, 16), (40, 64), (257, 64), (1700, 64), (1700, 1)].into_iter().chain(long) {
+            let (a, b, c) = (narrow(noise(0, ROWS * k)), narrow(noise(1, k * n)), narrow(noise(2, ROWS * n)));
+            let a = Mat::new(&a, k);
+            for accumulate in [false, true] {
+                type Product = fn(&mut [f32], Mat<f32>, Mat<f32>, [usize; 3], bool);
+                for (product, b) in [(rows_alike as Product, Mat::new(&b, k).t()), (rows as Product, Mat::new(&b, n))] {
+                    let of = |m: usize| {
+                        let mut c = c[..m * n].to_vec();
+                        product(&mut c, a, b, [m, n, k], accumulate);
+                        c
+                    };
+                    let all = of(ROWS);
+                    for m in [1, 2, 3, 5, 6, 7, 63, 64, 65, 96, 97, 129] {
+                        assert!(of(m) == all[..m * n], "{m} rows of {n} and {k}, {accumulate}");
+                    }
+                }
             }
         }
     }

@@ -341,7 +341,8 @@ impl<'a, T: Real> View<'a, T> {
             a: &self.table[items.start * d..items.end * d],
         }
     }
-    /// s (R,V), in blocks of rows that bound the working memory of the cosine.
+    /// s (R,V), in blocks of rows that bound the working memory of the cosine. The bits of a row's scores do not depend on the other
+    /// rows: nobody's list or rank depends on who else is asked for.
     pub fn all(&self, s: &mut [T]) {
         if self.items == 0 {
             return;
@@ -351,7 +352,7 @@ impl<'a, T: Real> View<'a, T> {
         let mut norms = Norms::default();
         for (i, s) in s[..rows * self.items].chunks_mut(block * self.items).enumerate() {
             let first = i * block;
-            self.tile(first..first + s.len() / self.items, 0..self.items).scores(s, &mut norms);
+            self.tile(first..first + s.len() / self.items, 0..self.items).scores_alike(s, &mut norms);
         }
     }
 }

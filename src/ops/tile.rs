@@ -30,6 +30,9 @@ pub struct Tile<'a, T> {
     pub a: &'a [T],
 }
 
+/// [`matmul::rows`] or [`matmul::rows_alike`].
+type Product<T> = fn(&mut [T], Mat<T>, Mat<T>, [usize; 3], bool);
+
 /// What the cosine's backward needs from its forward; reusable.
 #[derive(Default)]
 pub struct Norms<T> {
@@ -55,12 +58,20 @@ impl<T: Real> Tile<'_, T> {
 
     /// s (m,n) = scores.
     pub fn scores(&self, s: &mut [T], norms: &mut Norms<T>) {
+        self.scores_by(matmul::rows, s, norms);
+    }
+    /// The same, and the bits of a row's scores do not depend on the other rows.
+    pub fn scores_alike(&self, s: &mut [T], norms: &mut Norms<T>) {
+        self.scores_by(matmul::rows_alike, s, norms);
+    }
+
+    fn scores_by(&self, product: Product<T>, s: &mut [T], norms: &mut Norms<T>) {
         let (m, n, d) = (self.rows(), self.items(), self.dim);
         if m == 0 || n == 0 {
             return;
         }
         let items = Mat::new(self.a, d).t();
-        matmul::rows(s, Mat::new(self.p, d), items, [m, n, d], false);
+        product(s, Mat::new(self.p, d), items, [m, n, d], false);
         let task = self.rows_per_task();
         match self.kind {
             ScoreKind::Dot => {
@@ -79,12 +90,12 @@ impl<T: Real> Tile<'_, T> {
                     },
                 );
             }
-            ScoreKind::Cosine { temperature } => self.cosines(s, norms, temperature),
+            ScoreKind::Cosine { temperature } => self.cosines(product, s, norms, temperature),
         }
     }
 
     /// Turns p.a in `s` into cosines over the temperature.
-    fn cosines(&self, s: &mut [T], norms: &mut Norms<T>, temperature: f64) {
+    fn cosines(&self, product: Product<T>, s: &mut [T], norms: &mut Norms<T>, temperature: f64) {
         let (m, n, d) = (self.rows(), self.items(), self.dim);
         let task = self.rows_per_task();
         let heat = T::ONE / T::from_f64(temperature);
@@ -119,7 +130,7 @@ impl<T: Real> Tile<'_, T> {
             return;
         };
         norms.pair.resize(m * n, T::ZERO);
-        matmul::rows(&mut norms.pair, Mat::new(g, d), Mat::new(self.a, d).t(), [m, n, d], false);
+        product(&mut norms.pair, Mat::new(g, d), Mat::new(self.a, d).t(), [m, n, d], false);
         let (query, item) = (&norms.query, &norms.item);
         // |a|^2 + 2 g.a + |g|^2 cancels where a is nearly -g; below this share of the sum it is rounding, not a norm.
         let floor = T::from_f64(1e-6);
