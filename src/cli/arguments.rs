@@ -11,9 +11,6 @@ use crate::device::recorded::Graphs;
 use crate::device::{self, Device, Request};
 use crate::error::{Code, Error, Result};
 
-/// Folder of CUDA's libraries; an environment variable that is no setting.
-const NVRTC_DIR: &str = "HARDNEG_NVRTC_DIR";
-
 /// Where libraries and caches lie on this computer.
 pub fn places() -> Places {
     Places::new(|name| std::env::var_os(name))
@@ -36,7 +33,7 @@ impl SettingFlags {
         let home = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
         let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME").filter(|v| !v.is_empty())?).join(".config")));
         let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            let name = name.to_str().filter(|name| name.starts_with("HARDNEG_") && *name != NVRTC_DIR)?.to_string();
+            let name = name.to_str().filter(|name| name.starts_with("HARDNEG_"))?.to_string();
             Some((name, value.to_string_lossy().into_owned()))
         };
         let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(ours).collect();
@@ -44,6 +41,7 @@ impl SettingFlags {
         Inputs {
             user_file: home.map(|h| h.join("hardneg/config.toml")).filter(|p| p.is_file()),
             config_file: self.config.clone(),
+            run_file: None,
             environment,
             sets: self.sets.clone(),
             flags: vec![],

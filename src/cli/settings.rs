@@ -18,6 +18,9 @@ use toml::{Spanned, Table, Value};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 
+/// Variables of this program, its build, its tests and its benchmarks that are no settings.
+const NO_SETTINGS: &[&str] = &["HARDNEG_NVRTC_DIR", "HARDNEG_COMMIT", "HARDNEG_DATA", "HARDNEG_BLESS", "HARDNEG_REQUIRE_NVRTC"];
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
@@ -52,7 +55,10 @@ impl fmt::Display for Source {
 pub struct Inputs {
     pub user_file: Option<PathBuf>,
     pub config_file: Option<PathBuf>,
-    /// Variables of the process; those named `HARDNEG_SECTION__KEY` count.
+    /// The configuration of a run, in the place of `config_file`. It was judged when the run began, perhaps by a version with fewer rules,
+    /// so what has no effect in it is not refused.
+    pub run_file: Option<PathBuf>,
+    /// Variables of the process; those named `HARDNEG_SECTION__KEY` count, and others that begin like these are refused.
     pub environment: Vec<(String, String)>,
     /// `key=value` each.
     pub sets: Vec<String>,
@@ -104,6 +110,7 @@ struct Layers {
     defaults: Vec<(String, Value)>,
     entries: BTreeMap<String, Entry>,
     notes: Vec<String>,
+    run_file: Option<PathBuf>,
 }
 
 impl Layers {
@@ -186,6 +193,11 @@ impl Layers {
         }
     }
 
+    /// Whether a value comes from the configuration of a run.
+    fn is_of_run(&self, source: &Source) -> bool {
+        matches!(source, Source::File { path, .. } if self.run_file.as_ref() == Some(path))
+    }
+
     fn is_default(&self, key: &str, value: &Value) -> bool {
         self.defaults.iter().any(|(k, v)| k == key && v == value)
     }
@@ -218,6 +230,16 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(Code::C0204, format!("reading {}: {error}", path.display()))
 }
 
+/// Refuses a variable without the two underscores between section and key; `typed` is its name in small letters, without the prefix.
+fn misnamed(name: &str, typed: &str, schema: &[(String, Value)]) -> Error {
+    let error = Error::new(Code::C0201, format!("the environment variable {name} names no setting"));
+    let flat = schema.iter().map(|(key, _)| key).find(|key| key.replace('.', "_") == typed);
+    match flat.cloned().map_or_else(|| keys::resolve(typed, schema).map(|(key, _)| key), Ok) {
+        Ok(key) => error.help(format!("did you mean `HARDNEG_{}`?", key.replace('.', "__").to_ascii_uppercase())),
+        Err(hint) => error.help(hint).help("a setting is named HARDNEG_SECTION__KEY, with two underscores between"),
+    }
+}
+
 /// Byte offset of every key, dotted.
 fn key_places(prefix: &str, table: &Spanned<DeTable<'_>>, into: &mut BTreeMap<String, usize>) {
     for (key, value) in table.get_ref() {
@@ -233,19 +255,23 @@ fn key_places(prefix: &str, table: &Spanned<DeTable<'_>>, into: &mut BTreeMap<St
 pub fn resolve(inputs: &Inputs) -> Result<Settings> {
     let defaults = Table::try_from(Config::default()).map_err(|e| Error::internal(e.to_string()))?;
     let defaults = keys::flatten(&defaults);
-    let mut layers = Layers { schema: keys::schema(), defaults: defaults.clone(), entries: BTreeMap::new(), notes: vec![] };
+    let (schema, run_file) = (keys::schema(), inputs.run_file.clone());
+    let mut layers = Layers { schema, defaults: defaults.clone(), entries: BTreeMap::new(), notes: vec![], run_file };
     for (key, value) in defaults {
         layers.put(&key, value, Source::Default, 0)?;
     }
-    for (layer, file) in [&inputs.user_file, &inputs.config_file].into_iter().enumerate() {
+    for (layer, file) in [(1, &inputs.user_file), (2, &inputs.config_file), (2, &inputs.run_file)] {
         if let Some(path) = file {
-            layers.put_file(path, 1 + layer)?;
+            layers.put_file(path, layer)?;
         }
     }
     for (name, text) in &inputs.environment {
-        if let Some(typed) = name.strip_prefix("HARDNEG_").filter(|rest| rest.contains("__")) {
-            layers.put_text(&typed.replace("__", ".").to_ascii_lowercase(), text, Source::Environment(name.clone()), 3)?;
+        let typed = name.strip_prefix("HARDNEG_").filter(|_| !NO_SETTINGS.contains(&name.as_str()));
+        let Some(typed) = typed.map(str::to_ascii_lowercase) else { continue };
+        if !typed.contains("__") {
+            return Err(misnamed(name, &typed, &layers.schema));
         }
+        layers.put_text(&typed.replace("__", "."), text, Source::Environment(name.clone()), 3)?;
     }
     for set in &inputs.sets {
         let Some((typed, text)) = set.split_once('=') else {

@@ -36,7 +36,7 @@ impl Trained {
         let run = RunDir::open(path)?;
         let (device, why) = machine.open()?;
         why.iter().for_each(|why| terminal::say(&format!("computing on the host: {why}")));
-        let inputs = Inputs { config_file: Some(path.join("config.resolved.toml")), sets: sets.to_vec(), ..Inputs::default() };
+        let inputs = Inputs { run_file: Some(path.join("config.resolved.toml")), sets: sets.to_vec(), ..Inputs::default() };
         let settings = settings::resolve(&inputs)?;
         for (key, _, source) in settings.chosen().filter(|(_, _, source)| matches!(source, Source::Set(_))) {
             if !key.starts_with("eval.") {

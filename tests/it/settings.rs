@@ -168,7 +168,7 @@ fn names_of_other_libraries_are_understood_and_noted() {
 
 #[test]
 fn a_bare_key_is_enough_when_it_is_unique() {
-    let settings = sets(&["dim=128", "clip=1", "seed=9", "clusters=6"]).unwrap();
+    let settings = sets(&["dim=128", "clip=1", "seed=9", "clusters=6", "sampler=cans-items"]).unwrap();
     assert_eq!(
         (settings.config.model.dim, settings.config.optim.clip, settings.config.train.seed, settings.config.data.clusters),
         (128, 1.0, 9, 6)
@@ -190,11 +190,62 @@ fn an_option_without_effect_is_refused() {
         (&["train.patience=3", "train.eval_every=0"], &["train.eval_every=2"]),
         (&["optim.decay_tables=true"], &["optim.weight_decay=0.1"]),
         (&["sampler.select.keep=3", "sampler.preset="], &["sampler.select.kind=top_k"]),
+        (&["data.clusters=3"], &["sampler=cans-items"]),
+        (&["data.clusters=3", "sampler=dns"], &["sampler=cans"]),
+        (&["data.temporal=yes"], &["model.context=yes"]),
+        (&["data.temporal=no"], &["model.kind=cans"]),
+        (&["model.heads=2", "model.layers=0"], &["model.layers=1"]),
+        (&["model.ffn_mult=2", "model.layers=0"], &["model.layers=1"]),
+        (&["model.activation=gelu", "model.layers=0"], &["model.layers=1"]),
+        (&["model.causal=false", "model.layers=0"], &["model.layers=1"]),
+        (&["model.init_weights=glorot", "model.layers=0"], &["model.context=yes"]),
+        (&["model.init_weights=attention", "model.layers=0", "model.context=yes"], &["model.layers=1"]),
+        (&["eval.exclude_seen=false", "eval.candidates=random:100"], &["eval.candidates=full"]),
+        (&["eval.exclude_seen=false", "eval.candidates=popular:100"], &["eval.candidates=full"]),
     ] {
         let error = sets(idle).map(|s| s.config).unwrap_err();
         assert_eq!(error.code(), Code::C0203, "{idle:?}: {error}");
         sets(&[idle, cured].concat()).unwrap_or_else(|e| panic!("{idle:?} with {cured:?}: {e}"));
     }
+}
+
+/// An older version may have trained with what is refused now; its runs can still be used, and asked for no more than means something.
+#[test]
+fn what_has_no_effect_in_the_file_of_a_run_is_not_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("config.resolved.toml");
+    fs::write(&path, "[data]\nclusters = 3\n[model]\nlayers = 0\nheads = 2\n[eval]\nexclude_seen = false\n").unwrap();
+    let run = |sets: &[&str]| {
+        let sets = sets.iter().map(|s| s.to_string()).collect();
+        resolve(&Inputs { run_file: Some(path.clone()), sets, ..Inputs::default() })
+    };
+    let settings = run(&["eval.candidates=random:20"]).unwrap();
+    assert_eq!((settings.config.data.clusters, settings.config.model.heads, settings.config.eval.exclude_seen), (3, 2, false));
+    let error = run(&["eval.exclude_seen=false", "eval.candidates=random:20"]).unwrap_err();
+    assert_eq!(error.code(), Code::C0203, "{error}");
+    let file = resolve(&Inputs { config_file: Some(path.clone()), ..Inputs::default() });
+    assert_eq!(file.unwrap_err().code(), Code::C0203);
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_refused_with_the_name_it_should_have() {
+    let of = |name: &str| resolve(&Inputs { environment: vec![(name.to_string(), "1".to_string())], ..Inputs::default() });
+    for (name, meant) in [
+        ("HARDNEG_EPOCHS", "`HARDNEG_TRAIN__EPOCHS`"),
+        ("HARDNEG_TRAIN_EPOCHS", "`HARDNEG_TRAIN__EPOCHS`"),
+        ("HARDNEG_DATA_SYNTHETIC_USERS", "`HARDNEG_DATA__SYNTHETIC__USERS`"),
+        ("HARDNEG_MAXLEN", "`HARDNEG_MODEL__MAX_LEN`"),
+        ("HARDNEG_SAMPLER", "`HARDNEG_SAMPLER__PRESET`"),
+        ("HARDNEG_XYLOPHONE", "HARDNEG_SECTION__KEY"),
+    ] {
+        let error = of(name).unwrap_err();
+        assert!(error.code() == Code::C0201 && error.to_string().contains(name), "{error}");
+        assert!(error.to_string().contains(meant), "{error}");
+    }
+    for ours in ["HARDNEG_NVRTC_DIR", "HARDNEG_COMMIT", "HARDNEG_DATA", "HARDNEG_BLESS", "HARDNEG_REQUIRE_NVRTC", "HARDNEG"] {
+        of(ours).unwrap_or_else(|e| panic!("{ours}: {e}"));
+    }
+    assert_eq!(of("HARDNEG_TRAIN__EPOCHS").unwrap().config.train.epochs, 1);
 }
 
 #[test]

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use toml::Value;
 
-use super::{Layers, Source};
-use crate::config::Kind;
+use super::{Entry, Layers, Source};
+use crate::cli::intake;
+use crate::config::{Config, Kind};
+use crate::data::context;
 use crate::error::{Code, Error, Result};
 use crate::loss;
 use crate::sampling::{self, Shown};
@@ -35,12 +37,54 @@ fn scores_by_dot(layers: &Layers) -> bool {
     }
 }
 
+/// Whether the whole configuration, as far as it can be read, is one of which `holds` is true.
+fn whole(layers: &Layers, holds: impl Fn(&Config) -> bool) -> bool {
+    layers.config().is_ok_and(|config| holds(&config))
+}
+
+fn is_without_blocks(layers: &Layers) -> bool {
+    number(layers, "model.layers") == 0.0
+}
+
 const RULES: &[Rule] = &[
     Rule {
         keys: &["model.temperature"],
         idle: scores_by_dot,
         because: "the score is a dot product",
         cure: "`--set model.score=cosine`",
+    },
+    Rule {
+        keys: &["model.heads", "model.ffn_mult", "model.activation", "model.causal"],
+        idle: is_without_blocks,
+        because: "the encoder has no blocks",
+        cure: "`--set model.layers=2`",
+    },
+    Rule {
+        keys: &["model.init_weights"],
+        // Contexts enter by a linear layer, which is none of attention's.
+        idle: |l| {
+            is_without_blocks(l) && (word(l, "model.init_weights") == "attention" || whole(l, |c| !context::uses_context(c)))
+        },
+        because: "the encoder has no such linear layers",
+        cure: "`--set model.layers=2`",
+    },
+    Rule {
+        keys: &["data.temporal"],
+        idle: |l| whole(l, |c| !context::uses_context(c)),
+        because: "the model takes no context",
+        cure: "`--set model.context=yes`",
+    },
+    Rule {
+        keys: &["data.clusters"],
+        idle: |l| whole(l, |c| matches!(intake::cluster_method(c), Ok(None))),
+        because: "no stage of the sampler knows time clusters",
+        cure: "a sampler that does, such as `--sampler cans-items`",
+    },
+    Rule {
+        keys: &["eval.exclude_seen"],
+        idle: |l| ["random:", "popular:"].iter().any(|kind| word(l, "eval.candidates").starts_with(kind)),
+        because: "sampled candidates are items the user has not seen",
+        cure: "`--set eval.candidates=full`",
     },
     Rule {
         keys: &["data.gts_quantile", "data.gts_target"],
@@ -209,7 +253,8 @@ fn counts(layers: &Layers, key: &str, value: &Value, source: &Source) -> bool {
 pub fn refuse_without_effect(layers: &Layers) -> Result<()> {
     for rule in RULES {
         let named = |key: &str| rule.keys.iter().any(|&k| k == key || k.ends_with('.') && key.starts_with(k));
-        let found = layers.entries.iter().find(|(key, e)| named(key) && counts(layers, key, &e.value, &e.source));
+        let refusable = |key: &str, e: &Entry| counts(layers, key, &e.value, &e.source) && !layers.is_of_run(&e.source);
+        let found = layers.entries.iter().find(|(key, e)| named(key) && refusable(key, e));
         if let Some((key, entry)) = found.filter(|_| (rule.idle)(layers)) {
             return Err(Error::new(Code::C0203, format!("`{key} = {}` has no effect: {}", entry.value, rule.because))
                 .at(entry.source.to_string())
