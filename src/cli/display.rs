@@ -67,10 +67,12 @@ impl Window {
 }
 
 impl Display {
+    /// Of a command that was asked for a style, to be quiet, or for JSON; who asks for silence gets it with JSON too.
     pub fn new(style: Style, quiet: bool, json: bool) -> Display {
         let style = match style {
-            _ if json => Style::Json,
+            Style::None => Style::None,
             Style::Auto if quiet => Style::None,
+            _ if json => Style::Json,
             Style::Auto if std::io::stderr().is_terminal() => Style::Auto,
             Style::Auto => Style::Plain,
             other => other,

@@ -39,9 +39,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Code, Error, Exit, Result};
 
 #[derive(Parser)]
 #[command(
@@ -92,8 +92,13 @@ enum Command {
 
 /// The program: parses `arguments`, runs one command, says an error once, and gives the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match parse(&arguments) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && asks_for_json(&arguments) => {
+            terminal::say(&misuse(&error).json().to_string());
+            return ExitCode::from(Exit::Usage as u8);
+        }
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
@@ -113,12 +118,43 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn parse(arguments: &[OsString]) -> std::result::Result<Cli, clap::Error> {
+    let mut command = with_negative_numbers(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))
+}
+
+/// Options take `-1` for a value, which may then be refused for what it is, instead of for an option nobody typed.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let accept = |arg: clap::Arg| {
+        let option = !arg.is_positional() && arg.get_action().takes_values();
+        if option { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(accept).mut_subcommands(with_negative_numbers)
+}
+
+/// Whether arguments that cannot be parsed have `--json` among them.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// What the parser says of arguments, as one of our errors.
+fn misuse(error: &clap::Error) -> Error {
+    let help = "`hardneg --help` lists the commands, `hardneg COMMAND --help` what each of them takes";
+    // A paragraph of the fault, one of tips, one of usage.
+    let text = error.render().to_string();
+    let fault = text.split("\n\n").next().unwrap_or_default();
+    let fault = fault.strip_prefix("error: ").unwrap_or(fault).split_whitespace().collect::<Vec<_>>().join(" ");
+    let tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
+    tips.fold(Error::new(Code::C0202, fault), |e, tip| e.help(tip)).help(help)
+}
+
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args, cli.json),
         Command::Prepare(args) => prepare::run(&args, cli.json),
         Command::Evaluate(args) => evaluate::run(&args, cli.json),
-        Command::Recommend(args) => recommend::run(&args),
+        Command::Recommend(args) => recommend::run(&args, cli.json),
         Command::Report(args) => report::run(&args, cli.json),
         Command::Samplers(args) => samplers::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
@@ -162,7 +198,24 @@ mod tests {
 
     #[test]
     fn the_argument_parser_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        with_negative_numbers(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn misuse_is_said_in_one_sentence_with_its_cure() {
+        for (words, what, help) in [
+            (&["train", "--time-limit", "abc"][..], "invalid value 'abc' for '--time-limit <TIME>'", "hardneg COMMAND --help"),
+            (&["evaluate"], "required arguments were not provided: <RUN>", "hardneg COMMAND --help"),
+            (&["train", "--epoch", "3"], "unexpected argument '--epoch' found", "'--epochs'"),
+            (&["trian"], "unrecognized subcommand 'trian'", "'train'"),
+            (&[], "'hardneg' requires a subcommand", "hardneg --help"),
+        ] {
+            let words: Vec<OsString> = ["hardneg", "--json"].iter().chain(words).map(OsString::from).collect();
+            let error = parse(&words).err().map(|e| misuse(&e)).unwrap();
+            let said = error.json()["error"].clone();
+            assert!(asks_for_json(&words) && said["code"] == "C0202", "{said}");
+            assert!(said["what"].as_str().unwrap().contains(what), "{said}");
+            assert!(said["help"].to_string().contains(help), "{said}");
+        }
     }
 }

@@ -40,9 +40,9 @@ pub struct Args {
     /// Recommend as of the events of a split instead of after the whole history
     #[arg(long, value_enum, conflicts_with = "sequences")]
     split: Option<Part>,
-    /// `csv`, `jsonl` or `parquet`
-    #[arg(long, default_value = "csv", value_name = "FORMAT")]
-    format: String,
+    /// `csv`, `jsonl` or `parquet`; default `csv`, with `--json` `jsonl`
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Where to; standard output if left away
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -59,8 +59,8 @@ pub struct Args {
     machine: Machine,
 }
 
-pub fn run(args: &Args) -> Result<()> {
-    let format: lists::Format = args.format.parse()?;
+pub fn run(args: &Args, json: bool) -> Result<()> {
+    let format: lists::Format = args.format.as_deref().unwrap_or(if json { "jsonl" } else { "csv" }).parse()?;
     let Trained { config, set, mut model, device, .. } = Trained::alone(&args.run, &args.machine)?;
     let data = set.data();
     let allow = args.allow.as_deref().map(|path| items_of(path, data)).transpose()?;

@@ -285,10 +285,33 @@ fn errors_are_one_json_object_with_json() {
     let failed = folder.run(&["--json", "train", "absent.csv"]);
     let error: serde_json::Value = serde_json::from_str(failed.err.trim()).unwrap();
     assert_eq!((error["error"]["code"].as_str(), error["error"]["exit"].as_i64()), (Some("D0101"), Some(3)));
-    let lines = folder.run(&[SMALL, &["--json"]].concat()).ok();
-    let records: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let kinds: Vec<&str> = records.iter().map(|r| r["kind"].as_str().unwrap()).collect();
-    assert!(kinds.contains(&"epoch") && kinds.contains(&"evaluation") && kinds.last() == Some(&"report"), "{kinds:?}");
+    let misuse: [(&[&str], &str); 4] = [
+        (&["train", "--json", "--seed", "-1"], "train.seed = -1"),
+        (&["train", "--json", "--time-limit", "abc"], "--time-limit"),
+        (&["evaluate", "--json"], "<RUN>"),
+        (&["--json"], "command"),
+    ];
+    for (args, what) in misuse {
+        let failed = folder.run(args);
+        let error: serde_json::Value = serde_json::from_str(failed.err.trim()).unwrap();
+        assert_eq!((failed.code, error["error"]["code"].as_str()), (Some(2), Some("C0202")), "{error}");
+        assert!(error["error"]["what"].as_str().unwrap().contains(what) && !failed.err.contains("-- -1"), "{error}");
+    }
+    let kinds = |args: &[&str]| -> Vec<String> {
+        let lines = folder.run(&[SMALL, &["--json", "--fresh"], args].concat()).ok();
+        let records = lines.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        records.map(|r| r["kind"].as_str().unwrap().to_string()).collect()
+    };
+    let all = kinds(&["--progress", "auto"]);
+    let has = |kind: &str| all.iter().any(|k| k == kind);
+    assert!(has("epoch") && has("evaluation") && all.last().is_some_and(|k| k == "report"), "{all:?}");
+    // Only results, where nothing else is wanted.
+    assert_eq!(kinds(&["--progress", "none"]), ["report"]);
+    assert_eq!(kinds(&["--progress", "auto", "-q"]), ["report"]);
+    let lists = folder.run(&["recommend", "run", "--users", "all", "-k", "2", "--device", "host", "--json"]).ok();
+    assert!(lists.lines().all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok_and(|l| l["rank"].is_u64())), "{lists}");
+    let lists = ["recommend", "run", "--users", "all", "-k", "2", "--device", "host", "--json", "--format", "csv"];
+    assert!(folder.run(&lists).ok().starts_with("user_id,"));
 }
 
 #[test]
