@@ -278,9 +278,21 @@ impl<W: Write + Seek> SectionWriter<W> {
     }
 }
 
+/// The file a path stands for: where it is a link, what it points to, which may still be missing.
+fn behind_links(path: &Path) -> PathBuf {
+    if !path.is_symlink() {
+        return path.to_path_buf();
+    }
+    let pointed = || std::fs::read_link(path).map(|to| path.parent().unwrap_or(Path::new("")).join(to));
+    path.canonicalize().or_else(|_| pointed()).unwrap_or_else(|_| path.to_path_buf())
+}
+
 /// Writes a file so that a crash at any moment leaves the old file or the whole new one: a temporary file beside it,
-/// synced, renamed over the name, and the folder synced.
+/// synced, renamed over the name, and the folder synced. Where the name is a link, its target is written and the link stays.
+///
+/// Errors: F0801 where `path` is no file or cannot be written, F0802 where the disk is full.
 pub fn write_durably(path: &Path, write: impl FnOnce(&mut SectionWriter<BufWriter<File>>) -> io::Result<()>) -> Result<()> {
+    let path = &behind_links(path);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
@@ -407,6 +419,21 @@ mod tests {
         assert_eq!(error.code(), Code::F0802);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_its_target_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link.hn"), folder.path().join("there").join("x.hn"));
+        std::fs::create_dir(folder.path().join("there")).unwrap();
+        std::os::unix::fs::symlink("there/x.hn", &link).unwrap();
+        for _ in ["missing", "there"] {
+            write_durably(&link, |w| w.bytes(2, b"whole")).unwrap();
+            assert!(link.symlink_metadata().unwrap().is_symlink() && target.is_file());
+            Sections::open(&target).unwrap().verify().unwrap();
+        }
+        assert_eq!(std::fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
     }
 
     proptest! {

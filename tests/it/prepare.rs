@@ -13,6 +13,8 @@ use hardneg::data::read::read;
 use hardneg::data::split::{Split, leakage};
 use hardneg::data::training::TrainingSet;
 
+use crate::program::Folder;
+
 /// Settings that read a file of the shared data, if it is there; says so when it is not.
 fn shared(name: &str) -> Option<Data> {
     let folders = [
@@ -140,4 +142,26 @@ fn foursquare_has_458_duplicate_rows() {
     assert_eq!(counts(&prepared(&config)), (1_083, 5_135, 147_938));
     let once = prepared(&Data { dedup: "exact".into(), ..config });
     assert_eq!(once.events(), 147_938 - 458);
+}
+
+#[test]
+fn a_log_is_never_written_over() {
+    let folder = Folder::new();
+    folder.ratings("own.csv");
+    folder.write("items.csv", "item_id,genre\ni1,a\ni2,b\ni3,a\n");
+    folder.write("empty", "");
+    let before = ["own.csv", "items.csv"].map(|name| std::fs::read(folder.path(name)).unwrap());
+    for args in [
+        &["prepare", "own.csv", "-o", "own.csv"][..],
+        &["prepare", "own.csv", "-o", "./own.csv"],
+        &["prepare", "own.csv", "-o", "items.csv", "--set", "data.items_path=items.csv"],
+        &["prepare", "own.csv", "-o", "items.csv"],
+        &["prepare", "-o", "own.csv"],
+    ] {
+        folder.run(args).fails(2, "C0205");
+        assert_eq!(["own.csv", "items.csv"].map(|name| std::fs::read(folder.path(name)).unwrap()), before, "{args:?}");
+    }
+    for out in ["new.hn", "new.hn", "empty"] {
+        folder.run(&["prepare", "own.csv", "-o", out]).ok();
+    }
 }
