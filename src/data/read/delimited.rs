@@ -280,7 +280,7 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     let columns: Vec<Column> = names
         .iter()
         .enumerate()
-        .map(|(i, name)| Column { name: name.clone(), values: records.iter().map(|r| r[i].clone()).collect() })
+        .map(|(i, name)| Column { name: name.clone(), values: records.iter().map(|r| r[i].clone()).collect(), unit: None })
         .collect();
     let roles = roles::assign(&sample.path, columns, header, config)?;
     Ok(Some(found("delimited", sample, Form { delimiter, quoted, header }, names, roles, evidence)))

@@ -125,6 +125,7 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
                 .iter()
                 .map(|o| o.get(name.as_str()).and_then(|v| scalar(v)).unwrap_or_default().into_owned())
                 .collect(),
+            unit: None,
         })
         .collect();
     let roles = roles::assign(&sample.path, columns, true, config)?;

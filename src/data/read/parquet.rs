@@ -25,7 +25,7 @@ use super::layout::{Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
 use super::sniff::{Form, Sample, found};
-use super::time::{TimeRule, Unit};
+use super::time::Unit;
 use super::{Job, Progress, compress};
 
 /// Rows decoded at a time.
@@ -71,6 +71,8 @@ fn open(path: &Path) -> Result<SerializedFileReader<std::fs::File>> {
 enum Field {
     Null,
     Whole(i64),
+    /// An unsigned number that is no `i64`.
+    Large(u64),
     Real(f64),
     Bytes(ByteArray),
 }
@@ -82,6 +84,7 @@ impl Field {
         match self {
             Field::Null => return None,
             Field::Whole(value) => write!(out, "{value}").ok()?,
+            Field::Large(value) => write!(out, "{value}").ok()?,
             Field::Real(value) if value.is_nan() => return None,
             Field::Real(value) => write!(out, "{value}").ok()?,
             Field::Bytes(_) => {}
@@ -118,9 +121,15 @@ fn typed<T: DataType>(
         .collect()
 }
 
-fn fields(reader: &mut ColumnReader, count: usize, levels: i16) -> ParquetResult<Vec<Field>> {
+/// Up to `count` fields of a column that `column` describes.
+fn fields(reader: &mut ColumnReader, count: usize, column: &ColumnDescriptor) -> ParquetResult<Vec<Field>> {
+    let (levels, unsigned) = (column.max_def_level(), unsigned(column));
     match reader {
         ColumnReader::BoolColumnReader(r) => typed(r, count, levels, |v| Field::Whole(v as i64)),
+        ColumnReader::Int32ColumnReader(r) if unsigned => typed(r, count, levels, |v| Field::Whole(i64::from(v as u32))),
+        ColumnReader::Int64ColumnReader(r) if unsigned => {
+            typed(r, count, levels, |v| if v < 0 { Field::Large(v as u64) } else { Field::Whole(v) })
+        }
         ColumnReader::Int32ColumnReader(r) => typed(r, count, levels, |v| Field::Whole(v as i64)),
         ColumnReader::Int64ColumnReader(r) => typed(r, count, levels, Field::Whole),
         ColumnReader::Int96ColumnReader(r) => typed(r, count, levels, |v: Int96| Field::Whole(v.to_micros())),
@@ -130,6 +139,15 @@ fn fields(reader: &mut ColumnReader, count: usize, levels: i16) -> ParquetResult
         ColumnReader::FixedLenByteArrayColumnReader(r) => {
             typed(r, count, levels, |v: FixedLenByteArray| Field::Bytes(ByteArray::from(v.data().to_vec())))
         }
+    }
+}
+
+/// Whether the schema takes the bits of a column's whole numbers for unsigned ones.
+fn unsigned(column: &ColumnDescriptor) -> bool {
+    use ConvertedType::{UINT_8, UINT_16, UINT_32, UINT_64};
+    match column.logical_type_ref() {
+        Some(LogicalType::Integer(kind)) => !kind.is_signed,
+        _ => matches!(column.converted_type(), UINT_8 | UINT_16 | UINT_32 | UINT_64),
     }
 }
 
@@ -169,23 +187,15 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
     for (i, name) in names.iter().enumerate() {
         let usable = !name.is_empty() && file.num_row_groups() > 0;
         let values = if usable {
-            let levels = schema.column(i).max_def_level();
-            guarded(path, || fields(&mut file.get_row_group(0)?.get_column_reader(i)?, 2000, levels))?
+            guarded(path, || fields(&mut file.get_row_group(0)?.get_column_reader(i)?, 2000, &schema.column(i)))?
         } else {
             vec![]
         };
         let mut text = String::new();
         let values = values.iter().map(|v| v.bytes(&mut text).unwrap_or_default().to_vec()).collect();
-        columns.push(Column { name: name.clone(), values });
+        columns.push(Column { name: name.clone(), values, unit: schema_unit(&schema.column(i)) });
     }
-    let mut roles = roles::assign(path, columns, true, config)?;
-    if let Some(column) = roles.time
-        && let Some(unit) = schema_unit(&schema.column(column))
-    {
-        roles.time_rule = Some(TimeRule { unit, dated: unit != Unit::Days });
-        roles.evidence.retain(|e| e.what != "time unit");
-        roles.evidence.push(Evidence::new("time unit", unit.name(), "the schema says so", 1.0));
-    }
+    let roles = roles::assign(path, columns, true, config)?;
     let form = Form { delimiter: String::new(), quoted: false, header: false };
     let groups = file.num_row_groups();
     let because = format!("{groups} row groups, {} leaf columns", names.len());
@@ -290,7 +300,7 @@ pub fn read(job: &Job, rows: &mut Rows, progress: &mut dyn FnMut(Progress)) -> R
                     if i >= schema.num_columns() || schema.column(i).max_rep_level() > 0 {
                         return Err(ParquetError::General(format!("column {} changed since the file was looked at", i + 1)));
                     }
-                    Ok((i, schema.column(i).max_def_level(), group.get_column_reader(i)?))
+                    Ok((i, schema.column(i), group.get_column_reader(i)?))
                 })
                 .collect::<ParquetResult<Vec<_>>>()
         })?;
@@ -298,7 +308,7 @@ pub fn read(job: &Job, rows: &mut Rows, progress: &mut dyn FnMut(Progress)) -> R
             let columns = guarded(path, || {
                 readers
                     .iter_mut()
-                    .map(|(column, levels, reader)| Ok((*column, fields(reader, BATCH, *levels)?)))
+                    .map(|(number, column, reader)| Ok((*number, fields(reader, BATCH, column)?)))
                     .collect::<ParquetResult<Vec<_>>>()
             })?;
             let count = columns.first().map_or(0, |(_, fields)| fields.len());

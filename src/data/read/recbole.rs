@@ -37,6 +37,7 @@ pub fn sniff(sample: &Sample, config: &Data) -> Result<Option<Found>> {
         .map(|(i, (name, _))| Column {
             name: name.clone(),
             values: records.iter().skip(1).filter(|r| r.len() == fields.len()).map(|r| r[i].clone()).collect(),
+            unit: None,
         })
         .collect();
     let roles = roles::assign(&sample.path, columns, true, config)?;

@@ -120,6 +120,8 @@ const WEIGHT: &[&str] =
 pub struct Column {
     pub name: String,
     pub values: Vec<Vec<u8>>,
+    /// What a schema says of it, where it holds times.
+    pub unit: Option<Unit>,
 }
 
 pub struct Roles {
@@ -193,10 +195,16 @@ struct Facts {
     guess: Option<Guess>,
 }
 
+impl Column {
+    fn fields(&self) -> Vec<&[u8]> {
+        self.values.iter().map(Vec::as_slice).collect()
+    }
+}
+
 fn facts(column: &Column) -> Facts {
-    let filled: Vec<&[u8]> = column.values.iter().map(Vec::as_slice).filter(|v| !v.is_empty()).collect();
+    let fields = column.fields();
+    let filled: Vec<&[u8]> = fields.iter().copied().filter(|v| !time::missing(v)).collect();
     let numbers: Vec<f32> = filled.iter().filter_map(|v| float(v)).collect();
-    let fields: Vec<&[u8]> = column.values.iter().map(Vec::as_slice).collect();
     Facts {
         numeric: !filled.is_empty() && numbers.len() * 10 >= filled.len() * 8,
         fractions: numbers.iter().any(|x| x.fract() != 0.0),
@@ -229,8 +237,12 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
             evidence.push(Evidence::new(what, columns[column].name.clone(), "declared", 1.0));
         }
     }
-    let timely =
-        |i: usize| unit.is_some() || facts[i].guess.as_ref().is_some_and(|g| g.share >= 0.5) || columns[i].values.is_empty();
+    let timely = |i: usize| {
+        unit.is_some()
+            || columns[i].unit.is_some()
+            || facts[i].guess.as_ref().is_some_and(|g| g.share >= 0.5)
+            || columns[i].values.is_empty()
+    };
     if named {
         // The first name of the list that a free column bears; two columns of one name leave the choice to the user.
         let by_name = |names: &[&str], taken: &[Option<usize>], fits: &dyn Fn(usize) -> bool| -> Option<(usize, bool)> {
@@ -270,6 +282,9 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
         role("item", &mut item, ITEM, &[user, time, weight], &|_| true)?;
         if !no_time {
             role("time", &mut time, TIME, &[user, item, weight], &timely)?;
+            if time.is_none() {
+                refuse_unreadable_times(path, &columns, &[user, item, weight], config)?;
+            }
         }
         if !no_weight {
             let fits = |i: usize| facts[i].numeric || columns[i].values.is_empty();
@@ -295,7 +310,13 @@ pub fn assign(path: &Path, columns: Vec<Column>, named: bool, config: &Data) -> 
             .note(format!("found: {}", listed(&columns)))
             .help("name the column with `data.weight_col`, or unset `data.min_weight`"));
     }
-    let time_rule = time.map(|column| rule(&facts[column], unit, &mut evidence));
+    let time_rule = time.map(|column| match columns[column].unit {
+        Some(unit) => {
+            evidence.push(Evidence::new("time unit", unit.name(), "the schema says so", 1.0));
+            time::of_schema(unit, &columns[column].fields())
+        }
+        None => rule(&facts[column], unit, &mut evidence),
+    });
     if time.is_none() {
         let because = if no_time { "declared" } else { "no column looks like one; the order of the file is the order of events" };
         evidence.push(Evidence::new("time", "none", because, if no_time { 1.0 } else { 0.9 }));
@@ -311,9 +332,8 @@ fn rule(facts: &Facts, unit: Option<Unit>, evidence: &mut Vec<Evidence>) -> Time
     match unit {
         Some(unit) => {
             // Declared, so only the plausibility checks depend on what the sample shows.
-            let dated = guess.is_some_and(|g| g.rule.dated && g.rule.unit == unit);
             evidence.push(Evidence::new("time unit", unit.name(), "declared", 1.0));
-            TimeRule { unit, dated }
+            declared_rule(unit, guess)
         }
         None => match guess {
             Some(guess) => {
@@ -323,10 +343,32 @@ fn rule(facts: &Facts, unit: Option<Unit>, evidence: &mut Vec<Evidence>) -> Time
             }
             None => {
                 evidence.push(Evidence::new("time unit", "s", "no sampled field is a time; seconds are assumed", 0.1));
-                TimeRule { unit: Unit::S, dated: false }
+                declared_rule(Unit::S, None)
             }
         },
     }
+}
+
+/// The rule of times of a declared unit: what a sample shows of them if it is read in that unit.
+pub fn declared_rule(unit: Unit, guess: Option<&Guess>) -> TimeRule {
+    guess.map(|g| g.rule).filter(|rule| rule.unit == unit).unwrap_or(TimeRule { unit, dated: false, early: false })
+}
+
+/// A column that is named like a time and holds something else, with no other time beside it, is not passed over: the order
+/// of the file would silently become the order of events. A single letter says too little for that.
+fn refuse_unreadable_times(path: &Path, columns: &[Column], taken: &[Option<usize>], config: &Data) -> Result<()> {
+    let context = |name: &str| config.context.iter().any(|c| c.rsplit_once(':').is_some_and(|(declared, _)| declared == name));
+    let mut named = TIME.iter().filter(|name| name.len() > 1).flat_map(|name| {
+        let free = |&(i, c): &(usize, &Column)| plain(&c.name) == *name && !taken.contains(&Some(i)) && !context(&c.name);
+        columns.iter().enumerate().filter(free)
+    });
+    let found = named.find_map(|(_, column)| time::unreadable(&column.fields()).map(|example| (&column.name, example)));
+    let Some((name, example)) = found else { return Ok(()) };
+    let what = format!("{}: the column `{name}` cannot be read as times", path.display());
+    Err(Error::new(Code::D0106, what)
+        .note(format!("it holds \"{}\"", super::rows::shown(example)))
+        .help("write times as numbers since 1970 or as dates such as `2017-07-26 08:45:56`; `data.time_unit` names the unit of numbers")
+        .help("`data.time_col = \"none\"` goes without times: then the order of the file is the order of events"))
 }
 
 type Slots<'a> = (&'a mut Option<usize>, &'a mut Option<usize>, &'a mut Option<usize>, &'a mut Option<usize>);
@@ -348,7 +390,7 @@ fn by_content(
         let dated = (0..width).rev().filter(free).find(|&i| facts[i].guess.as_ref().is_some_and(|g| g.rule.dated));
         if let Some(column) = dated {
             *time = Some(column);
-            evidence.push(Evidence::new("time", (column + 1).to_string(), "it holds dates between 1990 and 2100", 0.95));
+            evidence.push(Evidence::new("time", (column + 1).to_string(), "it holds dates", 0.95));
         }
     }
     if width > 2 && weight.is_none() && !no_weight {

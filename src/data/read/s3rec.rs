@@ -9,6 +9,7 @@ use crate::error::{Code, Error, Result};
 use super::blocks::{Block, Blocks, LONGEST, Records};
 use super::compress::BLOCK;
 use super::layout::{Evidence, Found, Layout, examples};
+use super::roles::declared_rule;
 use super::rows::{Class, Rows};
 use super::sniff::{Form, Sample};
 use super::time::{self, TimeRule, Unit};
@@ -128,7 +129,7 @@ fn times_rule(path: &Path, config: &Data, evidence: &mut Vec<Evidence>) -> Resul
         let allowed = "`auto`, `s`, `ms`, `us`, `ns`, `minutes`, `days`, `iso` or `none`";
         let unit = Unit::named(&config.time_unit).ok_or_else(|| bad_value("data.time_unit", &config.time_unit, allowed))?;
         evidence.push(Evidence::new("time unit", unit.name(), "declared", 1.0));
-        return Ok(TimeRule { unit, dated: guess.is_some_and(|g| g.rule.dated && g.rule.unit == unit) });
+        return Ok(declared_rule(unit, guess.as_ref()));
     }
     match guess {
         Some(guess) => {

@@ -59,7 +59,7 @@ impl Table {
         let mut records = sample.records(&self.form.delimiter, self.form.quoted);
         records.retain(|r| r.len() >= self.names.len());
         let values = |i: usize| records.iter().skip(self.form.header as usize).map(|r| r[i].clone()).collect();
-        self.names.iter().enumerate().map(|(i, name)| Column { name: name.clone(), values: values(i) }).collect()
+        self.names.iter().enumerate().map(|(i, name)| Column { name: name.clone(), values: values(i), unit: None }).collect()
     }
 }
 

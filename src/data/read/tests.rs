@@ -393,6 +393,45 @@ fn inspection_tells_what_there_is_and_how_to_train_on_it() {
     assert_eq!(serde_json::to_value(&seen).unwrap()["layout"]["format"], "delimited");
 }
 
+#[test]
+fn a_column_named_like_a_time_is_read_as_times_or_refused() {
+    let with = |header: &str, times: &[&str]| {
+        let rows: String = times.iter().enumerate().map(|(i, time)| format!("u{i},i{i},{time}\n")).collect();
+        Log::new("log.csv", format!("user_id,item_id,{header}\n{rows}"))
+    };
+    for times in [
+        ["07/26/2017 08:45:56", "10/18/2017 07:33:41"],
+        ["26.07.2017 08:45", "18.10.2017 07:33"],
+        ["2017-07-26 08:45 AM", "2017-10-18 07:33 AM"],
+        ["26/Jul/2017:08:45:56 +0000", "18/Oct/2017:07:33:41 +0000"],
+        ["2017-07-26 08:45:56 Europe/Berlin", "2017-10-18 07:33:41 Europe/Berlin"],
+        ["morning", ""],
+    ] {
+        let log = with("timestamp", &times);
+        assert_eq!(log.code(), Code::D0106, "{times:?}");
+        let error = log.read().err().unwrap().to_string();
+        assert!(error.contains(times[0]) && error.contains("data.time_col = \"none\""), "{error}");
+        let log = log.with(|c| c.time_col = "none".into());
+        assert!(log.read().unwrap().times.is_none());
+    }
+    // Nobody is misled by an empty column, one letter, one declared as context, or one beside real times.
+    for (log, timed) in [
+        (with("timestamp", &["", "NA"]), false),
+        (with("t", &["morning", "noon"]), false),
+        (with("time", &["morning", "noon"]).with(|c| c.context = vec!["time:cat".into()]), false),
+        (with("date,timestamp", &["May 26,1500000000", "May 27,1500000001"]), true),
+    ] {
+        assert_eq!(log.read().unwrap().times.is_some(), timed);
+    }
+    let read = |times: &[&str]| with("timestamp", times).read().unwrap().times.unwrap();
+    assert_eq!(read(&["2017-07-26 08:45:56 UTC", "2017-7-6 8:45"]), [1_501_058_756_000_000, 1_499_330_700_000_000]);
+    assert_eq!(read(&["1985-11-17 06:59:16", "1986-01-01"]), [501_058_756_000_000, 504_921_600_000_000]);
+    assert_eq!(read(&["1944-05-06", "1931-02-03"])[1], -1_227_916_800_000_000);
+    let placeholders = with("date", &["2017-07-26", "2017-07-27", "2017-07-28", "9999-12-31", "0001-01-01", "1970-01-01"]);
+    let read = placeholders.read().unwrap();
+    assert_eq!(classes(&read), [("far_future_time", 1), ("negative_time", 1), ("zero_time", 1)]);
+}
+
 /// A Parquet file of (user: string, item: optional int, time: timestamp in ms).
 #[cfg(feature = "parquet")]
 fn parquet_file(rows: &[(&str, Option<i64>, i64)]) -> Vec<u8> {
@@ -443,6 +482,70 @@ fn parquet_rows_nulls_and_units() {
     for cut in [4, bytes.len() / 2, bytes.len() - 5] {
         assert_eq!(Log::new("log.parquet", &bytes[..cut]).code(), Code::D0109);
     }
+}
+
+/// A Parquet file of (user: unsigned 64 bits, item: unsigned 32 bits, time: as `time` says).
+#[cfg(feature = "parquet")]
+fn parquet_numbers(time: &str, rows: &[(u64, u32, i64)]) -> Vec<u8> {
+    use ::parquet::data_type::{Int32Type, Int64Type};
+    use ::parquet::file::writer::SerializedFileWriter;
+    let schema =
+        format!("message log {{ required int64 user_id (UINT_64); required int32 item_id (UINT_32); required {time}; }}");
+    let schema = std::sync::Arc::new(::parquet::schema::parser::parse_message_type(&schema).unwrap());
+    let mut bytes = vec![];
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let columns: [Vec<i64>; 3] = [
+        rows.iter().map(|r| r.0 as i64).collect(),
+        rows.iter().map(|r| i64::from(r.1 as i32)).collect(),
+        rows.iter().map(|r| r.2).collect(),
+    ];
+    for (values, short) in columns.iter().zip([false, true, time.starts_with("int32")]) {
+        let mut column = group.next_column().unwrap().unwrap();
+        if short {
+            let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+            column.typed::<Int32Type>().write_batch(&values, None, None).unwrap();
+        } else {
+            column.typed::<Int64Type>().write_batch(values, None, None).unwrap();
+        }
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_parquet_schema_is_believed() {
+    let read = |time: &str, times: [i64; 3]| {
+        let rows = [(u64::MAX, u32::MAX, times[0]), (1 << 63, 1 << 31, times[1]), (7, 8, times[2])];
+        let log = Log::new("log.parquet", parquet_numbers(time, &rows));
+        let seen = inspect(&log.path(), &log.config).unwrap();
+        assert!(seen.times.as_ref().unwrap().dated && !seen.to_string().contains("unknown origin"), "{seen}");
+        (rows_of_three(&log), seen.layout.time_rule.unwrap().unit)
+    };
+    let ids = |at: [i64; 3]| {
+        vec![
+            row("18446744073709551615", "4294967295", at[0]),
+            row("9223372036854775808", "2147483648", at[1]),
+            row("7", "8", at[2]),
+        ]
+    };
+    let at = [330_000_001, 400_000_000, 500_000_000];
+    assert_eq!(read("int64 timestamp (TIMESTAMP_MILLIS)", at.map(|t| t * 1000)), (ids(at), time::Unit::Ms));
+    assert_eq!(read("int64 timestamp (TIMESTAMP_MICROS)", at.map(|t| t * 1_000_000)), (ids(at), time::Unit::Us));
+    let early = [-800_000_000, -900_000_000, 500_000_000];
+    assert_eq!(read("int64 time (TIMESTAMP_MILLIS)", early.map(|t| t * 1000)), (ids(early), time::Unit::Ms));
+    let days = [17_000, 17_001, 4_000];
+    assert_eq!(read("int32 date (DATE)", days), (ids(days.map(|d| d * 86_400)), time::Unit::Days));
+}
+
+#[cfg(feature = "parquet")]
+fn rows_of_three(log: &Log) -> Vec<(String, String, Option<i64>)> {
+    let read = log.read().unwrap();
+    assert_eq!(read.rejected.total(), 0, "{:?}", read.rejected);
+    rows(&read)
 }
 
 #[cfg(feature = "parquet")]

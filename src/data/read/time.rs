@@ -2,7 +2,8 @@
 //!
 //! The unit is guessed from a sample: units differ by a factor of 60 or 1000, while the years 1990 to 2100 span a factor
 //! of 6.5 only, so a number lies in that window under at most one unit. A log whose numbers lie in no window counts from
-//! an origin of its own (`dated` is false), and then nothing but sign and size can be checked.
+//! an origin of its own (`dated` is false), and then nothing but sign and size can be checked. Written dates need no window;
+//! those before 1970 are believed where most of a log's are (`early`).
 
 use serde::{Deserialize, Serialize};
 
@@ -70,8 +71,11 @@ impl Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeRule {
     pub unit: Unit,
-    /// The numbers are dates after 1990: then 0 stands for "missing" and another unit's number is recognised.
+    /// The times are dates: then 0 stands for "missing" and another unit's number is recognised.
     pub dated: bool,
+    /// Most of them lie before 1970, so none is refused for that.
+    #[serde(default)]
+    pub early: bool,
 }
 
 impl TimeRule {
@@ -81,7 +85,8 @@ impl TimeRule {
             return Err(Class::MissingTime);
         }
         let micros = if self.unit == Unit::Iso {
-            date(field).ok_or(Class::BadTime)?
+            let micros = date(field).ok_or(Class::BadTime)?;
+            self.checked(micros, micros)?
         } else {
             match number(field) {
                 Number::Whole(value) => self.scaled(value)?,
@@ -109,15 +114,17 @@ impl TimeRule {
         }
     }
     fn checked(&self, micros: i64, value: i64) -> Result<i64, Class> {
-        if micros < 0 {
+        if micros < 0 && !self.early {
             return Err(Class::NegativeTime);
         }
-        let seconds = micros / 1_000_000;
+        let seconds = micros.div_euclid(1_000_000);
         if self.dated {
-            if value == 0 {
+            if value == 0 && !self.early {
                 return Err(Class::ZeroTime);
             }
-            if !(FIRST..LAST).contains(&seconds) && by_size(value).is_some_and(|unit| unit != self.unit) {
+            // A written date has no unit to be mistaken.
+            if self.unit != Unit::Iso && !(FIRST..LAST).contains(&seconds) && by_size(value).is_some_and(|unit| unit != self.unit)
+            {
                 return Err(Class::MixedTimeUnit);
             }
         }
@@ -133,8 +140,8 @@ fn by_size(value: i64) -> Option<Unit> {
     })
 }
 
-/// A field that stands for "no time here".
-fn missing(field: &[u8]) -> bool {
+/// A field that stands for "nothing here".
+pub fn missing(field: &[u8]) -> bool {
     field.is_empty()
         || (field.len() <= 4
             && [&b"\\N"[..], b"nan", b"null", b"none", b"na", b"nat", b"-"].iter().any(|m| field.eq_ignore_ascii_case(m)))
@@ -185,8 +192,8 @@ fn number(field: &[u8]) -> Number {
 }
 
 /// Microseconds of a date in one of the forms logs use, UTC unless it carries an offset: `2019-12-31`, `2019/12/31`,
-/// `20191231`, each followed by `T` or a space and `hh:mm[:ss[.fraction]][Z|+hh[:]mm]`; or the form of Twitter and
-/// Foursquare, `Tue Apr 03 18:00:09 +0000 2012`.
+/// `20191231`, each followed by `T` or a space and `hh:mm[:ss[.fraction]][Z|+hh[:]mm][ UTC| GMT]`; or the form of Twitter and
+/// Foursquare, `Tue Apr 03 18:00:09 +0000 2012`. Where separators show what is what, zeros in front may be left out.
 pub fn date(field: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(field).ok()?.trim();
     if !text.is_ascii() || text.len() < 8 {
@@ -195,14 +202,23 @@ pub fn date(field: &[u8]) -> Option<i64> {
     if text.as_bytes()[0].is_ascii_alphabetic() {
         return long_date(text);
     }
+    let text = text.strip_suffix(" UTC").or_else(|| text.strip_suffix(" GMT")).unwrap_or(text).trim_end();
+    if text.len() < 8 {
+        return None;
+    }
     let bytes = text.as_bytes();
     let (year, month, day, rest) = if bytes[4].is_ascii_digit() {
         (text.get(0..4)?, text.get(4..6)?, text.get(6..8)?, text.get(8..)?)
     } else {
-        if bytes.len() < 10 || !matches!(bytes[4], b'-' | b'/') || bytes[7] != bytes[4] {
+        if !matches!(bytes[4], b'-' | b'/') {
             return None;
         }
-        (text.get(0..4)?, text.get(5..7)?, text.get(8..10)?, text.get(10..)?)
+        let (month, rest) = text.get(5..)?.split_once(char::from(bytes[4]))?;
+        let (day, rest) = rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count());
+        if month.len() > 2 || day.len() > 2 {
+            return None;
+        }
+        (text.get(0..4)?, month, day, rest)
     };
     let days = days_from_civil(whole(year)?, whole(month)?, whole(day)?)?;
     let midnight = days * 86_400_000_000;
@@ -330,10 +346,11 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
             _ => None,
         })
         .collect();
-    let dates = fields.iter().filter_map(|f| date(f)).filter(|&d| (FIRST..LAST).contains(&(d / 1_000_000))).count();
-    if share(dates) > 0.5 {
-        let because = format!("{} of {} sampled fields are dates", dates, fields.len());
-        return Some(Guess { rule: TimeRule { unit: Unit::Iso, dated: true }, share: share(dates), because });
+    let dates: Vec<i64> = fields.iter().filter_map(|f| written(f)).collect();
+    if share(dates.len()) > 0.5 {
+        let because = format!("{} of {} sampled fields are dates", dates.len(), fields.len());
+        let rule = TimeRule { unit: Unit::Iso, dated: true, early: mostly_early(&dates) };
+        return Some(Guess { rule, share: share(dates.len()), because });
     }
     if share(values.len()) <= 0.5 {
         return None;
@@ -347,7 +364,7 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
                 fields.len(),
                 unit.name()
             );
-            return Some(Guess { rule: TimeRule { unit, dated: true }, share: share(hits), because });
+            return Some(Guess { rule: TimeRule { unit, dated: true, early: false }, share: share(hits), because });
         }
     }
     let lower = name.to_ascii_lowercase();
@@ -364,8 +381,38 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
         "sampled numbers {low} to {high} are no dates, so they count from an origin of their own; {}",
         if named { format!("the column's name says {}", unit.name()) } else { "seconds are assumed".to_string() }
     );
-    let inside = values.iter().filter(|&&v| TimeRule { unit, dated: false }.scaled(v).is_ok()).count();
-    Some(Guess { rule: TimeRule { unit, dated: false }, share: share(inside), because })
+    let rule = TimeRule { unit, dated: false, early: false };
+    let inside = values.iter().filter(|&&v| rule.scaled(v).is_ok()).count();
+    Some(Guess { rule, share: share(inside), because })
+}
+
+/// A field that can be nothing but a date: eight digits are one between 1990 and 2100 only.
+fn written(field: &[u8]) -> Option<i64> {
+    date(field).filter(|d| (FIRST..LAST).contains(&(d / 1_000_000)) || !field.iter().all(u8::is_ascii_digit))
+}
+
+fn mostly_early(times: &[i64]) -> bool {
+    2 * times.iter().filter(|&&time| time < 0).count() > times.len()
+}
+
+/// The rule of a column whose schema says that it holds times of this unit; its sampled fields only say how early they are.
+pub fn of_schema(unit: Unit, fields: &[&[u8]]) -> TimeRule {
+    let signs: Vec<i64> = fields
+        .iter()
+        .filter_map(|f| match number(f) {
+            Number::Whole(v) => Some(v),
+            _ => None,
+        })
+        .collect();
+    TimeRule { unit, dated: true, early: mostly_early(&signs) }
+}
+
+/// The first of these fields that is no time in any form, or the first that holds anything.
+pub fn unreadable<'a>(fields: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let mut filled = fields.iter().copied().filter(|f| !missing(f));
+    let first = filled.next();
+    let none = |f: &&[u8]| date(f).is_none() && matches!(number(f), Number::No);
+    first.filter(none).or_else(|| filled.find(none)).or(first)
 }
 
 #[cfg(test)]
@@ -383,13 +430,33 @@ mod tests {
             ("Tue Apr 03 18:00:09 +0000 2012", 1_333_476_009),
             ("2016-02-29T00:00+0100", 1_456_700_400),
             ("1969-12-31T23:59:59", -1),
+            ("2017-07-26 08:45:56 UTC", 1_501_058_756),
+            ("2017-07-26 08:45:56.5 +0000 GMT", 1_501_058_756),
+            ("2017-7-6 8:45", 1_499_330_700),
+            ("2017/12/1", 1_512_086_400),
+            ("1985-11-17 06:59:16", 501_058_756),
         ] {
-            assert_eq!(date(text.as_bytes()), Some(seconds * 1_000_000), "{text}");
+            assert_eq!(date(text.as_bytes()).map(|t| t.div_euclid(1_000_000)), Some(seconds), "{text}");
         }
         assert_eq!(date(b"2020-01-01T00:00:00.25Z"), Some(1_577_836_800_250_000));
-        for text in
-            ["2019-13-01", "2019-02-29", "2019-1-1", "20190132", "2019-01-01T24:00", "yesterday!", "2019-01-01x", "::::::::"]
-        {
+        for text in [
+            "2019-13-01",
+            "2019-02-29",
+            "2019-001-1",
+            "2019-1-/1",
+            "2019-1-1-1",
+            "20190132",
+            "2019-01-01T24:00",
+            "yesterday!",
+            "2019-01-01x",
+            "::::::::",
+            "2017 UTC",
+            "07/26/2017 08:45:56",
+            "26.07.2017 08:45",
+            "2017-07-26 08:45 AM",
+            "2017-07-26 08:45:56 Europe/Berlin",
+            "26/Jul/2017:08:45:56 +0000",
+        ] {
             assert_eq!(date(text.as_bytes()), None, "{text}");
         }
     }
@@ -403,7 +470,7 @@ mod tests {
 
     #[test]
     fn every_problem_of_a_number_has_its_class() {
-        let rule = TimeRule { unit: Unit::S, dated: true };
+        let rule = TimeRule { unit: Unit::S, dated: true, early: false };
         assert_eq!(rule.micros(b"978300760"), Ok(978_300_760_000_000));
         assert_eq!(rule.micros(b"978300760.0"), Ok(978_300_760_000_000));
         assert_eq!(rule.micros(b"978300760.5"), Ok(978_300_760_500_000));
@@ -426,9 +493,34 @@ mod tests {
         ] {
             assert_eq!(rule.micros(field), Err(class), "{}", String::from_utf8_lossy(field));
         }
-        let relative = TimeRule { unit: Unit::Minutes, dated: false };
+        let relative = TimeRule { unit: Unit::Minutes, dated: false, early: false };
         assert_eq!(relative.micros(b"0"), Ok(0));
         assert_eq!(relative.micros(b"458435"), Ok(458_435 * 60_000_000));
+    }
+
+    #[test]
+    fn written_dates_are_held_to_the_window_and_believed_before_1970_where_most_are() {
+        let rule = |fields: &[&str]| {
+            let fields: Vec<&[u8]> = fields.iter().map(|f| f.as_bytes()).collect();
+            guess(&fields, "t").unwrap().rule
+        };
+        let late = rule(&["2019-05-01", "1985-01-01", "1969-05-01"]);
+        assert_eq!((late.unit, late.dated, late.early), (Unit::Iso, true, false));
+        assert_eq!(late.micros(b"1970-01-01 00:15:00"), Ok(900_000_000));
+        for (field, class) in [
+            ("9999-12-31", Class::FarFutureTime),
+            ("2262-01-01 00:00", Class::FarFutureTime),
+            ("0001-01-01", Class::NegativeTime),
+            ("1969-12-31", Class::NegativeTime),
+            ("1970-01-01", Class::ZeroTime),
+        ] {
+            assert_eq!(late.micros(field.as_bytes()), Err(class), "{field}");
+        }
+        let early = rule(&["1931-02-03", "1944-05-06", "1985-01-01"]);
+        assert!(early.early);
+        assert_eq!(early.micros(b"1931-02-03"), Ok(-1_227_916_800_000_000));
+        assert_eq!(early.micros(b"1970-01-01"), Ok(0));
+        assert_eq!(early.micros(b"9999-12-31"), Err(Class::FarFutureTime));
     }
 
     #[test]
@@ -443,6 +535,8 @@ mod tests {
         assert_eq!(unit(&["978300760123000000"], "t"), Some((Unit::Ns, true)));
         assert_eq!(unit(&["2019-05-01", "x", "2019-05-02"], "t"), Some((Unit::Iso, true)));
         assert_eq!(unit(&["20190501", "20190502"], "t"), Some((Unit::Iso, true)));
+        assert_eq!(unit(&["1985-05-01", "1986-1-2"], "t"), Some((Unit::Iso, true)));
+        assert_eq!(unit(&["19850501", "19860102"], "t"), Some((Unit::S, false)), "eight digits may be anything");
         assert_eq!(unit(&["99366", "5743"], "minute"), Some((Unit::Minutes, false)));
         assert_eq!(unit(&["99366", "5743"], "t"), Some((Unit::S, false)));
         assert_eq!(unit(&["a", "b", "1"], "t"), None);
