@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::arguments::SettingFlags;
 use crate::cli::terminal::{self, grouped};
 use crate::cli::{intake, settings};
-use crate::data::interactions::Interactions;
+use crate::data::interactions::{Attributes, Interactions, Values};
 use crate::data::read;
 use crate::error::{Code, Error, Result};
 use crate::train::checkpoint;
@@ -26,15 +26,17 @@ pub struct Args {
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
     let path = args.file.as_path();
+    let mut inputs = args.settings.inputs();
+    inputs.flags.push(("FILE".into(), "data.path", toml::Value::String(path.display().to_string())));
+    // Settings that cannot be read are told of whatever the file is.
+    let settings = settings::resolve(&inputs)?;
     if path.is_dir() {
         return inspect_run(path, json);
     }
     if is_prepared(path)? {
         return inspect_prepared(path, json);
     }
-    let mut inputs = args.settings.inputs();
-    inputs.flags.push(("FILE".into(), "data.path", toml::Value::String(path.display().to_string())));
-    let found = read::inspect(path, &settings::resolve(&inputs)?.config.data)?;
+    let found = read::inspect(path, &settings.config.data)?;
     if json {
         let value = serde_json::to_value(&found).map_err(|e| Error::internal(e.to_string()))?;
         return terminal::out(&value.to_string());
@@ -54,9 +56,19 @@ fn inspect_prepared(path: &Path, json: bool) -> Result<()> {
 
 pub fn prepared_json(path: &Path, data: &Interactions) -> Value {
     let meta = data.meta();
+    let of_items = |sides: Option<Attributes>| sides.map(|a| json!({ "items": a.described(), "different": a.width() }));
+    let columns: Vec<Value> = data
+        .columns()
+        .iter()
+        .map(|column| match column.values {
+            Values::Numeric(_) => json!({ "name": column.name, "kind": "num" }),
+            Values::Categorical { names, .. } => json!({ "name": column.name, "kind": "cat", "categories": names.len() }),
+        })
+        .collect();
     json!({
         "file": path.display().to_string(), "fingerprint": intake::fingerprint(data), "source": meta.source,
         "statistics": meta.statistics, "filters": meta.filters, "rejected": meta.rejected,
+        "context": columns, "attributes": of_items(data.attributes()), "graph": of_items(data.graph()),
     })
 }
 
@@ -85,6 +97,21 @@ pub fn prepared_text(data: &Interactions) -> String {
     if let (Some(first), Some(last)) = (s.first_time, s.last_time) {
         rows.push(("time", format!("{} to {}, {} ties", read::time::show(first), read::time::show(last), grouped(s.ties))));
     }
+    for column in data.columns() {
+        rows.push((
+            "context",
+            match column.values {
+                Values::Numeric(_) => format!("{}: numbers", column.name),
+                Values::Categorical { names, .. } => format!("{}: {} categories", column.name, grouped(names.len() as u64)),
+            },
+        ));
+    }
+    for (what, sides, of) in [("attributes", data.attributes(), "attributes"), ("graph", data.graph(), "entities")] {
+        if let Some(sides) = sides {
+            let (described, width) = (grouped(sides.described()), grouped(sides.width() as u64));
+            rows.push((what, format!("{described} of {} items have some of {width} {of}", grouped(s.items))));
+        }
+    }
     for filter in &meta.filters {
         rows.push((
             "filter",
@@ -95,7 +122,7 @@ pub fn prepared_text(data: &Interactions) -> String {
         rows.push(("bad rows", grouped(meta.rejected.total())));
     }
     rows.push(("hash", intake::fingerprint(data)));
-    let lines: Vec<String> = rows.iter().map(|(what, text)| format!("{what:<9} {}", terminal::escape(text))).collect();
+    let lines: Vec<String> = rows.iter().map(|(what, text)| format!("{what:<10} {}", terminal::escape(text))).collect();
     lines.join("\n")
 }
 

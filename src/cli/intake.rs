@@ -55,10 +55,14 @@ pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> 
         display.line(&format!("{} bad rows of the knowledge graph left out", grouped(bad)));
     }
     let data = prepare::prepare(log, config, sides, out)?;
+    let items = grouped(data.items() as u64);
+    if let Some(attributes) = data.attributes().filter(|_| !config.items_path.is_empty()) {
+        let (described, different) = (grouped(attributes.described()), grouped(attributes.width() as u64));
+        display.line(&format!("attributes: {described} of {items} items have some of {different} attributes"));
+    }
     if let Some(graph) = data.graph().filter(|_| !config.graph_path.is_empty()) {
-        let joined = graph.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64;
-        let (items, entities) = (grouped(data.items() as u64), grouped(graph.width() as u64));
-        display.line(&format!("graph: {} of {items} items are joined to {entities} entities", grouped(joined)));
+        let (joined, entities) = (grouped(graph.described()), grouped(graph.width() as u64));
+        display.line(&format!("graph: {joined} of {items} items are joined to {entities} entities"));
     }
     if let Some(explicit) = data.explicit() {
         let of = explicit.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64;

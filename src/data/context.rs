@@ -72,20 +72,20 @@ pub struct Request {
     pub columns: BTreeMap<String, String>,
 }
 
-/// Whether the configured model takes context: it is asked to, or it is left to decide and is the CaNS encoder or was
-/// given context columns.
-pub fn uses_context(config: &Config) -> bool {
+/// Whether the configured model takes context: it is asked to, or it is left to decide and is the CaNS encoder or the data
+/// have context `columns`, however they came by them (declared, named `c_...`, or from a prepared file).
+pub fn uses_context(config: &Config, columns: bool) -> bool {
     match config.model.context.as_str() {
         "yes" => true,
         "no" => false,
-        _ => config.model.kind == "cans" || !config.data.context.is_empty(),
+        _ => config.model.kind == "cans" || columns,
     }
 }
 
 impl ContextEncoder {
     /// Fits on the training events; none when the model takes no context, or is left to decide and the log has none.
     pub fn fit(data: &Interactions, split: &Split, config: &Config) -> Result<Option<ContextEncoder>> {
-        if !uses_context(config) {
+        if !uses_context(config, !data.columns().is_empty()) {
             return Ok(None);
         }
         let temporal = match (config.data.temporal.as_str(), data.times()) {
@@ -495,9 +495,10 @@ mod tests {
     }
 
     #[test]
-    fn whether_context_is_used_is_decided_by_the_settings() {
+    fn whether_context_is_used_is_decided_by_the_settings_and_the_columns() {
         assert!(fitted(true, |c| c.model.context = "no".into()).1.unwrap().is_none());
-        assert!(fitted(true, |c| c.model.context = "auto".into()).1.unwrap().is_none());
+        let auto = fitted(true, |c| c.model.context = "auto".into()).1.unwrap();
+        assert_eq!(auto.unwrap().numeric_width(), TEMPORAL + 1, "columns are there to be used, whoever declared them");
         let cans = |c: &mut Config| (c.model.context, c.model.kind) = ("auto".into(), "cans".into());
         assert_eq!(fitted(true, cans).1.unwrap().unwrap().numeric_width(), TEMPORAL + 1);
         assert_eq!(fitted(true, |c| c.data.temporal = "no".into()).1.unwrap().unwrap().numeric_width(), 1);
@@ -510,7 +511,12 @@ mod tests {
         let data = in_memory(bare, &config.data, Sides::default()).unwrap();
         let split = Split::new(&data, &config.data, 0).unwrap();
         assert_eq!(ContextEncoder::fit(&data, &split, &config).unwrap_err().code(), Code::D0404);
-        (config.model.context, config.model.kind) = ("auto".into(), "cans".into());
+        config.model.context = "auto".into();
+        let mut timed = log(true);
+        timed.context.clear();
+        let timed = in_memory(timed, &config.data, Sides::default()).unwrap();
+        assert!(ContextEncoder::fit(&timed, &split, &config).unwrap().is_none(), "times alone are no reason");
+        config.model.kind = "cans".into();
         assert!(ContextEncoder::fit(&data, &split, &config).unwrap().is_none());
     }
 }

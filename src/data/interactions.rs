@@ -96,7 +96,7 @@ pub struct Statistics {
     pub ties: u64,
     /// Events whose user had the item before.
     pub repeated: u64,
-    /// events / (users x items).
+    /// Different (user, item) pairs / (users x items).
     pub density: f64,
 }
 
@@ -120,7 +120,6 @@ pub struct Interactions {
     graph: Option<CodeRanges>,
     /// offsets, items, times.
     explicit: Option<(Range<usize>, Range<usize>, Option<Range<usize>>)>,
-    /// name, values, names of categories.
     /// name, values, names of categories.
     columns: Vec<(String, Range<usize>, Option<NameRanges>)>,
     meta: Meta,
@@ -183,6 +182,10 @@ impl<'a> Attributes<'a> {
     /// Number of different attributes.
     pub fn width(&self) -> usize {
         self.names.len()
+    }
+    /// Items that have any.
+    pub fn described(&self) -> u64 {
+        self.offsets.windows(2).filter(|w| w[0] < w[1]).count() as u64
     }
 }
 

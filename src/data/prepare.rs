@@ -23,7 +23,7 @@ use crate::ids::{LIMIT, NONE};
 /// Cleans and orders `raw` as `config` says, writes the prepared file `out` and opens it.
 pub fn prepare(raw: RawLog, config: &config::Data, sides: Sides, out: &Path) -> Result<Interactions> {
     let plan = Plan::new(&raw, config)?;
-    check_graph(&raw, &sides)?;
+    check_sides(&raw, &sides)?;
     write_durably(out, |to| plan.write(to, &raw, &sides))?;
     drop((raw, sides, plan));
     Interactions::open(out)
@@ -32,7 +32,7 @@ pub fn prepare(raw: RawLog, config: &config::Data, sides: Sides, out: &Path) -> 
 /// As [`prepare`], without a file.
 pub fn in_memory(raw: RawLog, config: &config::Data, sides: Sides) -> Result<Interactions> {
     let plan = Plan::new(&raw, config)?;
-    check_graph(&raw, &sides)?;
+    check_sides(&raw, &sides)?;
     let written = SectionWriter::new(Cursor::new(vec![])).and_then(|mut to| {
         plan.write(&mut to, &raw, &sides)?;
         to.finish()
@@ -237,7 +237,7 @@ fn write_names<W: Write + Seek>(
 }
 
 fn density(s: &Statistics) -> f64 {
-    s.events as f64 / (s.users as f64 * s.items as f64)
+    (s.events - s.repeated) as f64 / (s.users as f64 * s.items as f64)
 }
 
 fn unknown(key: &str, value: &str, allowed: &str) -> Error {
@@ -268,12 +268,20 @@ fn check(raw: &RawLog) -> Result<()> {
     if fits { Ok(()) } else { Err(Error::internal("the reader's columns disagree")) }
 }
 
-/// A graph that has none of the items is a graph of something else, or lacks its links.
-fn check_graph(raw: &RawLog, sides: &Sides) -> Result<()> {
-    let Some(graph) = &sides.graph else { return Ok(()) };
-    if (0..raw.item_ids.len() as u32).any(|item| graph.has(raw.item_ids.get(item))) {
-        return Ok(());
+/// Attributes or a graph that have none of the items are of something else, or write ids in another way; a graph may lack its
+/// links.
+fn check_sides(raw: &RawLog, sides: &Sides) -> Result<()> {
+    let none = |has: &dyn Fn(&[u8]) -> bool| !(0..raw.item_ids.len() as u32).any(|item| has(raw.item_ids.get(item)));
+    let first = |ids: &Ids| String::from_utf8_lossy(if ids.is_empty() { b"" } else { ids.get(0) }).into_owned();
+    if let Some(attributes) = &sides.attributes
+        && none(&|item| attributes.items.find(item).is_some())
+    {
+        let (there, here) = (first(&attributes.items), first(&raw.item_ids));
+        return Err(Error::new(Code::D0404, "no item of the log is in the file of items")
+            .note(format!("an item is \"{here}\" in the log and \"{there}\" in that file"))
+            .help("check that `data.items_path` and the log are of the same data and write ids alike, or unset it"));
     }
+    let Some(graph) = sides.graph.as_ref().filter(|graph| none(&|item| graph.has(item))) else { return Ok(()) };
     let error = Error::new(Code::D0404, "no item of the log is in the knowledge graph");
     Err(match &graph.links {
         None => error
@@ -390,7 +398,7 @@ mod tests {
         let meta = data.meta();
         assert_eq!((meta.source.as_str(), meta.filters.len()), ("some/log.tsv", 1));
         assert_eq!((meta.filters[0].before.events, meta.filters[0].after.events, meta.filters[0].after.users), (9, 7, 2));
-        assert_eq!((meta.statistics.repeated, meta.statistics.ties, meta.statistics.density), (1, 2, 7.0 / 8.0));
+        assert_eq!((meta.statistics.repeated, meta.statistics.ties, meta.statistics.density), (1, 2, 6.0 / 8.0));
     }
 
     #[test]
@@ -541,6 +549,18 @@ mod tests {
         assert_eq!(code(|raw, c| (raw.weights, c.min_weight) = (None, Some(1.0))), Some(Code::D0404));
         assert_eq!(code(|raw, c| (raw.times, c.dedup) = (None, "exact".into())), Some(Code::D0404));
         assert_eq!(code(|raw, _| raw.users[0] = 99), Some(Code::I7001));
+    }
+
+    #[test]
+    fn sides_that_share_no_item_with_the_log_are_refused() {
+        let mut attributes = attributes();
+        attributes.items = Ids::new();
+        ["z.0", "y.0", "x.0"].map(|item| attributes.items.intern(item.as_bytes()));
+        let refused = |sides: Sides| in_memory(log(&ROWS), &config::Data::default(), sides).err().unwrap();
+        let error = refused(Sides { attributes: Some(attributes), graph: None });
+        assert_eq!(error.code(), Code::D0404);
+        assert!(error.to_string().contains("\"x\" in the log and \"z.0\" in that file"), "{error}");
+        assert_eq!(refused(Sides { attributes: None, graph: Some(RawGraph::default()) }).code(), Code::D0404);
     }
 
     #[test]

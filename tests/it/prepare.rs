@@ -13,7 +13,7 @@ use hardneg::data::read::read;
 use hardneg::data::split::{Split, leakage};
 use hardneg::data::training::TrainingSet;
 
-use crate::program::Folder;
+use crate::program::{Folder, end_of};
 
 /// Settings that read a file of the shared data, if it is there; says so when it is not.
 fn shared(name: &str) -> Option<Data> {
@@ -163,5 +163,55 @@ fn a_log_is_never_written_over() {
     }
     for out in ["new.hn", "new.hn", "empty"] {
         folder.run(&["prepare", "own.csv", "-o", out]).ok();
+    }
+}
+
+#[test]
+fn declared_context_is_used_from_a_log_and_from_a_prepared_file() {
+    let folder = Folder::new();
+    for (name, columns) in [("declared.csv", "device,price"), ("named.csv", "c_device_c,c_price_f")] {
+        let mut text = format!("user_id,item_id,timestamp,{columns}\n");
+        for event in 0..160 {
+            let (user, item, second) = (event % 16, event * 7 % 13, 1_500_000_000 + event * 600);
+            text += &format!("u{user},i{item},{second},{},{}\n", ["phone", "tv"][event % 2], event % 5);
+        }
+        folder.write(name, text);
+    }
+    folder.write("items.csv", "item_id,genre\ni1,a\ni2,b\ni3,a\nelsewhere,b\n");
+    let declared = ["--set", "data.context=[\"device:cat\", \"price:num\"]"];
+    let train = |log: &str, more: &[&str], run: &str| {
+        let args = ["train", log, "--set", "dim=8", "--epochs", "1", "--device", "host", "--progress", "none", "--out", run];
+        folder.run(&[&args[..], more].concat()).ok();
+        end_of(&folder.path(run)).0
+    };
+    let from_log = train("declared.csv", &declared, "log");
+    let items = ["--set", "data.items_path=items.csv"];
+    folder.run(&[&["prepare", "declared.csv", "-o", "cx.hn"][..], &declared].concat()).ok();
+    assert_eq!(train("cx.hn", &[], "prepared"), from_log);
+    assert_ne!(train("cx.hn", &["--set", "model.context=no"], "without"), from_log);
+    assert_eq!(train("named.csv", &[], "named"), from_log, "columns named c_ are declared by that");
+
+    let prepared = folder.run(&[&["prepare", "named.csv", "-o", "named.hn"][..], &items].concat());
+    assert!(prepared.err.contains("attributes: 3 of 13 items"), "{}", prepared.err);
+    prepared.ok();
+    let shown = folder.run(&["inspect", "named.hn"]).ok();
+    for part in ["c_device_c: 2 categories", "c_price_f: numbers", "3 of 13 items have some of 2 attributes"] {
+        assert!(shown.contains(part), "{part} is missing in\n{shown}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&folder.run(&["inspect", "named.hn", "--json"]).ok()).unwrap();
+    assert_eq!(json["context"][0], serde_json::json!({ "name": "c_device_c", "kind": "cat", "categories": 2 }));
+    assert_eq!(json["attributes"], serde_json::json!({ "items": 3, "different": 2 }));
+    assert!(json["graph"].is_null());
+}
+
+#[test]
+fn settings_are_read_whatever_is_inspected() {
+    let folder = Folder::new();
+    folder.ratings("ratings.csv");
+    folder.run(&["prepare", "ratings.csv", "-o", "x.hn"]).ok();
+    std::fs::create_dir(folder.path("run")).unwrap();
+    for file in ["ratings.csv", "x.hn", "run"] {
+        folder.run(&["inspect", file, "--set", "nonsense=1"]).fails(2, "C0201");
+        folder.run(&["inspect", file, "--config", "absent.toml"]).fails(2, "C0204");
     }
 }

@@ -260,6 +260,13 @@ mod tests {
         let code = |text: &[u8], config: Data| attributes("x", text, config).err().map(|e| e.code());
         assert_eq!(code(b"", Data::default()), Some(Code::D0102));
         assert_eq!(code(b"one\ntwo\nthree\n", Data::default()), Some(Code::D0103));
+        let line = r#"{"item_id": "0", "genre": "a"}"#;
+        for json in [format!("{line}\n{line}\n"), format!("[\n{line},\n{line}\n]\n"), format!("[{line},\n{line}]\n")] {
+            assert_eq!(code(json.as_bytes(), Data::default()), Some(Code::D0103), "{json}");
+        }
+        let parquet = if cfg!(feature = "parquet") { Code::D0103 } else { Code::D0110 };
+        assert_eq!(code(b"PAR1,a\nx,b\ny,c\n", Data::default()), Some(parquet));
+        assert!(attributes("x", b"{11-7},red\n{11-8},blue\n", Data::default()).is_ok(), "braces alone are no JSON");
         assert_eq!(code(b"item_id,title\n1,Long\n2,Words\n", Data::default()), Some(Code::D0104));
         assert_eq!(code(b"colour,size\nred,4\nblue,5\n", Data::default()), Some(Code::D0104));
         let absent = Data { attributes: vec!["taste".into()], ..Data::default() };

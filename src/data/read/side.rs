@@ -30,8 +30,11 @@ pub struct Table {
 impl Table {
     /// The table a sample shows, if it shows one. `titles`: whether a first row of these fields is a header, asked where
     /// nothing else says so.
+    ///
+    /// Errors: D0103 where it is another format that would pass for a table.
     pub fn of(sample: &Sample, titles: impl Fn(&[Vec<u8>]) -> bool) -> Result<Option<Table>> {
         let first = sample.lines().next().unwrap_or_default();
+        refuse_other_formats(sample, first.trim_ascii())?;
         let typed = ["\t", ","].iter().find_map(|d| recbole::header(first, d).map(|fields| (*d, fields)));
         if let Some((delimiter, fields)) = typed {
             let (names, types) = fields.into_iter().unzip();
@@ -61,6 +64,22 @@ impl Table {
         let values = |i: usize| records.iter().skip(self.form.header as usize).map(|r| r[i].clone()).collect();
         self.names.iter().enumerate().map(|(i, name)| Column { name: name.clone(), values: values(i), unit: None }).collect()
     }
+}
+
+/// A log may be JSON lines or Parquet, a side file is a table of text.
+fn refuse_other_formats(sample: &Sample, first: &[u8]) -> Result<()> {
+    let json = |text: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
+    let what = match first {
+        _ if sample.text.starts_with(b"PAR1") => "Parquet",
+        [b'{' | b'['] | [b'[', b'{', ..] => "JSON",
+        [b'{' | b'[', ..] if json(first) => "JSON",
+        _ => return Ok(()),
+    };
+    Err(Error::new(
+        Code::D0103,
+        format!("{} is {what}, and a file beside a log has to be a table of text", sample.path.display()),
+    )
+    .help("write it as CSV or TSV with a header"))
 }
 
 /// The fields of a row by number of column.

@@ -134,7 +134,7 @@ impl Counts {
         let events = events.unwrap_or(users.saturating_mul(mean));
         let held_out = if mean >= 3 { 2 * users } else { 0 };
         let training_events = events.saturating_sub(held_out);
-        let temporal = uses_context(config) && config.data.temporal != "no";
+        let temporal = uses_context(config, !config.data.context.is_empty()) && config.data.temporal != "no";
         Ok(Counts {
             items,
             users,
