@@ -51,6 +51,9 @@ pub fn prepare_log(config: &config::Data, out: &Path, display: &mut Display) -> 
         let kept = log.rejected.quarantine.as_ref().map_or(String::new(), |to| format!(", kept in {to}"));
         display.line(&format!("{} bad rows left out{kept}; `hardneg inspect` shows why", grouped(log.rejected.total())));
     }
+    if let Some(warning) = log.spanning.warning(log.users.len() as u64) {
+        display.line(&warning);
+    }
     if let Some(bad) = sides.graph.as_ref().map(|graph| graph.bad).filter(|&bad| bad > 0) {
         display.line(&format!("{} bad rows of the knowledge graph left out", grouped(bad)));
     }

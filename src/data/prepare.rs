@@ -555,7 +555,9 @@ mod tests {
     fn sides_that_share_no_item_with_the_log_are_refused() {
         let mut attributes = attributes();
         attributes.items = Ids::new();
-        ["z.0", "y.0", "x.0"].map(|item| attributes.items.intern(item.as_bytes()));
+        for item in ["z.0", "y.0", "x.0"] {
+            attributes.items.intern(item.as_bytes());
+        }
         let refused = |sides: Sides| in_memory(log(&ROWS), &config::Data::default(), sides).err().unwrap();
         let error = refused(Sides { attributes: Some(attributes), graph: None });
         assert_eq!(error.code(), Code::D0404);

@@ -135,6 +135,33 @@ impl Rejected {
     }
 }
 
+/// Records that span several lines, because a quoted field holds line ends.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Spanning {
+    pub records: u64,
+    /// Of all of them.
+    pub lines: u64,
+    /// Where the first begins.
+    pub first: Option<u64>,
+}
+
+impl Spanning {
+    pub fn add(&mut self, line: u64, lines: u64) {
+        self.first.get_or_insert(line);
+        self.records += 1;
+        self.lines += lines;
+    }
+    /// What to say of them in a log of `rows` rows: where nearly every record is one line, the others are hardly meant.
+    pub fn warning(&self, rows: u64) -> Option<String> {
+        let first = self.first.filter(|_| self.records * 100 < rows)?;
+        Some(format!(
+            "a record from line {first} on spans several lines ({} do, {} lines in all): after a stray quote all lines up to the \
+             next one are a single field",
+            self.records, self.lines
+        ))
+    }
+}
+
 /// A whole log in memory, columns in input order.
 #[derive(Default)]
 pub struct RawLog {
@@ -144,12 +171,13 @@ pub struct RawLog {
     pub items: Vec<u32>,
     /// (E) microseconds since 1970 UTC; absent when the log has no time column: then input order is the order.
     pub times: Option<Vec<i64>>,
-    /// (E) ratings or weights.
+    /// (E) ratings or weights; NaN where a row has none.
     pub weights: Option<Vec<f32>>,
     pub context: Vec<RawColumn>,
     pub user_ids: Ids,
     pub item_ids: Ids,
     pub rejected: Rejected,
+    pub spanning: Spanning,
     /// How the file was understood (format, columns, units), as the reader describes it; kept in the prepared file.
     pub layout: serde_json::Value,
 }

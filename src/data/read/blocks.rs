@@ -2,7 +2,8 @@
 //!
 //! A record is a line; where fields may be quoted, a quoted field may hold line ends. Two rules keep memory bounded and the
 //! result independent of where blocks are cut: a line longer than [`LONGEST`] is set aside whole, and a quote that is not
-//! closed within [`LONGEST_QUOTED`] bytes of its record's start was never a quote, so the record ends with its first line.
+//! closed within [`LONGEST_QUOTED`] bytes of its record's start, or whose closing quote has text behind it, was never a quote,
+//! so the record ends with its first line and one stray quote costs one row.
 
 use std::path::Path;
 
@@ -55,9 +56,11 @@ impl Records {
             let limit = start + LONGEST_QUOTED;
             let within = &bytes[..bytes.len().min(limit)];
             match closing_quote(within, hit + 1) {
-                // The last byte at hand may be the first half of an escaped quote.
-                Some(close) if close + 1 == bytes.len() && !ended => return None,
-                Some(close) => at = close + 1,
+                Some(close) => match closes(bytes, close, delimiter, ended) {
+                    Some(true) => at = close + 1,
+                    Some(false) => return first_line.or(if ended { Some(bytes.len()) } else { None }),
+                    None => return None,
+                },
                 None if ended || bytes.len() > limit => {
                     return first_line.or(if ended { Some(bytes.len()) } else { None });
                 }
@@ -78,6 +81,16 @@ impl Records {
             }
         }
         if end == 0 { None } else { Some(end) }
+    }
+}
+
+/// Whether the quote at `close` ends its field, as a separator or the end of the line behind it says, or `None` when more
+/// bytes are needed to tell: the last byte at hand may be the first half of an escaped quote or of a line end.
+fn closes(bytes: &[u8], close: usize, delimiter: u8, ended: bool) -> Option<bool> {
+    match &bytes[close + 1..] {
+        [] | [b'\r'] => ended.then_some(true),
+        [b'\n', ..] | [b'\r', b'\n', ..] => Some(true),
+        [next, ..] => Some(*next == delimiter),
     }
 }
 
@@ -175,13 +188,17 @@ pub fn each_record(records: Records, block: &Block, parsed: &mut Parsed, mut rec
             stop -= 1;
         }
         let span = Span { start: start as u32, end: stop as u32 };
+        let inner = if records.quoted.is_some() { memchr::memchr_iter(b'\n', &bytes[start..stop]).count() as u32 } else { 0 };
+        if inner > 0 {
+            parsed.spanning.add(u64::from(line), u64::from(inner) + 1);
+        }
         if stop - start > LONGEST {
             let head = Span { start: span.start, end: span.start + 400 };
             parsed.reject(Class::LongLine, line, head, Span::default());
         } else if !bytes[start..stop].iter().all(u8::is_ascii_whitespace) {
             record(parsed, line, span);
         }
-        line += if records.quoted.is_some() { memchr::memchr_iter(b'\n', &bytes[start..end]).count() as u32 } else { 1 };
+        line += if records.quoted.is_some() { inner + u32::from(bytes[end - 1] == b'\n') } else { 1 };
         start = end;
     }
     parsed.lines = line as u64;

@@ -12,6 +12,7 @@ use super::layout::{ContextKind, Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
 use super::sniff::{Form, Sample, found, show_delimiter};
+use super::time::missing;
 use super::{Job, Progress};
 
 pub fn read(job: &Job, rows: &mut Rows, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -170,7 +171,7 @@ pub fn parse(layout: &Layout, block: &Block, parsed: &mut Parsed) {
         let mut weight = 0.0;
         if let Some(column) = layout.weight {
             let field = unquoted(parsed, bytes, fields[column], layout.quoted);
-            match float(parsed.bytes(bytes, field)) {
+            match layout.weight_of(parsed.bytes(bytes, field)) {
                 Some(value) => weight = value,
                 None => return parsed.reject(Class::BadWeight, line, row, field),
             }
@@ -180,7 +181,7 @@ pub fn parse(layout: &Layout, block: &Block, parsed: &mut Parsed) {
             layout.context.iter().map(|c| unquoted(parsed, bytes, fields[c.column], layout.quoted)).collect();
         for (declared, &field) in layout.context.iter().zip(&context) {
             let text = parsed.bytes(bytes, field);
-            if declared.kind == ContextKind::Num && !text.is_empty() && float(text).is_none() {
+            if declared.kind == ContextKind::Num && !missing(text) && float(text).is_none() {
                 return parsed.reject(Class::BadContext, line, row, field);
             }
         }
@@ -214,16 +215,39 @@ pub fn float(field: &[u8]) -> Option<f32> {
 /// Separators that are tried, the stronger sign first: a tab is hardly ever part of a field, a blank often.
 const TRIED: [&str; 6] = ["::", "\t", ",", ";", "|", " "];
 
-/// The separator under which most sampled lines have equally many fields (two at least): (separator, columns, share).
+/// The separator under which most sampled lines have equally many fields (two at least): (separator, columns, share). Where
+/// several do about equally well, the first line is asked which of them it names columns with, and then the stronger sign.
 pub fn separator(sample: &Sample) -> Option<(&'static str, usize, f64)> {
-    let mut best: Option<(&str, usize, f64)> = None;
-    for delimiter in TRIED {
-        let (width, share) = width(sample, delimiter);
-        if width >= 2 && share > 0.5 && best.is_none_or(|(_, _, s)| share > s + 0.2) {
-            best = Some((delimiter, width, share));
-        }
+    let mut tried: Vec<(&str, usize, f64)> = TRIED
+        .iter()
+        .map(|&delimiter| {
+            let (width, share) = width(sample, delimiter);
+            (delimiter, width, share)
+        })
+        .filter(|&(_, width, share)| width >= 2 && share > 0.5)
+        .collect();
+    let best = tried.iter().map(|t| t.2).fold(0.0, f64::max);
+    tried.retain(|t| t.2 >= best - 0.2);
+    let first = String::from_utf8_lossy(sample.lines().next().unwrap_or_default());
+    let known = |delimiter: &str| first.split(delimiter).filter(|name| roles::known_name(name)).count();
+    let most = tried.iter().map(|t| known(t.0)).max().filter(|&most| most > 0);
+    if let Some(most) = most {
+        tried.retain(|t| known(t.0) == most);
     }
-    best
+    if tried.iter().any(|t| t.0 == ";") && decimal_commas(sample) {
+        tried.retain(|t| t.0 != ",");
+    }
+    tried.first().copied()
+}
+
+/// Whether commas, where fields between semicolons have any, are those of `12,50`.
+fn decimal_commas(sample: &Sample) -> bool {
+    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let decimal = |field: &[u8]| {
+        let (whole, fraction) = field.split_at(memchr::memchr(b',', field).unwrap_or(field.len()));
+        fraction.is_empty() || digits(whole.strip_prefix(b"-").unwrap_or(whole)) && digits(&fraction[1..])
+    };
+    sample.lines().all(|line| line.split(|&b| b == b';').all(decimal))
 }
 
 /// The commonest number of fields and its share of the lines.

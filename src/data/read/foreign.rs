@@ -27,6 +27,11 @@ pub fn refuse(path: &Path, head: &[u8]) -> Result<()> {
     let refused = |what: &str, help: &str| {
         Err(Error::new(Code::D0110, format!("{} is {what}, which hardneg does not read", path.display())).help(help))
     };
+    if head.starts_with(b"hardneg\0") {
+        return Err(Error::new(Code::D0110, format!("{} is prepared already, and no log", path.display())).help(
+            "train on it as it is (`hardneg train FILE`), or name the log it was made from: `hardneg inspect FILE` tells it",
+        ));
+    }
     if let Some((_, what, help)) = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic)) {
         return refused(what, help);
     }

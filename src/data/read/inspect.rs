@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::Data;
-use crate::data::raw::{Ids, RawLog, Rejected};
+use crate::data::raw::{Ids, RawLog, Rejected, Spanning};
 use crate::error::{Error, Result};
 
 use super::layout::{ContextKind, Encoding, Evidence, Layout};
@@ -31,6 +31,7 @@ pub struct Inspection {
     pub times: Option<Times>,
     pub weights: Option<Weights>,
     pub rejected: Rejected,
+    pub spanning: Spanning,
     /// Rows whose (user, item) occurred before.
     pub repeated_pairs: u64,
     /// Rows equal to an earlier one in user, item and time.
@@ -137,6 +138,7 @@ pub fn inspect(path: &Path, config: &Data) -> Result<Inspection> {
             highest: w.iter().copied().fold(f32::NEG_INFINITY, f32::max),
         }),
         rejected: log.rejected.clone(),
+        spanning: log.spanning,
         repeated_pairs,
         duplicates,
         near_duplicates: near_duplicates(&log),
@@ -443,12 +445,20 @@ fn warnings(i: &Inspection, config: &Data) -> Vec<String> {
             shown.join(", ")
         ));
     }
+    out.extend(i.spanning.warning(i.rows));
     let bad = i.rejected.total();
     if bad > 0 && bad as f64 > config.max_bad_share * (i.rows + bad) as f64 {
         out.push(format!("{bad} rows cannot be used, more than `data.max_bad_share` allows: training would stop"));
     }
     if i.users == 1 || i.items == 1 {
         out.push("there is only one user or one item: nothing can be ranked".into());
+    } else if i.events_per_user[2] == 1 {
+        let lines = if i.layout.delimiter == " " {
+            "; where a line is a user and all its items, use `data.format = \"s3rec\"`"
+        } else {
+            ""
+        };
+        out.push(format!("no user has a second event, so there is nothing to learn: check which column is the user{lines}"));
     }
     for e in &i.evidence {
         if e.confidence < 0.75 && e.what != "time unit" {

@@ -14,6 +14,7 @@ use super::layout::{ContextKind, Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
 use super::sniff::{Form, Sample, found};
+use super::time::missing;
 use super::{Job, Progress};
 
 type Object<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
@@ -63,14 +64,14 @@ fn parse(layout: &Layout, block: &Block, parsed: &mut Parsed) {
         }
         let mut weight = 0.0;
         if let Some(column) = layout.weight {
-            match field(column).and_then(|text| float(&text)) {
+            match layout.weight_of(&field(column).unwrap_or_default()) {
                 Some(value) => weight = value,
                 None => return parsed.reject(Class::BadWeight, line, row, nothing),
             }
         }
         let context: Vec<Cow<[u8]>> = layout.context.iter().map(|c| field(c.column).unwrap_or_default()).collect();
         for (declared, text) in layout.context.iter().zip(&context) {
-            if declared.kind == ContextKind::Num && !text.is_empty() && float(text).is_none() {
+            if declared.kind == ContextKind::Num && !missing(text) && float(text).is_none() {
                 return parsed.reject(Class::BadContext, line, row, nothing);
             }
         }

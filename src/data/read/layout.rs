@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::delimited::float;
 use super::sniff::{Form, Sample};
-use super::time::TimeRule;
+use super::time::{TimeRule, missing};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,6 +59,9 @@ pub struct Layout {
     pub item: usize,
     pub time: Option<usize>,
     pub weight: Option<usize>,
+    /// Weights decide which rows are events, so a row without one cannot be used.
+    #[serde(default)]
+    pub weights_decide: bool,
     pub context: Vec<ContextColumn>,
     pub time_rule: Option<TimeRule>,
     /// S3Rec: the file with the times of the same lines.
@@ -79,10 +83,15 @@ impl Layout {
             item: 1,
             time: None,
             weight: None,
+            weights_decide: false,
             context: vec![],
             time_rule: None,
             times_path: None,
         }
+    }
+    /// The weight a field holds, NaN where it may hold none; `None`: the row cannot be used.
+    pub(super) fn weight_of(&self, field: &[u8]) -> Option<f32> {
+        if !self.weights_decide && missing(field) { Some(f32::NAN) } else { float(field) }
     }
     /// The name of a column, empty if it has none.
     pub fn column_name(&self, column: usize) -> &str {

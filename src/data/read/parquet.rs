@@ -25,7 +25,7 @@ use super::layout::{Evidence, Found, Layout};
 use super::roles::{self, Column};
 use super::rows::{Cells, Class, Parsed, Rows, Span};
 use super::sniff::{Form, Sample, found};
-use super::time::Unit;
+use super::time::{Unit, missing};
 use super::{Job, Progress, compress};
 
 /// Rows decoded at a time.
@@ -242,7 +242,7 @@ fn parse(layout: &Layout, columns: &[(usize, Vec<Field>)], count: usize) -> Pars
         let number = |field: &Field, text: &mut String| float(field.bytes(text).unwrap_or_default());
         let mut weight = 0.0;
         if let Some(fields) = weights {
-            match number(&fields[row], &mut text) {
+            match layout.weight_of(fields[row].bytes(&mut text).unwrap_or_default()) {
                 Some(value) => weight = value,
                 None => {
                     parsed.reject(Class::BadWeight, row as u32, Span::default(), Span::default());
@@ -252,7 +252,7 @@ fn parse(layout: &Layout, columns: &[(usize, Vec<Field>)], count: usize) -> Pars
         }
         for (fields, cells) in context.iter().zip(&parsed.context) {
             if let (Some(fields), Cells::Numbers(_)) = (fields, cells)
-                && fields[row].bytes(&mut text).is_some()
+                && !missing(fields[row].bytes(&mut text).unwrap_or_default())
                 && number(&fields[row], &mut text).is_none()
             {
                 parsed.reject(Class::BadContext, row as u32, Span::default(), Span::default());

@@ -4,11 +4,11 @@
 //! one row after the other in the order of the input, so nothing depends on threads or block sizes.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::Data;
-use crate::data::raw::{Ids, RawColumn, RawLog, RawValues};
+use crate::data::raw::{Ids, RawColumn, RawLog, RawValues, Spanning};
 use crate::error::{Code, Error, Result};
 use crate::ids;
 
@@ -84,7 +84,9 @@ impl Class {
             Class::MixedTimeUnit => "convert the file to one unit; no rule can tell which rows were meant",
             Class::RaggedRow => "if the delimiter was guessed wrongly, set `data.delimiter`",
             Class::UnbalancedQuote => "if quotes are ordinary characters here, use a tab-separated file",
-            Class::BadWeight => "without `data.weight_col = \"none\"` every row needs a weight",
+            Class::BadWeight => {
+                "`data.min_weight` needs a weight in every row; without it, `data.weight_col = \"none\"` reads none"
+            }
             Class::MisalignedTimes => "both files need one line per user, in the same order, with equally many entries",
             _ => return None,
         })
@@ -146,6 +148,8 @@ pub struct Parsed {
     pub weights: Vec<f32>,
     pub context: Vec<Cells>,
     pub bad: Vec<Bad>,
+    /// Lines count from 0 within the block.
+    pub spanning: Spanning,
     /// Line ends in the block.
     pub lines: u64,
 }
@@ -167,6 +171,7 @@ impl Parsed {
                 })
                 .collect(),
             bad: vec![],
+            spanning: Spanning::default(),
             lines: 0,
         }
     }
@@ -289,6 +294,11 @@ impl<'a> Rows<'a> {
             let failed = |e: std::io::Error| Error::io("writing", path, &e);
             let file = match &mut self.quarantine {
                 Some(file) => file,
+                None if path.exists() && !is_quarantine(path) => {
+                    return Err(Error::new(Code::F0801, format!("{} exists and does not hold rejected rows", path.display()))
+                        .note("rows that cannot be used would be kept there")
+                        .help("move it away, or leave them out uncollected with `data.on_bad_row = \"skip\"`"));
+                }
                 None => {
                     self.log.rejected.quarantine = Some(path.display().to_string());
                     self.quarantine.insert(BufWriter::new(File::create(path).map_err(failed)?))
@@ -312,6 +322,11 @@ impl<'a> Rows<'a> {
             let (row, field) = (parsed.bytes(block, bad.row), parsed.bytes(block, bad.field));
             self.reject(bad.class, first_line + bad.line as u64, row, field)?;
         }
+        let Spanning { records, lines, first } = parsed.spanning;
+        let spanning = &mut self.log.spanning;
+        spanning.first = spanning.first.or(first.map(|line| first_line + line));
+        spanning.records += records;
+        spanning.lines += lines;
         for i in 0..parsed.users.len() {
             let (user, item) = (parsed.bytes(block, parsed.users[i]), parsed.bytes(block, parsed.items[i]));
             let time = self.timed.then(|| parsed.times[i]);
@@ -337,6 +352,12 @@ impl<'a> Rows<'a> {
     pub fn finish(mut self, layout: &Layout) -> Result<RawLog> {
         if let (Some(file), Some(path)) = (&mut self.quarantine, &self.quarantine_to) {
             file.flush().map_err(|e| Error::io("writing", path, &e))?;
+        }
+        // What an earlier read rejected says nothing about this log.
+        if let (Policy::Quarantine, None, Some(path)) = (self.policy, &self.quarantine, &self.quarantine_to)
+            && is_quarantine(path)
+        {
+            std::fs::remove_file(path).map_err(|e| Error::io("removing", path, &e))?;
         }
         let (good, bad) = (self.log.users.len() as u64, self.log.rejected.total());
         if good + bad == 0 {
@@ -378,6 +399,16 @@ impl<'a> Rows<'a> {
         self.log.layout = serde_json::to_value(layout).map_err(|e| Error::internal(format!("a layout is not JSON: {e}")))?;
         Ok(self.log)
     }
+}
+
+/// Whether a file begins like one of rejected rows: a line number, a class and the row, between tabs. One that holds nothing
+/// is as good.
+fn is_quarantine(path: &Path) -> bool {
+    let mut head = vec![];
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    let mut fields = head.split(|&b| b == b'\t');
+    let mut next = || fields.next().and_then(|field| std::str::from_utf8(field).ok()).unwrap_or_default();
+    read.is_ok() && (head.is_empty() || next().parse::<u64>().is_ok() && Class::of_name(next()).is_some())
 }
 
 /// The code of an id. Neighbouring rows often repeat it, which saves the look-up.

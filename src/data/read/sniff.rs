@@ -46,6 +46,7 @@ impl Sample {
         if !whole && let Some(end) = memchr::memrchr(b'\n', &text) {
             text.truncate(end + 1);
         }
+        refuse_old_line_ends(path, &text)?;
         let evidence = vec![
             Evidence::new("compression", format!("{compression:?}").to_lowercase(), "by its first bytes", 1.0),
             Evidence::new("encoding", encoding_name(encoding), because, confidence),
@@ -100,6 +101,15 @@ impl Sample {
         }
         out
     }
+}
+
+/// Lines that end in a carriage return alone would be one line.
+fn refuse_old_line_ends(path: &Path, text: &[u8]) -> Result<()> {
+    if text.starts_with(b"PAR1") || text.contains(&b'\n') || !text.trim_ascii().contains(&b'\r') {
+        return Ok(());
+    }
+    Err(Error::new(Code::D0103, format!("the lines of {} end in a carriage return alone", path.display()))
+        .help("write them anew with line feeds, for example by `tr '\\r' '\\n' < OLD > NEW`"))
 }
 
 /// How columns are told apart in text.
@@ -184,6 +194,15 @@ pub fn detect(path: &Path, config: &Data) -> Result<Found> {
     };
     for reader in &readers {
         if let Some(mut found) = (reader.sniff)(&sample, config)? {
+            if !config.times_path.is_empty() && reader.name != "s3rec" {
+                let what = format!("`data.times_path = \"{}\"` has no effect", config.times_path);
+                return Err(Error::new(Code::C0203, what)
+                    .note(format!("{} is {}, which has its times in itself", path.display(), reader.name))
+                    .help(
+                        "unset it; `data.format = \"s3rec\"` reads lines of a user and its items with a second file of times",
+                    ));
+            }
+            found.layout.weights_decide = config.min_weight.is_some();
             let mut evidence = sample.evidence;
             let because = if forced.is_some() { "declared" } else { reader.what };
             evidence.push(Evidence::new("format", reader.name, because, if forced.is_some() { 1.0 } else { 0.95 }));

@@ -143,6 +143,9 @@ fn sasrec_pairs_and_ragged_lines_are_told_apart() {
     let log = ragged.read().unwrap();
     assert_eq!((log.users.len(), log.user_ids.len()), (10, 4));
     assert!(log.times.is_none());
+    let equal = Log::new("d.txt", "1 5 6 7 8\n2 5 9 8 1\n3 8 9 4 6\n4 1 2 3 4\n");
+    assert!(inspect(&equal.path(), &equal.config).unwrap().warnings.iter().any(|w| w.contains("data.format = \"s3rec\"")));
+    assert_eq!(equal.with(|c| c.format = "s3rec".into()).read().unwrap().users.len(), 16);
     assert_eq!(Log::new("c.txt", "The log was lost.\nNo more than a word remains of it\n").code(), Code::D0103);
 }
 
@@ -162,9 +165,8 @@ fn every_class_of_bad_row_is_counted_with_its_line() {
         ("7,8,3.5,9999999999", "far_future_time"),
         ("7,8,3.5,99999999999999999999999", "far_future_time"),
         ("7,8,3.5,1300000000000", "mixed_time_unit"),
-        ("7,8,nan,1300000000", "bad_weight"),
-        ("7,8,,1300000000", "bad_weight"),
         ("7,8,1e99,1300000000", "bad_weight"),
+        ("7,8,five,1300000000", "bad_weight"),
         ("7,\"8\"x,3.5,1300000000", "unbalanced_quote"),
         ("7,\"8,3.5,1300000000", "unbalanced_quote"),
     ] {
@@ -275,6 +277,11 @@ fn what_cannot_be_a_log_is_a_typed_error() {
     assert_eq!(Log::new("a", table).with(|c| c.user_col = "4".into()).code(), Code::D0104);
     assert_eq!(Log::new("a", table).with(|c| c.user_col = "item".into()).code(), Code::D0104);
     assert_eq!(Log::new("a", table).with(|c| c.min_weight = Some(4.0)).code(), Code::D0104);
+    assert_eq!(Log::new("a", table).with(|c| c.times_path = "times.txt".into()).code(), Code::C0203);
+    assert_eq!(Log::new("a.h", b"hardneg\0\x01\0\0\0").code(), Code::D0110);
+    let carriage = Log::new("a.csv", table.replace('\n', "\r"));
+    assert_eq!(carriage.code(), Code::D0103);
+    assert!(carriage.read().err().unwrap().to_string().contains("carriage return"));
     for spoil in [
         |c: &mut Data| c.format = "xml".into(),
         |c: &mut Data| c.header = "maybe".into(),
@@ -321,8 +328,29 @@ fn columns_are_found_by_declaration_name_or_content() {
 }
 
 #[test]
+fn a_row_without_a_weight_is_read_unless_weights_decide() {
+    let weights = ["", "NA", "\\N", "null", "nan"];
+    let (mut csv, mut json) = (String::from("user,item,rating,time\n"), String::new());
+    for i in 0..20 {
+        let weight = weights.get(i).copied().unwrap_or("4");
+        csv += &format!("u{i},i{i},{weight},{}\n", T + i as i64);
+        let weight = ["", "\"rating\": null, ", "\"rating\": \"NA\", "].get(i).copied().unwrap_or("\"rating\": 4, ");
+        json += &format!("{{\"user\": {i}, \"item\": {i}, {weight}\"time\": {}}}\n", T + i as i64);
+    }
+    for (log, without) in [(Log::new("a.csv", &csv), 5), (Log::new("a.jsonl", &json), 3)] {
+        let read = log.read().unwrap();
+        assert_eq!((read.users.len(), read.rejected.total()), (20, 0));
+        assert_eq!(read.weights.unwrap().iter().filter(|w| w.is_nan()).count(), without);
+        let seen = inspect(&log.path(), &log.config).unwrap().weights.unwrap();
+        assert_eq!((seen.lowest, seen.highest), (4.0, 4.0));
+        let decided = log.with(|c| c.min_weight = Some(3.0)).read().unwrap();
+        assert_eq!((decided.users.len(), classes(&decided)), (20 - without, vec![("bad_weight", without as u64)]));
+    }
+}
+
+#[test]
 fn declared_context_columns_are_read() {
-    let text = format!("user,item,time,device,price,c_hour_c\n1,2,{T},phone,2.5,h1\n1,3,{T},,,h2\n2,3,{T},tv,x,h1\n");
+    let text = format!("user,item,time,device,price,c_hour_c\n1,2,{T},phone,2.5,h1\n1,3,{T},,NA,h2\n2,3,{T},tv,x,h1\n");
     let log = Log::new("log.csv", &text).with(|c| c.context = vec!["device:cat".into(), "price:num".into()]).read().unwrap();
     assert_eq!(classes(&log), [("bad_context", 1)]);
     assert_eq!(log.context.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["device", "price"]);
@@ -358,18 +386,67 @@ fn blocks_and_threads_do_not_change_the_log() {
             _ => format!("i{}", i % 31),
         };
         let end = if i % 3 == 0 { "\r\n" } else { "\n" };
-        // An open quote swallows the rows up to the next quote: whatever happens has to happen in all ways of reading.
+        // A quote that is never closed costs its row: whatever happens has to happen in all ways of reading.
         text.push_str(&format!("u{},{item},{}{end}", i % 13, T + i));
     }
     let log = Log::new("log.csv", &text);
     let whole = read_in_blocks(&log, compress::BLOCK);
-    assert!(whole.users.len() > 50 && whole.rejected.total() > 50);
+    assert!(whole.users.len() > 50 && whole.rejected.total() > 50 && whole.spanning.records > 50);
     for (size, threads) in [(1, 1), (2, 2), (7, 3), (64, 1), (1000, 4)] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let other = pool.install(|| read_in_blocks(&log, size));
         assert_eq!(rows(&other), rows(&whole), "blocks of {size}");
         assert_eq!(format!("{:?}", other.rejected), format!("{:?}", whole.rejected), "blocks of {size}");
+        assert_eq!(other.spanning, whole.spanning, "blocks of {size}");
     }
+}
+
+#[test]
+fn semicolons_with_decimal_commas_are_told_from_commas_with_lists() {
+    let table = |header: &str, row: &dyn Fn(i64) -> String| {
+        let rows: String = (0..30).map(|i| row(i) + "\n").collect();
+        Log::new("log.csv", format!("{header}{rows}")).layout().delimiter
+    };
+    let price = |i: i64| format!("u{};i{i};{};{},{i}0", i % 7, T + i, i % 3);
+    assert_eq!(table("user_id;item_id;timestamp;price\n", &price), ";");
+    assert_eq!(table("", &price), ";", "a comma between digits is no separator where semicolons are");
+    assert_eq!(table("user,item,tags\n", &|i| format!("u{i},i{},a;b;c;d", i % 5)), ",");
+    assert_eq!(table("", &|i| format!("{i},{},3;4;5;6", i % 5)), ",");
+    assert_eq!(table("user,item,time\n", &|i| format!("u{i},i{},2020-01-01 00:00:{i:02}", i % 5)), ",");
+    assert_eq!(table("", &|i| format!("u{i},i{},Tue Apr 03 18:00:{i:02} +0000 2012", i % 5)), ",");
+}
+
+#[test]
+fn a_stray_quote_costs_its_row_and_no_other() {
+    let read = |end: &str, stray: [&str; 2]| {
+        let mut text = format!("user,item,title,time{end}");
+        for i in 0..1000 {
+            let title = if i % 300 == 100 { stray[(i / 300) % 2] } else { "Great" };
+            text += &format!("u{},i{},{title},{}{end}", i % 30, i % 50, T + i as i64);
+        }
+        let log = Log::new("log.csv", text);
+        (log.read().unwrap(), inspect(&log.path(), &log.config).unwrap().warnings.join("\n"))
+    };
+    for end in ["\n", "\r\n"] {
+        for stray in [["\"Great Expectations", "7\" single"], ["\"Great", "\"Great"], ["\"Great\"s", "a"]] {
+            let bad = stray.iter().filter(|s| s.starts_with('"')).count() as u64;
+            // Rows 100, 400 and 700.
+            let bad = if bad == 2 { 3 } else { 2 };
+            let (log, warnings) = read(end, stray);
+            assert_eq!((log.users.len(), classes(&log)), (1000 - bad as usize, vec![("unbalanced_quote", bad)]), "{stray:?}");
+            assert_eq!((log.rejected.classes["unbalanced_quote"].first[0], log.spanning.records), (102, 0));
+            assert!(!warnings.contains("span"), "{warnings}");
+        }
+        // Where the next quote ends a field, what lies between is a field by all rules, so there is a warning at least.
+        let (log, warnings) = read(end, ["\"Great", "Foo\""]);
+        assert_eq!((log.users.len(), log.spanning.records, log.spanning.lines, log.spanning.first), (699, 1, 301, Some(102)));
+        assert!(warnings.contains("from line 102 on spans several lines (1 do, 301 lines in all)"), "{warnings}");
+    }
+    // Where many records have several lines they are meant.
+    let lines: String = (0..50).map(|i| format!("u{i},\"two\nlines\",{}\n", T + i)).collect();
+    let log = Log::new("log.csv", format!("user,item,time\n{lines}"));
+    assert_eq!((log.read().unwrap().spanning.records, inspect(&log.path(), &log.config).unwrap().spanning.lines), (50, 100));
+    assert!(!inspect(&log.path(), &log.config).unwrap().to_string().contains("spans"));
 }
 
 #[test]
@@ -564,6 +641,26 @@ fn damaged_parquet_never_panics() {
     }
 }
 
+#[test]
+fn a_file_of_rejected_rows_is_of_this_read_and_no_other_file_is_touched() {
+    let good = "user,item,time\n1,2,1300000000\n";
+    let log = Log::new("log.csv", format!("{good}3,4,soon\n"));
+    let kept = log.folder.path().join("log.csv.rejected");
+    for _ in ["new", "of an earlier read"] {
+        assert_eq!(log.read().unwrap().rejected.quarantine, Some(kept.display().to_string()));
+        assert_eq!(std::fs::read(&kept).unwrap(), b"3\tbad_time\t3,4,soon\n");
+    }
+    std::fs::write(log.path(), good).unwrap();
+    assert_eq!(log.read().unwrap().rejected.total(), 0);
+    assert!(!kept.exists(), "what was mended is no longer rejected");
+    std::fs::write(&kept, "my own notes\n").unwrap();
+    assert_eq!(log.read().unwrap().rejected.total(), 0);
+    std::fs::write(log.path(), format!("{good}3,4,soon\n")).unwrap();
+    assert_eq!(log.code(), Code::F0801);
+    assert_eq!(std::fs::read(&kept).unwrap(), b"my own notes\n");
+    assert!(log.with(|c| c.on_bad_row = "skip".into()).read().is_ok());
+}
+
 /// Text made of the pieces that matter to the readers.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -609,6 +706,7 @@ proptest! {
             let (one, two) = (read_in_blocks(&log, compress::BLOCK), read_in_blocks(&log, size));
             prop_assert_eq!(rows(&one), rows(&two));
             prop_assert_eq!(format!("{:?}", one.rejected), format!("{:?}", two.rejected));
+            prop_assert_eq!(one.spanning, two.spanning);
         }
     }
 }
