@@ -157,7 +157,7 @@ pub struct Data {
     pub delimiter: String,
     /// `auto`, `yes` or `no`.
     pub header: String,
-    /// Column names or 1-based numbers; empty: detected.
+    /// Column names or 1-based numbers; empty: detected; `none` for a time or weight: go without.
     pub user_col: String,
     pub item_col: String,
     pub time_col: String,

@@ -386,9 +386,11 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
     Some(Guess { rule, share: share(inside), because })
 }
 
-/// A field that can be nothing but a date: eight digits are one between 1990 and 2100 only.
+/// A field that is hardly anything but a date: it lies between 1990 and 2100, has a clock, or is written out with zeros, as an
+/// id such as `1024-3-7` or a number of eight digits is not.
 fn written(field: &[u8]) -> Option<i64> {
-    date(field).filter(|d| (FIRST..LAST).contains(&(d / 1_000_000)) || !field.iter().all(u8::is_ascii_digit))
+    let padded = matches!(field, [_, _, _, _, a @ (b'-' | b'/'), _, _, b, _, _, ..] if a == b);
+    date(field).filter(|d| (FIRST..LAST).contains(&(d / 1_000_000)) || padded || field.contains(&b':'))
 }
 
 fn mostly_early(times: &[i64]) -> bool {
@@ -535,7 +537,8 @@ mod tests {
         assert_eq!(unit(&["978300760123000000"], "t"), Some((Unit::Ns, true)));
         assert_eq!(unit(&["2019-05-01", "x", "2019-05-02"], "t"), Some((Unit::Iso, true)));
         assert_eq!(unit(&["20190501", "20190502"], "t"), Some((Unit::Iso, true)));
-        assert_eq!(unit(&["1985-05-01", "1986-1-2"], "t"), Some((Unit::Iso, true)));
+        assert_eq!(unit(&["1985-05-01", "1986-1-2 8:45"], "t"), Some((Unit::Iso, true)));
+        assert_eq!(unit(&["1024-3-7", "1024-3-8"], "t"), None, "ids");
         assert_eq!(unit(&["19850501", "19860102"], "t"), Some((Unit::S, false)), "eight digits may be anything");
         assert_eq!(unit(&["99366", "5743"], "minute"), Some((Unit::Minutes, false)));
         assert_eq!(unit(&["99366", "5743"], "t"), Some((Unit::S, false)));
