@@ -331,7 +331,7 @@ impl Recorded {
         state.letters.iter_mut().for_each(|letter| letter.text = Vec::new());
         state.spare.extend(free);
         // Of letters that are too small for what a step writes there will be no use, and far larger ones are not kept for it.
-        let written = state.wrote.max(state.usual);
+        let written = state.wrote.max(state.usual).min(MOST_SPARE);
         state.spare.retain(|letter| (written..=(4 * written).max(LETTER)).contains(&letter.memory.bytes));
         Ok(())
     }
@@ -449,8 +449,8 @@ impl Runtime for Recorded {
         let fits = |letter: &Letter| letter.text.len() + needed <= letter.memory.bytes;
         if !state.open || !state.letters.last().is_some_and(fits) {
             self.post(&mut state)?;
-            // As many bytes as the step before wrote, or this one so far, have room in the letter.
-            let room = needed + state.wrote.max(state.usual);
+            // As many bytes as the step before wrote, or this one so far, have room in the letter, within bounds.
+            let room = needed + state.wrote.max(state.usual).min(MOST_SPARE);
             let letter = match state.spare.iter().position(|letter| letter.memory.bytes >= room) {
                 Some(at) => state.spare.remove(at),
                 None => {

@@ -42,6 +42,11 @@ fn whole(layers: &Layers, holds: impl Fn(&Config) -> bool) -> bool {
     layers.config().is_ok_and(|config| holds(&config))
 }
 
+/// Whether the model takes no context, whatever columns a log may have.
+fn takes_no_context(layers: &Layers) -> bool {
+    whole(layers, |c| !context::uses_context(c, !c.data.path.is_empty()))
+}
+
 fn is_without_blocks(layers: &Layers) -> bool {
     number(layers, "model.layers") == 0.0
 }
@@ -62,15 +67,13 @@ const RULES: &[Rule] = &[
     Rule {
         keys: &["model.init_weights"],
         // Contexts enter by a linear layer, which is none of attention's.
-        idle: |l| {
-            is_without_blocks(l) && (word(l, "model.init_weights") == "attention" || whole(l, |c| !context::uses_context(c)))
-        },
+        idle: |l| is_without_blocks(l) && (word(l, "model.init_weights") == "attention" || takes_no_context(l)),
         because: "the encoder has no such linear layers",
         cure: "`--set model.layers=2`",
     },
     Rule {
         keys: &["data.temporal"],
-        idle: |l| whole(l, |c| !context::uses_context(c)),
+        idle: takes_no_context,
         because: "the model takes no context",
         cure: "`--set model.context=yes`",
     },

@@ -189,7 +189,7 @@ fn large_lists_take_little_more_memory_than_they_are_long() {
         assert_eq!(download::<u32>(&machine, &few, 8).unwrap(), [1; 8]);
         machine.step().unwrap();
     }
-    let letter = BYTES + MOST_SPARE + LETTER;
-    assert!(watched.most() <= (BYTES + BYTES / 8 + 2 * letter) as u64, "{} for {BYTES}", watched.most());
+    let each = BYTES + BYTES / 8;
+    assert!(watched.most() <= (2 * each + 4 * MOST_SPARE) as u64, "{} for {BYTES}", watched.most());
     drop((kept, brought));
 }
