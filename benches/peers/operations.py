@@ -14,8 +14,9 @@ fastest counts. For every variant:
   check     its results against f64 at the timed size, without dropout, and the share it drops; a wrong or failing variant is
             reported with the reason and not timed
   inputs    random, several sets that together exceed the L2 cache twice, so no call finds its inputs there
-  time      median of replays of one CUDA graph of a call per set (`timed: graph`), so neither the host nor a launch of a graph
-            counts; calls one after another between two events where a variant cannot be recorded (`timed: calls`)
+  time      median of replays of one CUDA graph of a call per set, of eight and more where they are short (`timed: graph`), so
+            neither the host nor a launch of a graph counts; calls one after another between two events where a variant cannot be
+            recorded (`timed: calls`)
 
 Within a step our calls do find in the cache what the call before left there. So each variant is timed on one set over and over as
 well (`repeated`), and the line has both ratios. Work that is left out on their side only favours them: sequences have no gaps,
@@ -574,6 +575,9 @@ def wrong(name, c, variant, device, timed):
     return None
 
 
+SHORT, CALLS_AT_LEAST = 5e-3, 8  # seconds of a call, the host's included, below which a graph holds so many
+
+
 @functools.cache
 def side_stream():
     return torch.cuda.Stream()  # one for all, for libraries keep memory for every stream
@@ -584,27 +588,36 @@ class NotRecorded(Exception):
 
 
 def measured(run, sets, device, graph, seconds):
-    """Seconds of a call: median and quartiles over rounds of one call per set."""
+    """Seconds of a call: median and quartiles over rounds of as many calls for every set."""
+    calls = sets
+
     def round_():
-        for t in sets:
+        for t in calls:
             run(t)
 
     if device == "cpu":
         times = []
-        while len(times) < 3 or sum(times) * len(sets) < seconds and len(times) < 100:
+        while len(times) < 3 or sum(times) * len(calls) < seconds and len(times) < 100:
             started = time.perf_counter()
             round_()
-            times.append((time.perf_counter() - started) / len(sets))
+            times.append((time.perf_counter() - started) / len(calls))
         return spread(times)
+    # What is set up in first calls must not be timed: by libraries and compilers, which keep it for a stream, and by optimizers,
+    # for every set. The second time shows whether calls are so short that the launch of a graph would count in a few.
+    stream = side_stream() if graph else torch.cuda.current_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        round_()
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        round_()
+        torch.cuda.synchronize()
+    torch.cuda.current_stream().wait_stream(stream)
+    if (time.perf_counter() - started) / len(sets) < SHORT:
+        calls = sets * -(-CALLS_AT_LEAST // len(sets))
     go = round_
     if graph:
-        recorded, stream = torch.cuda.CUDAGraph(), side_stream()
-        # Libraries and compilers set themselves up in their first calls, which must not be recorded, on the same stream.
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                run(sets[0])
-        torch.cuda.current_stream().wait_stream(stream)
+        recorded = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(recorded, stream=stream):
                 round_()
@@ -626,7 +639,7 @@ def measured(run, sets, device, graph, seconds):
     rounds = max(7, min(200, int(seconds * 1e3 / max(marks[0].elapsed_time(marks[1]), 1e-3))))
     all_ = [once() for _ in range(rounds)]
     torch.cuda.synchronize()
-    return spread([a.elapsed_time(b) / 1e3 / len(sets) for a, b in all_])
+    return spread([a.elapsed_time(b) / 1e3 / len(calls) for a, b in all_])
 
 
 def spread(times):
@@ -689,12 +702,23 @@ def machine(device):
     facts = dict(torch=torch.__version__, device=torch.cuda.get_device_name(0) if gpu else "cpu",
                  copy_bytes_per_second=8 * n / copied, product_flops_per_second=product)
     if gpu:
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(401)]
-        for event in events:
-            event.record()
-        torch.cuda.synchronize()
-        facts["mark_seconds"] = statistics.median(a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:]))
+        facts["mark_seconds"] = mark_seconds()
     return facts
+
+
+def mark_seconds(marks=401, cycles=10 ** 8):
+    """What lies between two marks with nothing between them, or None where the device waited for the host."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(marks)]
+    for event in events:  # an event is made when it is first recorded
+        event.record()
+    torch.cuda.synchronize()
+    # With work ahead all marks are there before the device comes to them: else it is the host's pace that is measured.
+    torch.cuda._sleep(cycles)
+    for event in events:
+        event.record()
+    ahead = not events[0].query()
+    torch.cuda.synchronize()
+    return statistics.median(a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:])) if ahead else None
 
 
 def work(pipe, device):
