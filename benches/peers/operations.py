@@ -28,13 +28,16 @@ fastest of all, tensors of bf16 included (we keep activations in f32 and round o
 copies of the inputs.
 
 Prints a JSON line per operation as soon as it is known: first eager variants everywhere, then with --compile once more with the
-compiled ones added, which replaces the earlier line. The last line is a summary. PyTorch runs in a process of its own that is
-started again after an error that a GPU does not recover from, or after --limit seconds without an answer.
+compiled ones added, those that a compiler can fuse first, which replaces the earlier line (`compiled` says which of both it is).
+The last line is a summary; what --seconds were too few for, the import of PyTorch included, is `left_out` there. PyTorch runs in
+a process of its own that is started again after an error that a GPU does not recover from, or after --limit seconds without an
+answer.
 
 Needs a built `target/release/hardneg`, and a Python with torch and numpy.
 """
 import argparse
 import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -46,6 +49,8 @@ import sys
 import time
 import warnings
 from types import SimpleNamespace
+
+STARTED = time.monotonic()  # what follows takes seconds
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +70,7 @@ CONFIGURATIONS = {
     "softmax": MIDDLE + ["--set", "loss=softmax"],
     "softmax-bf16": MIDDLE + ["--set", "loss=softmax", "--set", "train.rounding=bf16"],
     "sampled": MIDDLE + OWN,
+    "sampled-bf16": MIDDLE + OWN + ["--set", "train.rounding=bf16"],
     "million": MILLION + OWN + ["--set", "optim.tables=lazy"],
     "topk-bf16": MILLION + BUCKETS + ["--set", "train.rounding=bf16"],
     "topk": MILLION + BUCKETS,
@@ -77,7 +83,7 @@ CALLS = [
     ("attention", r"attention_"),
     ("layer_norm", r"layer_norm_|residual_norm_"),
     ("products", r"product |column_sum|linear_bias"),
-    ("loss", r"full_softmax_|sampled_loss|parts_add|loss_total"),
+    ("loss", r"full_softmax_|sampled_loss|rows_round|parts_add|loss_total"),
     ("lists", r"group_|table_gradient_"),
     ("embedding", r"input_|embedding_|segments_|rows_add|rows_restore"),
     ("optimizer", r"adamw_|adagrad_|clip_|touched_"),
@@ -88,6 +94,9 @@ CALLS = [
     ("copies", r"copy |fill$|rows_fill"),
 ]
 ORDER = ["loss", "attention", "top_k", "embedding", "optimizer", "layer_norm", "passes", "norms_and_passes", "products", "drawing"]
+# What a compiler can fuse comes first where it is compiled, for that takes long.
+FUSED = ["norms_and_passes", "layer_norm", "passes", "embedding"]
+COMPILED = FUSED + [name for name in ORDER if name not in FUSED]
 
 
 # What is timed: inputs by name, bodies that compute with them, and what their results are held to.
@@ -750,7 +759,9 @@ class Worker:
     def __init__(self, device):
         self.device, self.process = device, None
 
-    def ask(self, task, limit):
+    def ask(self, task, limit, ends, until=None):
+        """The answer, within `limit` seconds (or before `until`) and before `ends`, after which the task is left out and has not failed."""
+        until = until or min(time.monotonic() + limit, ends)
         if self.process is None:
             context = multiprocessing.get_context("spawn")
             self.pipe, theirs = context.Pipe()
@@ -759,9 +770,9 @@ class Worker:
             theirs.close()
         try:
             self.pipe.send(task)
-            if not self.pipe.poll(limit):
+            if not self.pipe.poll(max(0, until - time.monotonic())):
                 self.end()
-                return dict(failed=f"no answer within {limit:.0f} s")
+                return dict(failed="no time left", left_out=True) if until == ends else dict(failed=f"no answer within {limit:.0f} s")
             answer = self.pipe.recv()
         except (EOFError, OSError) as error:
             self.end()
@@ -770,7 +781,7 @@ class Worker:
             self.end()
             if not task["graph"]:
                 return dict(failed=answer["not_recorded"])
-            return {**self.ask({**task, "graph": False}, limit), **answer}
+            return {**self.ask({**task, "graph": False}, limit, ends, until), **answer}
         if "ended" in answer:
             self.end()
         return answer
@@ -878,6 +889,7 @@ def line_of(configuration, name, group, c, tried, facts, a):
             line["ratio_to_tf32"] = ratio(mine["seconds"], pick(counting)["seconds"])
     line["variants"] = [dict(variant=v["variant"], seconds=v["seconds"], repeated=v["repeated"], timed=v["timed"],
                              peak_bytes=v["peak_bytes"]) for v in times]
+    line["compiled"] = any(v["compiled"] for v in tried)
     line["failed"] = {v["variant"]: v["failed"] for v in tried if "failed" in v}
     if name == "other":
         line["named"] = sorted(kind["call"] for kind in group)
@@ -915,7 +927,7 @@ def main():
 
 
 def compare(a, worker):
-    ends, left_out, known, lines = time.monotonic() + a.seconds, [], {}, {}
+    ends, left_out, known, lines = STARTED + a.seconds, [], {}, {}
 
     def say(line):
         text = json.dumps(line)
@@ -937,45 +949,54 @@ def compare(a, worker):
             key = (name, variant, sizes)
             label = f"{body}, {precision}" + (f", compiled ({mode})" if mode else "")
             if key not in known:
-                if left() < 2:
+                task = dict(operation=name, case=c, variant=variant, graph=True, seconds=a.each)
+                answer = worker.ask(task, a.limit, ends) if left() >= 2 else dict(left_out=True)
+                if "left_out" in answer:
                     left_out.append(f"{name}: {label}")
                     continue
-                task = dict(operation=name, case=c, variant=variant, graph=True, seconds=a.each)
-                known[key] = worker.ask(task, min(a.limit, left()))
-            tried.append({"variant": label, "body": body, "precision": precision, **known[key]})
+                known[key] = answer
+            tried.append({"variant": label, "body": body, "precision": precision, "compiled": mode is not None, **known[key]})
         return tried
 
-    facts = worker.ask(dict(operation="machine", graph=True), min(a.limit, a.seconds))
+    facts = worker.ask(dict(operation="machine", graph=True), a.limit, ends)
     say({"machine": facts})
     facts = None if "failed" in facts else facts
     found, tried = {}, {}
-    for compiled in [[], a.modes] if a.compile else [[]]:
-        for configuration in a.configurations:
-            if not compiled:
-                try:
-                    if left() < 5:
-                        raise ValueError("no time left")
-                    said = profile(a, configuration, min(3 * a.limit, left()))
-                    c = case_of(said)
-                    found[configuration] = (said, c, grouped(said["lines"][0]["kinds"], c))
-                except ValueError as error:
-                    left_out.append(f"{configuration}: {error}")
-                    say({"configuration": configuration, "failed": str(error)})
-            if configuration not in found:
-                continue
-            said, c, groups = found[configuration]
-            groups = {**groups, "norms_and_passes": groups.get("layer_norm", []) + groups.get("passes", [])}
-            for name in [name for name in ORDER if groups.get(name)] + ([] if compiled else sorted(set(groups) - set(ORDER))):
-                here = name in a.operations and (not configuration.startswith("topk") or name == "top_k")
-                here &= name != "drawing" or said["lines"][0]["sampler"] == "uniform"
-                if compiled and not here:
-                    continue
-                new = try_all(c["loss"] if name == "loss" else name, c, compiled) if here else []
-                if compiled and not new:
-                    continue
-                tried[configuration, name] = tried.get((configuration, name), []) + new
-                lines[configuration, name] = line_of(configuration, name, groups[name], c, tried[configuration, name], facts, a)
-                say(lines[configuration, name])
+
+    def find(configuration):
+        """Our side of a configuration: what the program said, its sizes, and the calls of every operation."""
+        try:
+            if left() < 5:
+                raise ValueError("no time left")
+            said = profile(a, configuration, min(3 * a.limit, left()))
+            c = case_of(said)
+            groups = grouped(said["lines"][0]["kinds"], c)
+            groups["norms_and_passes"] = groups.get("layer_norm", []) + groups.get("passes", [])
+            found[configuration] = (said, c, groups)
+        except ValueError as error:
+            left_out.append(f"{configuration}: {error}")
+            say({"configuration": configuration, "failed": str(error)})
+
+    def line(configuration, name, modes):
+        """The line of an operation, once more where compiled variants are new."""
+        said, c, groups = found[configuration]
+        here = name in a.operations and (not configuration.startswith("topk") or name == "top_k")
+        here &= name != "drawing" or said["lines"][0]["sampler"] == "uniform"
+        new = try_all(c["loss"] if name == "loss" else name, c, modes) if here else []
+        if new or not modes:
+            tried[configuration, name] = tried.get((configuration, name), []) + new
+            lines[configuration, name] = line_of(configuration, name, groups[name], c, tried[configuration, name], facts, a)
+            say(lines[configuration, name])
+
+    for configuration in a.configurations:
+        find(configuration)
+        if configuration in found:
+            groups = found[configuration][2]
+            for name in [name for name in ORDER if groups.get(name)] + sorted(set(groups) - set(ORDER)):
+                line(configuration, name, [])
+    for name, configuration in itertools.product(COMPILED, found) if a.compile else []:
+        if found[configuration][2].get(name):
+            line(configuration, name, a.modes)
 
     summary = {}
     for configuration, (said, c, _) in found.items():

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Tests of the comparisons with PyTorch and of benches/gpu.sh, without a GPU: benches/peers/tests.py [NAME]
 
-Programs of a few lines stand for hardneg, PyTorch's side and compute-sanitizer. Needs torch for what operations.py does itself.
+Stand-ins of a few lines take the place of a GPU, hardneg, PyTorch's side and compute-sanitizer. Needs torch for operations.py.
 """
 import contextlib
+import json
 import pathlib
 import sys
+import time
 import unittest
 from types import SimpleNamespace
 from unittest import mock
@@ -108,6 +110,74 @@ class Operations(unittest.TestCase):
         with Cuda().stands_in():
             with mock.patch.object(operations.torch.cuda, "_sleep", lambda cycles: None):
                 self.assertIsNone(operations.mark_seconds())
+
+    def worker(self, *answers):
+        """A worker whose process takes the seconds, and gives the answers, of `answers`."""
+        clock, left = SimpleNamespace(now=100.0), list(answers)
+
+        def poll(limit):
+            clock.now += min(limit, left[0][0])
+            return left[0][0] <= limit
+
+        worker = operations.Worker("cuda")
+
+        def start(self):
+            self.process = mock.Mock()
+            self.pipe = SimpleNamespace(send=lambda task: None, poll=poll, recv=lambda: left.pop(0)[1])
+
+        worker.end = lambda: start(worker)
+        start(worker)
+        return worker, mock.patch.multiple(operations, time=SimpleNamespace(monotonic=lambda: clock.now)), clock
+
+    def test_both_asks_have_one_limit(self):
+        worker, patch, clock = self.worker((50, dict(not_recorded="no")), (50, dict(seconds=1)))
+        with patch:
+            self.assertEqual(worker.ask(dict(graph=True), 60, 1000)["failed"], "no answer within 60 s")
+        self.assertEqual(clock.now, 160)
+        worker, patch, clock = self.worker((20, dict(not_recorded="no")), (20, dict(seconds=1)))
+        with patch:
+            self.assertEqual(worker.ask(dict(graph=True), 60, 1000), dict(seconds=1, not_recorded="no"))
+
+    def test_what_the_time_ends_is_left_out(self):
+        for answers in ([(50, {})], [(10, dict(not_recorded="no")), (50, {})]):
+            worker, patch, clock = self.worker(*answers)
+            with patch:
+                self.assertTrue(worker.ask(dict(graph=True), 60, 130)["left_out"])
+            self.assertEqual(clock.now, 130)
+
+    def test_rounded_rows_belong_to_the_sampled_loss(self):
+        kinds = [dict(call=call, seconds=dict(median=1.0)) for call in ("rows_round", "rows_add", "sampled_loss")]
+        groups = operations.grouped(kinds, dict(loss="sampled_loss"))
+        self.assertEqual({name: [kind["call"] for kind in group] for name, group in groups.items()},
+                         dict(loss=["rows_round", "sampled_loss"], embedding=["rows_add"]))
+        self.assertIn("train.rounding=bf16", operations.CONFIGURATIONS["sampled-bf16"])
+
+    def test_compiled_variants_come_last_and_fused_ones_first(self):
+        line = dict(rows=8, items=9, negatives=None, sampler=None, step=dict(median=1.0), count=3, kinds=[
+            dict(call=call, count=1, bytes=1, at_most=False, flops=0, floor=0.1, seconds=dict(low=1.0, median=1.0, high=1.0))
+            for call in ("full_softmax_fwd", "layer_norm_fwd", "attention_fwd", "copy to")])
+        model = dict(max_len=4, dim=8, heads=1, layers=1, ffn_mult=1, dropout=0.1, activation="relu", scale_embeddings=True)
+        said = dict(lines=[line], settings=dict(model=model, batch_size=2, rounding="f32"))
+        asked, lines, answer = [], [], dict(seconds=1.0, low=1.0, high=1.0, repeated=1.0, timed="graph", sets=2, peak_bytes=0)
+
+        def ask(task, limit, ends):
+            if task["operation"] == "machine":
+                return dict(failed="none")
+            asked.append((task["operation"], task["variant"][2]))
+            return dict(left_out=True) if task["operation"] == "attention" and task["variant"][2] else answer
+
+        arguments = ["operations.py", "--compile", "--configurations", "softmax"]
+        with (mock.patch.object(operations.Worker, "ask", lambda self, *a: ask(*a)), mock.patch.object(sys, "argv", arguments),
+              mock.patch.object(operations, "profile", lambda *a: said), mock.patch.object(operations, "STARTED", time.monotonic()),
+              mock.patch("builtins.print", lambda text, **_: lines.append(json.loads(text)))):
+            self.assertEqual(operations.main(), 0)
+        compiled = [operation for operation, mode in asked if mode]
+        self.assertEqual(list(dict.fromkeys(compiled)), ["norms_and_passes", "layer_norm", "full_softmax", "attention"])
+        self.assertEqual(asked[-len(compiled):], [(operation, "default") for operation in compiled])
+        last = {line["operation"]: line["compiled"] for line in lines if "operation" in line}
+        self.assertEqual(last, dict(full_softmax=True, layer_norm=True, norms_and_passes=True, attention=False, copies=False))
+        self.assertEqual(lines[-1]["failed"], [])
+        self.assertEqual({entry.split(",")[0] for entry in lines[-1]["left_out"]}, {"attention: flex"})
 
 
 if __name__ == "__main__":
