@@ -1,31 +1,60 @@
 #!/usr/bin/env python3
-"""Times one training epoch of hardneg and of the PyTorch baseline in turn, and prints their ratio.
+"""Times training epochs of hardneg and of the PyTorch baseline in turn, and prints their ratio.
 
-  benches/peers/compare.py LOG [--loss softmax|sampled] [--rounds 3] [--steps 0] [--device cuda --epochs 2]
-                             [--batch 128] [--negatives 256] [--rounding f32|tf32|bf16]
+  benches/peers/compare.py LOG [--loss softmax|sampled] [--rounds 3] [--steps 0] [--device cuda --epochs 5]
+                             [--batch 128] [--negatives 256] [--rounding f32|tf32|bf16] [--limit 600] [--seconds 0]
 
 Both train SASRec (dim 64, 2 blocks, 1 head, dropout 0.1, length 200) on the same log with the same order, batches and
 number of negatives (uniform, each position's own, for `sampled`). --rounding is our side's; a variant says its own. The
-runs alternate because machines are noisy; the ratio is that of the medians. With --steps only the first steps of an epoch
-are timed on both sides. The baseline runs in every form given with --variants and the fastest counts; one that fails is
-named and left out. Of several --epochs the last is timed: on a GPU the first compiles.
+rounds alternate because machines are noisy; the ratio is that of the medians. With --steps only the first steps of an epoch
+are timed on both sides. The baseline runs in every form given with --variants and the fastest counts. Of several --epochs the
+median of those after the first counts: on a GPU the first compiles.
 With --graph our side is timed call by call and a second time with steps as CUDA graphs, and the faster form counts.
+
+Prints a JSON line per form as soon as its time is known, and a summary last. A form that fails, on either side, or takes more than
+--limit seconds is named and left out; so is what does not fit into --seconds (0: all the time there is). The exit status is 1
+where a side has no time at all or both trained on different rows.
 
 Needs a built `target/release/hardneg`, and a Python with torch and numpy (PYTHON, default this one).
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
+STARTED = time.monotonic()
 HERE = pathlib.Path(__file__).parent
 
 
-def ours(a, graph):
+def said(command, limit):
+    """What a command printed; raises ValueError with the reason, TimeoutExpired where it takes longer."""
+    # Files, not pipes: what a killed command leaves behind may hold those open.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        status = subprocess.run(command, stdout=out, stderr=err, timeout=limit).returncode
+        out.seek(0)
+        err.seek(0)
+        if status:
+            lines = [line.strip() for line in err if line.strip(" ^~\n")]
+            raise ValueError("; ".join(lines[-4:])[-400:] or f"status {status}")
+        return out.read()
+
+
+def epochs(records):
+    """Seconds and rows of an epoch, and the seconds of all."""
+    if not records:
+        raise ValueError("it has written down no epoch")
+    counting = records[1:] or records
+    return dict(seconds=statistics.median(r["seconds"] for r in counting), rows=counting[-1]["rows"],
+                epochs=[round(r["seconds"], 4) for r in records])
+
+
+def ours(a, graph, limit):
     settings = ["model.max_len=200", "model.dropout=0.1", f"train.batch_size={a.batch}", f"train.rounding={a.rounding}",
                 "train.eval_every=0", "eval.baselines=false"]
     settings += ["loss.kind=softmax"] if a.loss == "softmax" else [
@@ -37,21 +66,19 @@ def ours(a, graph):
         for s in settings:
             command += ["--set", s]
         command += ["--steps", str(a.steps)] if a.steps else []
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        records = [json.loads(line) for line in open(os.path.join(run, "metrics.jsonl"))]
-        last = [r for r in records if "seconds" in r and r.get("rows")][-1]
-        return last["seconds"], last["rows"], last.get("sampling_share", 0.0)
+        said(command, limit)
+        with open(os.path.join(run, "metrics.jsonl")) as lines:
+            records = [r for r in map(json.loads, lines) if "seconds" in r and r.get("rows")]
+    return {**epochs(records), "sampling_share": records[-1].get("sampling_share", 0.0)}
 
 
-def theirs(a, variant):
+def theirs(a, variant, limit):
     command = [a.python, str(HERE / "sasrec_torch.py"), a.log, "--loss", a.loss, "--epochs", str(a.epochs)]
     command += ["--batch", str(a.batch), "--negatives", str(a.negatives), *variant.split()]
     command += ["--device", "cuda"] if a.device != "host" else []
     command += ["--threads", str(a.threads)] if a.threads else []
     command += ["--steps", str(a.steps)] if a.steps else []
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    last = json.loads(out.strip().splitlines()[-1])
-    return last["seconds"], last["rows"]
+    return epochs([json.loads(line) for line in said(command, limit).strip().splitlines()])
 
 
 def main():
@@ -68,38 +95,53 @@ def main():
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--variants", default="--layout packed;--layout padded")
     p.add_argument("--graph", action="store_true", help="time calls and graphs apart")
+    p.add_argument("--limit", type=float, default=600, help="seconds for a form in a round")
+    p.add_argument("--seconds", type=float, default=0, help="for everything; 0: as many as it takes")
     p.add_argument("--hardneg", default=str(HERE.parent.parent / "target/release/hardneg"))
     p.add_argument("--python", default=os.environ.get("PYTHON", sys.executable))
     a = p.parse_args()
-    variants = a.variants.split(";")
-    forms = {"hardneg": "no", "hardneg, graphs": "yes"} if a.graph else {"hardneg": "auto"}
-    seconds, rows = {name: [] for name in [*forms, *variants]}, {}
-    for _ in range(a.rounds):
-        for name, graph in forms.items():
-            s, rows[name], share = ours(a, graph)
-            seconds[name].append(s)
-        for v in list(variants):
+    own = {"hardneg": "no", "hardneg, graphs": "yes"} if a.graph else {"hardneg": "auto"}
+    sys.exit(compare(a, own, a.variants.split(";")))
+
+
+def compare(a, own, variants):
+    times, rows, failed, left_out = {name: [] for name in [*own, *variants]}, {}, {}, []
+    for number in range(a.rounds):
+        for name in list(times):
+            left = STARTED + a.seconds - time.monotonic() if a.seconds else math.inf
+            if left < 5:
+                left_out.append(f"{name}, round {number + 1}")
+                continue
+            limit = min(a.limit, left)
             try:
-                s, rows[v] = theirs(a, v)
-                seconds[v].append(s)
-            except subprocess.CalledProcessError as error:
-                print(json.dumps({"failed": v, "said": error.stderr.strip().splitlines()[-1:]}), flush=True)
-                variants.remove(v)
-                del seconds[v]
-                rows.pop(v, None)
-        print(json.dumps({"seconds": {k: round(v[-1], 2) for k, v in seconds.items()}, "sampling_share": share}), flush=True)
-    if not variants:
-        sys.exit("no variant of the baseline runs")
-    if len(set(rows.values())) != 1:
-        sys.exit(f"the two sides trained on different rows: {rows}")
-    median = {k: statistics.median(v) for k, v in seconds.items()}
-    best, form = min(variants, key=median.get), min(forms, key=median.get)
-    print(json.dumps({
-        "loss": a.loss, "batch": a.batch, "negatives": a.negatives if a.loss == "sampled" else None, "rounding": a.rounding,
-        "rows": rows["hardneg"], "hardneg_seconds": round(median[form], 2), "hardneg_form": form,
-        "seconds": {name: round(s, 3) for name, s in median.items()},
-        "torch_seconds": round(median[best], 2), "torch_variant": best, "ratio_hardneg_to_torch": round(median[form] / median[best], 3),
-    }))
+                one = ours(a, own[name], limit) if name in own else theirs(a, name, limit)
+                print(json.dumps({"form": name, **one}), flush=True)
+                times[name].append(one["seconds"])
+                rows[name] = one["rows"]
+            except (subprocess.TimeoutExpired, OSError, ValueError, KeyError) as error:
+                late = isinstance(error, subprocess.TimeoutExpired)
+                if late and limit < a.limit:
+                    left_out.append(f"{name}, round {number + 1}")
+                    continue
+                failed[name] = f"no answer within {limit:.0f} s" if late else str(error)
+                print(json.dumps({"failed": name, "said": failed[name]}), flush=True)
+                del times[name]
+                rows.pop(name, None)
+    median = {name: statistics.median(all_) for name, all_ in times.items() if all_}
+    form, best = (min((name for name in names if name in median), key=median.get, default=None) for names in (own, variants))
+    result = {"loss": a.loss, "batch": a.batch, "negatives": a.negatives if a.loss == "sampled" else None, "rounding": a.rounding,
+              "rows": rows.get(form), "hardneg_seconds": None, "hardneg_form": form,
+              "seconds": {name: round(s, 4) for name, s in median.items()}, "torch_seconds": None, "torch_variant": best}
+    if form:
+        result["hardneg_seconds"] = round(median[form], 4)
+    if best:
+        result["torch_seconds"] = round(median[best], 4)
+    alike = len(set(rows.values())) == 1
+    if form and best and alike:
+        result["ratio_hardneg_to_torch"] = round(median[form] / median[best], 3)
+    result |= {"failed": failed, "left_out": left_out} | ({} if alike else {"rows_of_forms": rows})
+    print(json.dumps(result))
+    return 0 if form and best and alike else 1
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ Stand-ins of a few lines take the place of a GPU, hardneg, PyTorch's side and co
 """
 import contextlib
 import json
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from types import SimpleNamespace
@@ -178,6 +181,67 @@ class Operations(unittest.TestCase):
         self.assertEqual(last, dict(full_softmax=True, layer_norm=True, norms_and_passes=True, attention=False, copies=False))
         self.assertEqual(lines[-1]["failed"], [])
         self.assertEqual({entry.split(",")[0] for entry in lines[-1]["left_out"]}, {"attention: flex"})
+
+
+HARDNEG = """#!/usr/bin/env python3
+import json, os, sys, time
+said = sys.argv[1:]
+graph = [s.split("=")[1] for s in said if s.startswith("train.graph=")]
+if graph == ["yes"] and "graphs" in os.environ["FAULTS"]:
+    sys.exit("error G0507: graphs are refused")
+if "slow" in os.environ["FAULTS"]:
+    time.sleep(60)
+run = said[said.index("--out") + 1]
+os.makedirs(run, exist_ok=True)
+with open(run + "/metrics.jsonl", "w") as out:
+    for seconds in (9.0, 0.5, 0.25, 0.75):
+        print(json.dumps(dict(kind="epoch", seconds=seconds, rows=7, loss=1.0, sampling_share=0.1)), file=out)
+"""
+PYTHON = """#!/usr/bin/env python3
+import json, sys
+if "bad" in sys.argv:
+    sys.exit("RuntimeError: bad")
+for seconds in (9.0, 1.0, 2.0, 1.0):
+    print(json.dumps(dict(seconds=seconds, rows=8 if "other" in sys.argv else 7)))
+"""
+
+
+class Compare(unittest.TestCase):
+    def compare(self, *arguments, faults=""):
+        with tempfile.TemporaryDirectory() as at:
+            for name, text in (("hardneg", HARDNEG), ("python", PYTHON)):
+                pathlib.Path(at, name).write_text(text)
+                pathlib.Path(at, name).chmod(0o755)
+            command = [sys.executable, str(HERE / "compare.py"), "LOG", "--hardneg", f"{at}/hardneg", "--python", f"{at}/python"]
+            done = subprocess.run(command + list(arguments), capture_output=True, text=True, env={**os.environ, "FAULTS": faults})
+        self.assertEqual(done.stderr, "")
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return done.returncode, lines[:-1], lines[-1]
+
+    def test_the_median_of_all_epochs_but_the_first_counts(self):
+        status, lines, last = self.compare("--rounds", "1", "--variants", "--layout a;--layout b")
+        self.assertEqual([line["form"] for line in lines], ["hardneg", "--layout a", "--layout b"])
+        self.assertEqual(lines[0]["epochs"], [9.0, 0.5, 0.25, 0.75])
+        self.assertEqual((status, last["hardneg_seconds"], last["torch_seconds"], last["rows"]), (0, 0.5, 1.0, 7))
+        self.assertEqual(last["ratio_hardneg_to_torch"], 0.5)
+
+    def test_a_form_that_fails_is_named_on_either_side(self):
+        graphs = ("--graph", "--device", "cuda", "--rounds", "2")
+        status, lines, last = self.compare(*graphs, "--variants", "--layout bad;--layout b", faults="graphs")
+        self.assertEqual([line.get("form") or line["failed"] for line in lines],
+                         ["hardneg", "hardneg, graphs", "--layout bad", "--layout b", "hardneg", "--layout b"])
+        self.assertEqual((status, last["hardneg_form"], last["torch_variant"]), (0, "hardneg", "--layout b"))
+        self.assertEqual(last["failed"], {"hardneg, graphs": "error G0507: graphs are refused", "--layout bad": "RuntimeError: bad"})
+        status, _, last = self.compare(*graphs, "--variants", "--layout bad")
+        self.assertEqual((status, last["hardneg_seconds"], last["torch_variant"]), (1, 0.5, None))
+        status, _, last = self.compare("--rounds", "1", "--variants", "--layout a;--layout other")
+        self.assertEqual((status, last["rows_of_forms"]), (1, {"hardneg": 7, "--layout a": 7, "--layout other": 8}))
+
+    def test_every_form_has_a_limit(self):
+        status, lines, last = self.compare("--rounds", "1", "--limit", "1", "--variants", "--layout a", faults="slow")
+        self.assertEqual((status, last["failed"], last["torch_seconds"]), (1, {"hardneg": "no answer within 1 s"}, 1.0))
+        status, lines, last = self.compare("--rounds", "1", "--seconds", "6", "--variants", "--layout a", faults="slow")
+        self.assertEqual((status, last["failed"], last["left_out"]), (1, {}, ["hardneg, round 1", "--layout a, round 1"]))
 
 
 if __name__ == "__main__":
