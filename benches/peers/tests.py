@@ -244,5 +244,113 @@ class Compare(unittest.TestCase):
         self.assertEqual((status, last["failed"], last["left_out"]), (1, {}, ["hardneg, round 1", "--layout a, round 1"]))
 
 
+PROGRAM = """#!/usr/bin/env python3
+import json, os, signal, sys, time
+said, faults = sys.argv[1:], os.environ["FAULTS"].split()
+if said[0] == "--version" and "deaf" in faults:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+if said[0] != "train":
+    sys.exit(print("{}"))
+form = os.path.basename(said[said.index("--out") + 1])
+if form in faults:
+    sys.exit("error G0507: graphs are refused")
+run = said[said.index("--out") + 1]
+os.makedirs(run)
+losses = [4.0] if form + "-short" in faults else [4.0, float("nan") if form + "-nan" in faults else 3.0]
+with open(run + "/metrics.jsonl", "w") as out:
+    out.writelines(json.dumps(dict(loss=loss)) + "\\n" for loss in losses)
+with open(run + "/manifest.json", "w") as out:
+    json.dump(dict(state_hash="of " + form if form + "-bits" in faults else "same", graph=dict(replayed=9)), out)
+"""
+# Says whether there is torch, notes down what is to be compared, and runs all else.
+PEER = """#!/bin/sh
+case "$1" in
+  -c) exit $TORCH ;;
+  benches/peers/*) echo "$@" >>"$ASKED" ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+SANITIZER = "#!/bin/sh\nexit $SANITIZER\n"
+
+
+class Gpu(unittest.TestCase):
+    def gpu(self, only, faults="", torch=1, sanitizer=None):
+        """Exit status, the line of every part, the log, and the comparisons with PyTorch that were asked for."""
+        with tempfile.TemporaryDirectory() as at:
+            at = pathlib.Path(at)
+            programs = {"program": PROGRAM, "bin/peer": PEER, **({} if sanitizer is None else {"bin/compute-sanitizer": SANITIZER})}
+            (at / "bin").mkdir()
+            for name, text in programs.items():
+                (at / name).write_text(text)
+                (at / name).chmod(0o755)
+            (at / "data/ml-1m").mkdir(parents=True)
+            (at / "data/ml-1m/ml-1m_sas.txt.gz").touch()
+            environment = dict(os.environ, HARDNEG="program", PYTHON="bin/peer", ONLY=only, FAULTS=faults, TORCH=str(torch),
+                               SANITIZER=str(sanitizer), REAL=sys.executable, ASKED=str(at / "asked"),
+                               PATH=f"{at}/bin:{os.environ['PATH']}")
+            done = subprocess.run([HERE.parent / "gpu.sh", "out", "data"], cwd=at, env=environment, capture_output=True, text=True)
+            if "deaf" not in faults:  # the shell says that it was killed
+                self.assertEqual(done.stderr, "")
+            lines = [json.loads(line) for line in (at / "out/results.jsonl").read_text().splitlines()]
+            asked = (at / "asked").read_text().splitlines() if (at / "asked").exists() else []
+            return done.returncode, lines, (at / "out/log.txt").read_text(), asked
+
+    TRAININGS = "train-host train-calls train-graphs train-auto train-tf32 train-bf16 curves"
+
+    def curves(self, faults=""):
+        status, lines, log, _ = self.gpu(self.TRAININGS, faults)
+        return status, next(line["said"] for line in lines if line["part"] == "curves"), lines, log
+
+    def test_curves_agree(self):
+        status, said, lines, log = self.curves()
+        self.assertEqual((status, said["failed"], said["intervals"], lines[-1]), (0, {}, 2, {"part": "verdict", "correct": "yes"}))
+        self.assertNotIn("== calls/", log)
+
+    def test_a_form_that_fails_hides_no_other(self):
+        status, said, lines, log = self.curves("graphs")
+        self.assertEqual((status, set(said["worst_relative_difference"])), (1, {"calls", "auto", "tf32", "bf16"}))
+        self.assertIn("G0507", said["failed"]["graphs"])
+        self.assertIn("G0507", next(line["error"] for line in lines if line["part"] == "train-graphs"))
+        for form in ("host", "calls", "auto", "tf32", "bf16"):
+            self.assertIn(f"== {form}/metrics.jsonl", log)
+            self.assertIn(f"== {form}/manifest.json", log)
+        every = ["host", "calls", "graphs", "auto", "tf32", "bf16"]
+        for faults, failed in (("tf32-short", ["tf32"]), ("bf16-nan", ["bf16"]), ("host", every)):
+            status, said, _, _ = self.curves(faults)
+            self.assertEqual((status, list(said["failed"])), (1, failed))
+        status, said, _, log = self.curves("auto-bits")
+        self.assertEqual((status, said["failed"]), (1, {}))
+        self.assertIn("of auto", log)
+
+    def test_a_sanitizer_that_cannot_run_says_nothing(self):
+        for sanitizer, verdict, said in ((0, "yes", []), (1, "yes", ["unusable", "unusable"]), (9, "no", [])):
+            status, lines, _, _ = self.gpu("memcheck racecheck", sanitizer=sanitizer)
+            self.assertEqual(lines[-1]["correct"], verdict)
+            self.assertEqual([line["status"] for line in lines if line.get("status") == "unusable"], said)
+
+    def test_a_program_that_hears_no_signal_is_ended(self):
+        started = time.monotonic()
+        _, lines, _, _ = self.gpu("version", "deaf")
+        self.assertEqual(next(line["status"] for line in lines if line["part"] == "version"), 137)
+        self.assertLess(time.monotonic() - started, 30)
+
+    def test_speed_is_compared_within_the_time(self):
+        _, lines, _, asked = self.gpu("operations compare-sampled compare-softmax", torch=0)
+        operations_, sampled, softmax = asked
+        self.assertIn("--compile ", operations_)
+        self.assertIn("softmax,softmax-bf16,sampled,sampled-bf16", operations_)
+        self.assertIn("--loss sampled", sampled)
+        self.assertIn("--loss softmax", softmax)
+        self.assertIn("--layout packed --precision bf16 --attention flash --sampled dense;--layout packed;", sampled)
+        self.assertIn("--layout packed --precision bf16 --attention flash;--layout packed;", softmax)
+        self.assertIn("--compile-mode reduce-overhead --compile-loss --sampled dense", sampled)
+        for said in asked:
+            self.assertLess(float(said.split("--seconds ")[1].split()[0]), 300)
+        _, lines, _, asked = self.gpu("operations compare-sampled compare-softmax kernels-softmax-f32", torch=1)
+        self.assertEqual(asked, [])
+        self.assertIn("kernels-softmax-f32", [line["part"] for line in lines if line.get("status") == 0])
+
+
 if __name__ == "__main__":
     unittest.main()
