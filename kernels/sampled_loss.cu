@@ -17,7 +17,7 @@
 // Defines  those of gathered.cuh; LOSS 0 BCE, 1 gBCE, 2 BPR, 3 softmax, 4 contrastive, 5 BPR-max, 6 hinge, 7 hard BPR;
 //          8 PU; CORRECTION of the softmax 0 none, 1 classic, 2 revised
 // Numbers  cold = 1 / temperature; c0, c1, c2 by loss: BCE and gBCE weight of the positive; contrastive tau_plus, beta, ln of the
-//          least g; BPR-max lambda; hinge margin; hard BPR a, b, c; PU the prior
+//          least g; BPR-max lambda; hinge margin; hard BPR k, b, c; PU the prior
 // Launch   a warp per row, four to a block
 // Traffic  R (1+N) rows of a once (BPR-max, contrastive: twice); 8 R (1+N+W) bytes of records, written, read and written again
 //   sampled_loss: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |wrong| + 4 |targets| + 4 |groups| + 4 |ids| + 4 |log_q| + 4 |drop| + 4 |weight| + 4 |row_weight| + 4 |toward| + 4 |alpha| + 4 |beta|, writes 4 |dp| + 4 |dg| + 4 |dwrong| + 4 |losses| + 4 |alpha| + 4 |beta|
@@ -102,13 +102,13 @@ struct Row {
   __device__ float pair(float x) const {
     if (LOSS == HINGE) return fmaxf(x + c0, 0.0f);
     if (LOSS == BPR) return softplus(x);
-    float y = c1 - c2 * x, k = logf(c0) - log1pf(c0);
+    float y = c1 - c2 * x, k = c0;
     return y >= k ? softplus(-y) - softplus(k - y) : softplus(y) - softplus(y - k) - k;
   }
   __device__ float slope(float x) const {
     if (LOSS == HINGE) return x + c0 > 0.0f ? 1.0f : 0.0f;
     if (LOSS == BPR) return sigmoid(x);
-    float y = c1 - c2 * x, k = logf(c0) - log1pf(c0);
+    float y = c1 - c2 * x, k = c0;
     return c2 * (sigmoid(-y) - sigmoid(k - y));
   }
   // What the loss needs to know of a row's scores: slots 0 to N, then wrong contexts; minus infinity where there is none.

@@ -116,8 +116,8 @@ inline u32 to_tf32(float x) {
 }
 
 // ---- Numbers that a GPU may make otherwise ---------------------------------------------------------------------------
-// With GPU_ARITHMETIC they stray as far as CUDA's manuals allow, up or down by a hash of the operand; NVRTC may fuse a product with a sum,
-// and so does the compiler then (-ffp-contract), but for those that are rounded on their own; and sums of tensor cores are cut.
+// With GPU_ARITHMETIC they stray from what is exact as far as CUDA's manuals allow, by a hash of the operand; NVRTC may fuse a product with
+// a sum, and so does the compiler then (-ffp-contract), but for those that are rounded on their own; and sums of tensor cores are cut.
 
 #ifdef GPU_ARITHMETIC
 static constexpr bool CUT = true;
@@ -125,35 +125,39 @@ template <class T> inline T alone(T x) {
   asm("" : "+m"(x));
   return x;
 }
-// -most .. most
-inline int strays(u32 operand, int most) {
+// Between -1 and 1.
+inline double share(u32 operand) {
   operand = (operand ^ operand >> 16) * 0x85ebca6bu;
   operand = (operand ^ operand >> 13) * 0xc2b2ae35u;
-  return (int)__umulhi(operand ^ operand >> 16, 2 * (u32)most + 1) - most;
+  return (int)(operand ^ operand >> 16) * 0x1p-31;
 }
-// By units in the last place; 0, 1 and what is not finite are exact, and no step leads to one.
-inline float strayed(float exact, float operand, int most) {
-  u32 bits = __float_as_uint(exact), size = bits & 0x7fffffffu;
-  if (size <= (u32)most || size + most >= 0x7f800000u || size == 0x3f800000u) return exact;
-  return __uint_as_float(bits + strays(__float_as_uint(operand), most));
+// Within `most` units in the last place of `exact`; rounding is half of one. 0, 1 and what is not finite are exact.
+inline float made(float, double exact, float operand, double most) {
+  double size = __builtin_fabs(exact);
+  if (size == 0.0 || size == 1.0 || !(size < 0x1p127)) return (float)exact;
+  u64 exponent = __builtin_bit_cast(u64, size) >> 52, least = 1023 - 126;
+  double unit = __builtin_bit_cast(double, ((exponent > least ? exponent : least) - 23) << 52);
+  return (float)(exact + (most - 0.5) * unit * share(__float_as_uint(operand)));
 }
-inline double strayed(double exact, double operand) {
-  u64 bits = __builtin_bit_cast(u64, exact), of = __builtin_bit_cast(u64, operand);
-  if (exact == 0.0 || exact == 1.0 || exact - exact != 0.0) return exact;
-  return __builtin_bit_cast(double, bits + strays((u32)(of ^ of >> 32), 1));
+inline double made(double, long double exact, double operand) {
+  double nearest = (double)exact;
+  u64 of = __builtin_bit_cast(u64, operand), exponent = __builtin_bit_cast(u64, nearest) >> 52 & 0x7ff;
+  if (exponent <= 52 || exponent == 0x7ff || nearest == 1.0) return nearest;
+  return (double)(exact + 0.5 * __builtin_bit_cast(double, (exponent - 52) << 52) * share((u32)(of ^ of >> 32)));
 }
 inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? 0.0f * x : x; }
-inline float exp2_fast(float x) { return flushed(strayed(__builtin_exp2f(flushed(x)), x, 2)); }
+inline float exp2_fast(float x) { return flushed(made(0.0f, __builtin_exp2((double)flushed(x)), x, 2)); }
+// Between a half and 2 within 2^-22, absolute.
 inline float log2_fast(float x) {
-  float exact = __builtin_log2f(flushed(x));
-  if (!(x > 0.5f && x < 2.0f)) return strayed(exact, x, 2);
-  return x == 1.0f ? exact : exact + (float)strays(__float_as_uint(x), 4) * 0x1p-24f;
+  double exact = __builtin_log2((double)flushed(x));
+  if (!(x > 0.5f && x < 2.0f)) return made(0.0f, exact, x, 2);
+  return x == 1.0f ? 0.0f : (float)(exact + 0x1p-22 * share(__float_as_uint(x)));
 }
 #else
 static constexpr bool CUT = false;
 template <class T> inline T alone(T x) { return x; }
-inline float strayed(float exact, float, int) { return exact; }
-inline double strayed(double exact, double) { return exact; }
+inline float made(float plain, double, float, double) { return plain; }
+inline double made(double plain, long double, double) { return plain; }
 inline float exp2_fast(float x) { return __builtin_exp2f(x); }
 inline float log2_fast(float x) { return __builtin_log2f(x); }
 #endif
@@ -165,20 +169,23 @@ inline double __dadd_rn(double a, double b) { return alone(a + b); }
 inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
 
 // Units in the last place: CUDA C++ programming guide, "Mathematical functions"; of the fast ones the PTX manual, ex2.approx, lg2.approx.
-inline float rsqrtf(float x) { return strayed(1.0f / __builtin_sqrtf(x), x, 2); }
-inline float expf(float x) { return strayed(__builtin_expf(x), x, 2); }
-inline float exp2f(float x) { return strayed(__builtin_exp2f(x), x, 2); }
-inline float expm1f(float x) { return strayed(__builtin_expm1f(x), x, 1); }
-inline float logf(float x) { return strayed(__builtin_logf(x), x, 1); }
-inline float log2f(float x) { return strayed(__builtin_log2f(x), x, 1); }
-inline float log1pf(float x) { return strayed(__builtin_log1pf(x), x, 1); }
-inline float powf(float x, float y) { return strayed(__builtin_powf(x, y), x, 4); }
-inline float tanhf(float x) { return strayed(__builtin_tanhf(x), x, 2); }
-inline float sinf(float x) { return strayed(__builtin_sinf(x), x, 2); }
-inline float cosf(float x) { return strayed(__builtin_cosf(x), x, 2); }
-inline float erff(float x) { return strayed(__builtin_erff(x), x, 2); }
-inline double exp(double x) { return strayed(__builtin_exp(x), x); }
-inline double log(double x) { return strayed(__builtin_log(x), x); }
+#define MACHINE_FUNCTION(name, most) \
+  inline float name##f(float x) { return made(__builtin_##name##f(x), __builtin_##name((double)x), x, most); }
+MACHINE_FUNCTION(exp, 1)
+MACHINE_FUNCTION(exp2, 2)
+MACHINE_FUNCTION(expm1, 1)
+MACHINE_FUNCTION(log, 1)
+MACHINE_FUNCTION(log2, 1)
+MACHINE_FUNCTION(log1p, 1)
+MACHINE_FUNCTION(tanh, 2)
+MACHINE_FUNCTION(sin, 2)
+MACHINE_FUNCTION(cos, 2)
+MACHINE_FUNCTION(erf, 2)
+#undef MACHINE_FUNCTION
+inline float powf(float x, float y) { return made(__builtin_powf(x, y), __builtin_pow((double)x, (double)y), x, 4); }
+inline float rsqrtf(float x) { return made(1.0f / __builtin_sqrtf(x), 1.0 / __builtin_sqrt((double)x), x, 2); }
+inline double exp(double x) { return made(__builtin_exp(x), __builtin_expl(x), x); }
+inline double log(double x) { return made(__builtin_log(x), __builtin_logl(x), x); }
 inline float exp_fast(float x) { return exp2_fast(x * 1.44269504f); }
 inline float log_fast(float x) { return log2_fast(x) * 0.693147181f; }
 

@@ -43,9 +43,11 @@ pub struct HardBpr {
 }
 
 impl HardBpr {
+    fn k(&self) -> f64 {
+        self.a.ln() - self.a.ln_1p()
+    }
     fn row<T: Real>(&self, positive: T, negatives: &[T], facts: RowFacts, d: &mut [T]) -> (T, T) {
-        let [a, b, c] = [self.a, self.b, self.c].map(T::from_f64);
-        let k = a.ln() - a.ln_1p();
+        let [k, b, c] = [self.k(), self.b, self.c].map(T::from_f64);
         mean_of_pairs(positive, negatives, facts, d, |x| {
             let y = b - c * x;
             // The same number twice; each loses digits where the other is used.
@@ -54,4 +56,4 @@ impl HardBpr {
         })
     }
 }
-row_loss!(HardBpr, twin: |loss: &HardBpr| Twin::HardBpr { a: loss.a, b: loss.b, c: loss.c });
+row_loss!(HardBpr, twin: |loss: &HardBpr| Twin::HardBpr { k: loss.k(), b: loss.b, c: loss.c });

@@ -66,7 +66,7 @@ pub enum Twin {
     Contrastive { temperature: f64, tau_plus: f64, beta: f64, floor: f64 },
     BprMax { lambda: f64 },
     Hinge { margin: f64 },
-    HardBpr { a: f64, b: f64, c: f64 },
+    HardBpr { k: f64, b: f64, c: f64 },
     Pu { prior: f64 },
 }
 

@@ -128,9 +128,11 @@ fn alias(n: usize) -> usize {
 }
 
 /// Bytes of a law in a machine's memory; none if it is drawn from on the host alone. Three words come before an alias table.
-fn law_there(name: &str, of: &Extent) -> Option<usize> {
+/// In a mixture the batch reports what it is, and its table stays on the host.
+fn law_there(name: &str, of: &Extent, alone: bool) -> Option<usize> {
     match name {
         "uniform" => Some(0),
+        "in_batch" if !alone => Some(0),
         "popularity" | "in_batch" => Some(24 + alias(of.items)),
         // Per cluster where its table begins, the table, and its items as words.
         "cluster" => {
@@ -290,9 +292,10 @@ pub fn needs(config: &config::Sampler, of: &Extent) -> Result<Needs> {
         needs.tables += (4 * of.trained + of.items / 8) as u64;
     }
     if choose.takes_resident() {
-        let laws = plan.propose.iter().map(|(entry, _)| law_there(entry.declared.name, of)).collect::<Option<Vec<usize>>>();
-        needs.laws_there =
-            laws.map_or(0, |laws| laws.iter().sum::<usize>() + if of.trained < of.items { 4 * of.trained } else { 0 }) as u64;
+        let alone = plan.propose.len() == 1;
+        let laws: Option<usize> = plan.propose.iter().map(|(entry, _)| law_there(entry.declared.name, of, alone)).sum();
+        let catalogue = if of.trained < of.items { 4 * of.trained } else { 0 };
+        needs.laws_there = laws.map_or(0, |laws| (laws + catalogue) as u64);
     }
     if choose.needs_priors() {
         needs.tables += 4 * of.items as u64;

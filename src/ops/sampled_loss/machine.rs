@@ -43,7 +43,7 @@ impl Twin {
             Twin::Contrastive { temperature, tau_plus, beta, floor } => (4, 0, [1.0 / temperature, tau_plus, beta, floor]),
             Twin::BprMax { lambda } => (5, 0, [1.0, lambda, 0.0, 0.0]),
             Twin::Hinge { margin } => (6, 0, [1.0, margin, 0.0, 0.0]),
-            Twin::HardBpr { a, b, c } => (7, 0, [1.0, a, b, c]),
+            Twin::HardBpr { k, b, c } => (7, 0, [1.0, k, b, c]),
             Twin::Pu { prior } => (8, 0, [1.0, prior, 0.0, 0.0]),
         }
     }
