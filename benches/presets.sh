@@ -42,7 +42,7 @@ for name in names:
         loss = made_for["kind"]
         words += ["--sampler", name]
         if "wrong_context" in json.dumps(shown):
-            words += ["--set", "model.context=yes"]
+            words += ["--set", "model.kind=cans"]
         for key, value in made_for.items():
             words += ["--set", f"loss.{key}={value}"]
     done = subprocess.run(words + sys.argv[1:], capture_output=True, text=True)

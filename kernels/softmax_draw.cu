@@ -9,7 +9,7 @@
 // Shapes   p, g (R,D)  a (V,D)  tiles, reached (R,T)  barred, extents, seen, targets: see scan.cuh  keys (R)  choice (R,n)
 //          lists: s, candidates, log_proposed (R,M) or null; weights, sums (R,M)   out: ids, log_q (R,n)
 // Defines  scan: those of scan.cuh; ITEMS a multiple of STREAM. catalogue: those of gathered.cuh; ITEMS. All: REPLACE
-// Launch   128 threads. scan: (T, ceil(R/OWN)) blocks; catalogue and lists: a block per row
+// Launch   128 threads. scan: (ceil(R/OWN), T) blocks; catalogue and lists: a block per row
 // Traffic  scan: the table once per block of rows from L2, 8 R T bytes; catalogue: ITEMS rows of a per tile that is drawn from
 //   softmax_draw_scan: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets|, writes 4 |tiles|
 //   softmax_draw_catalogue: reads at most 4 |p| + 4 |g| + 4 |a| + 4 |barred| + 4 |extents| + 4 |seen| + 4 |targets| + 4 |tiles| + 4 |reached| + 4 |choice| + 4 |keys|, writes at most 4 |ids| + 4 |log_q| + 4 |tiles| + 4 |reached| + 4 |choice|

@@ -131,19 +131,19 @@ inline double share(u32 operand) {
   operand = (operand ^ operand >> 13) * 0xc2b2ae35u;
   return (int)(operand ^ operand >> 16) * 0x1p-31;
 }
-// Within `most` units in the last place of `exact`; rounding is half of one. 0, 1 and what is not finite are exact.
+// `exact`, rounded, and at most so many units in the last place beside that. 0, 1 and what is not finite are exact.
 inline float made(float, double exact, float operand, double most) {
   double size = __builtin_fabs(exact);
   if (size == 0.0 || size == 1.0 || !(size < 0x1p127)) return (float)exact;
   u64 exponent = __builtin_bit_cast(u64, size) >> 52, least = 1023 - 126;
   double unit = __builtin_bit_cast(double, ((exponent > least ? exponent : least) - 23) << 52);
-  return (float)(exact + (most - 0.5) * unit * share(__float_as_uint(operand)));
+  return (float)(exact + most * unit * share(__float_as_uint(operand)));
 }
 inline double made(double, long double exact, double operand) {
   double nearest = (double)exact;
   u64 of = __builtin_bit_cast(u64, operand), exponent = __builtin_bit_cast(u64, nearest) >> 52 & 0x7ff;
   if (exponent <= 52 || exponent == 0x7ff || nearest == 1.0) return nearest;
-  return (double)(exact + 0.5 * __builtin_bit_cast(double, (exponent - 52) << 52) * share((u32)(of ^ of >> 32)));
+  return (double)(exact + __builtin_bit_cast(double, (exponent - 52) << 52) * share((u32)(of ^ of >> 32)));
 }
 inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? 0.0f * x : x; }
 inline float exp2_fast(float x) { return flushed(made(0.0f, __builtin_exp2((double)flushed(x)), x, 2)); }
@@ -171,7 +171,7 @@ inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
 // Units in the last place: CUDA C++ programming guide, "Mathematical functions"; of the fast ones the PTX manual, ex2.approx, lg2.approx.
 #define MACHINE_FUNCTION(name, most) \
   inline float name##f(float x) { return made(__builtin_##name##f(x), __builtin_##name((double)x), x, most); }
-MACHINE_FUNCTION(exp, 1)
+MACHINE_FUNCTION(exp, 2)
 MACHINE_FUNCTION(exp2, 2)
 MACHINE_FUNCTION(expm1, 1)
 MACHINE_FUNCTION(log, 1)

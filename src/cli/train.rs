@@ -132,6 +132,11 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if begun {
         refuse_other_data(&run, former.as_ref(), &data)?;
     }
+    let mut config = config.clone();
+    if begun && let Some(latest) = checkpoint::load_latest(&run.checkpoints())? {
+        checkpoint::settle_context(&mut config, &latest.tensors);
+    }
+    let config = &config;
     let set = intake::training_set(config, data.clone(), clusters)?;
     refuse_empty_parts(config, &set)?;
     plan::refuse_too_large(config, &set, &device)?;
@@ -166,7 +171,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(former) = former.map(|m| m.device).filter(|former| *former != manifest.device) {
         display.line(&format!("continues on {} what began on {former}: the same mathematics, other last bits", manifest.device));
     }
-    run.write_config(config)?;
+    run.write_config(&settings.config)?;
     run.write_manifest(&manifest)?;
     let result = train(&mut trainer, &run, config, &set, &device, &stop, &mut display);
     display.stop();

@@ -45,9 +45,8 @@ impl Trained {
                     .help("only `eval.*` can be changed after training"));
             }
         }
-        let config = settings.config;
+        let mut config = settings.config;
         let data = Arc::new(open_data(&run)?);
-        let set = intake::training_set(&config, data, None)?;
         let loaded = match load_best(&run)? {
             Some(best) => Some(best),
             None => checkpoint::load_latest(&run.checkpoints()).map_err(|error| error.help("train again with `--fresh`"))?,
@@ -57,6 +56,8 @@ impl Trained {
                 .help("train first, or wait for the first checkpoint"));
         };
         loaded.notes.iter().for_each(|note| terminal::say(note));
+        checkpoint::settle_context(&mut config, &loaded.tensors);
+        let set = intake::training_set(&config, data, None)?;
         plan::refuse_too_large_to_use(&config, &set, &device)?;
         let mut model = Model::new(&config.model, step::sizes(&set), &device, config.train.seed)?;
         checkpoint::restore_params(model.params_mut(), &device, &loaded.tensors)?;

@@ -267,9 +267,13 @@ pub mod emulated {
         let mut findings = vec![];
         for case in cases {
             let at = format!("{}, {} ({schedule:?}, {arithmetic:?}, checked {checked})", case.operation, case.shape);
+            // An exponential may there be a unit in the last place further off than the plain path's.
+            let more = if arithmetic == Arithmetic::LikeAGpu { f64::from(f32::EPSILON) } else { 0.0 };
+            let allowed =
+                |finding: Finding| Finding { budget: finding.budget + if finding.budget > 0.0 { more } else { 0.0 }, ..finding };
             match compare(case, &devices[usize::from(case.rounding() == Rounding::Bf16)]) {
                 Err(error) => findings.push((Err(error), at)),
-                Ok(found) => findings.extend(found.into_iter().map(|finding| (Ok(finding), at.clone()))),
+                Ok(found) => findings.extend(found.into_iter().map(|finding| (Ok(allowed(finding)), at.clone()))),
             }
         }
         findings

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Code, Error, Result};
 use crate::ops::param::Param;
@@ -216,6 +217,13 @@ pub fn load(path: &Path) -> Result<Loaded> {
     }
     let state = state.ok_or_else(|| damaged(path, "state.json is missing"))?;
     Ok(Loaded { step, tensors, state, notes: vec![] })
+}
+
+/// Leaves `model.context = "auto"` to what the model of these tensors takes: earlier versions left out columns they had not been told of.
+pub fn settle_context(config: &mut Config, tensors: &[Tensor]) {
+    if config.model.context == "auto" && !tensors.iter().any(|tensor| tensor.name.starts_with("model.context.")) {
+        config.model.context = "no".into();
+    }
 }
 
 /// Refuses tensors whose names or shapes differ from the model's, in either direction.

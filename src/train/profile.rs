@@ -192,13 +192,17 @@ pub fn log(items: u32, batch: u32, length: u32, seed: u64) -> Result<RawLog> {
     Ok(log)
 }
 
-/// The configuration of a line: `base` with the sampler and, for wrong contexts, a model that sees context.
+/// The configuration of a line: `base` with the sampler and, for wrong contexts, a model that sees context and scores by cosines, as they
+/// need it.
 pub fn with_sampler(base: &Config, preset: &str, negatives: Option<u32>, context: bool) -> Config {
     let mut config = base.clone();
     config.sampler =
         config::Sampler { preset: preset.into(), negatives: negatives.map(Into::into), ..config::Sampler::default() };
     if context {
         config.model.context = "yes".into();
+        if config.model.score == "auto" {
+            config.model.score = "cosine".into();
+        }
     }
     config
 }

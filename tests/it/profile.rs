@@ -45,6 +45,15 @@ fn every_part_has_its_work_its_rates_and_a_floor() {
     }
 }
 
+/// Without `--samplers`, and with those that need a model of another kind among them.
+#[test]
+fn the_samplers_it_measures_by_itself_can_be_measured() {
+    let out = Folder::new().run(&[SMALL, &["--json"]].concat()).ok();
+    let profile: Value = serde_json::from_str(out.trim()).unwrap();
+    let named: Vec<&str> = profile["lines"].as_array().unwrap().iter().filter_map(|line| line["sampler"].as_str()).collect();
+    assert_eq!(named, ["uniform", "popularity", "dns", "genni", "cans"]);
+}
+
 #[test]
 fn a_base_of_another_version_is_refused() {
     let folder = Folder::new();

@@ -153,9 +153,14 @@ impl Nvrtc {
     }
 }
 
+/// Architectures of boards whose code runs on no other card.
+const BOARDS: [i32; 4] = [87, 88, 101, 110];
+
 /// The newest of the `known` architectures (90 for 9.0) that runs on a card of this compute capability, as the compiler names it.
 fn best_of(known: &[i32], [major, minor]: [i32; 2]) -> Option<String> {
-    let newest = known.iter().copied().filter(|arch| arch / 10 == major && arch % 10 <= minor).max()?;
+    let own = 10 * major + minor;
+    let runs = |arch: &i32| *arch == own || arch / 10 == major && *arch < own && !BOARDS.contains(arch);
+    let newest = known.iter().copied().filter(runs).max()?;
     Some(format!("sm_{newest}{}", if newest == 90 { "a" } else { "" }))
 }
 
@@ -237,6 +242,8 @@ mod tests {
         );
         assert_eq!([[8, 7], [10, 3], [12, 1]].map(|c| best(c).unwrap()), ["sm_86", "sm_100", "sm_120"]);
         assert_eq!([[11, 0], [13, 3]].map(best), [None, None]);
+        let with_boards = [80, 86, 87, 90, 100, 101, 120];
+        assert_eq!([[8, 7], [8, 9], [10, 3]].map(|c| best_of(&with_boards, c).unwrap()), ["sm_87", "sm_86", "sm_100"]);
     }
 
     #[test]

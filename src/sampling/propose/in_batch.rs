@@ -4,7 +4,8 @@
 //! **Reported** is another probability: that over all batches, an item's share of the training events, conditioned on the exclusion.
 //! Corrected by its law within the batch a sum of exponentials would estimate the sum over the items *of the batch*, in which popular ones
 //! are much oftener; by the law over batches it estimates that over the catalogue (Yi et al., RecSys 2019). In a mixture with a law that
-//! reaches every item (`mns`) the probability within the batch is right, and is what the mixture reports.
+//! reaches every item (`mns`) the probability within the batch is right, and is what the mixture reports. Training events stand for
+//! targets, which all but the first of a user are with `train.targets = "all"`; where only the last of each trains it is an approximation.
 //!
 //! The draws depend on the batch, so these negatives, unlike all others, change with the batch size.
 
