@@ -1,4 +1,4 @@
-//! Files that a command is asked to write: whole or not at all.
+//! Files that a command is asked to write: whole or not at all, where the place allows it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,44 +7,55 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::train::durable::Replacement;
 
-/// What is written for a path: a file that appears there when it is finished, or a device or a pipe, which is written to and not
-/// replaced.
+/// What is written for a path: a file that appears there when it is finished, or what is written to and not replaced: a device, a pipe,
+/// or a file in a place where nothing can be put beside it.
 pub enum Target {
     File(Replacement),
     Stream(File, PathBuf),
 }
 
 impl Target {
-    /// Nothing changes at `path` before [`Target::finish`], unless a device or a pipe is there. A link stays one: the file it leads to is
-    /// replaced.
+    /// Nothing changes at `path` before [`Target::finish`], unless a device or a pipe is there, or the file may be written and its folder
+    /// may not. A link stays one: the file it leads to is replaced.
     ///
     /// # Errors
     /// F0801 or F0802 if it cannot be written.
     pub fn create(path: &Path) -> Result<Target> {
         let failed = |e: io::Error| Error::io("creating", path, &e);
         let facts = fs::metadata(path).ok();
+        let in_place = || File::create(path).map(|file| Target::Stream(file, path.to_path_buf()));
         if facts.as_ref().is_some_and(|facts| !facts.is_file()) {
-            return Ok(Target::Stream(File::create(path).map_err(failed)?, path.to_path_buf()));
+            return in_place().map_err(failed);
         }
-        let Some(facts) = facts else {
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir());
-            return Replacement::new(path).map(Target::File).map_err(|e| match parent {
-                Some(parent) => e.help(format!("there is no folder {}; make it first", parent.display())),
-                None => e,
-            });
+        let beside = || {
+            let Some(facts) = facts else { return Replacement::new(path) };
+            // What may not be written is not replaced either.
+            OpenOptions::new().write(true).open(path)?;
+            let file = Replacement::new(&fs::canonicalize(path)?)?;
+            file.guard_as(facts.permissions())?;
+            Ok(file)
         };
-        // What may not be written is not replaced either.
-        OpenOptions::new().write(true).open(path).map_err(failed)?;
-        let file = Replacement::new(&fs::canonicalize(path).map_err(failed)?)?;
-        file.guard_as(facts.permissions()).map_err(failed)?;
-        Ok(Target::File(file))
+        let target = match beside() {
+            Err(e) if is_of_the_place(&e) => in_place(),
+            file => file.map(Target::File),
+        };
+        target.map_err(failed).map_err(|e| match path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+            Some(parent) => e.help(format!("there is no folder {}; make it first", parent.display())),
+            None => e,
+        })
     }
 
     /// # Errors
     /// F0801 or F0802 if the content does not reach the file.
     pub fn finish(self) -> Result<()> {
         match self {
-            Target::File(file) => file.finish(),
+            Target::File(mut file) => {
+                let finished = match file.finish() {
+                    Err(e) if is_of_the_place(&e) => file.overwrite(),
+                    finished => finished,
+                };
+                finished.map_err(|e| Error::io("writing", file.path(), &e))
+            }
             Target::Stream(mut stream, path) => stream.flush().map_err(|e| Error::io("writing", &path, &e)),
         }
     }
@@ -65,10 +76,20 @@ impl Write for Target {
     }
 }
 
+/// Whether a file cannot be put beside another, or in its place, because of where that lies: a folder one may not write to, a file that is
+/// a mount of its own, a name that must not become longer. The file itself may be writable all the same.
+fn is_of_the_place(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, CrossesDevices, InvalidFilename, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(
+        error.kind(),
+        AlreadyExists | CrossesDevices | InvalidFilename | PermissionDenied | ReadOnlyFilesystem | ResourceBusy
+    )
+}
+
 /// Writes `bytes` to `path`.
 ///
 /// # Errors
-/// F0801 or F0802; a file that was there is then unchanged.
+/// F0801 or F0802; a file that was there is then unchanged, unless it had to be written in place.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut target = Target::create(path)?;
     target.write_all(bytes).map_err(|e| Error::io("writing", path, &e))?;
@@ -94,6 +115,55 @@ mod tests {
         assert_eq!((fs::read(&path).unwrap(), names().len()), (b"new".to_vec(), 1));
         let nowhere = write(&folder.path().join("absent/lists.csv"), b"new").unwrap_err();
         assert!(nowhere.to_string().contains("there is no folder"), "{nowhere}");
+    }
+
+    #[test]
+    fn files_of_others_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lists.csv");
+        let theirs = folder.path().join("lists.csv.tmp");
+        fs::write(&theirs, "theirs").unwrap();
+        // Two commands for one file: each result is whole, and the later one stays.
+        let (mut first, mut second) = (Target::create(&path).unwrap(), Target::create(&path).unwrap());
+        first.write_all(b"the first, longer").unwrap();
+        second.write_all(b"the second").unwrap();
+        first.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"the first, longer");
+        second.finish().unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::read(&theirs).unwrap()), (b"the second".to_vec(), b"theirs".to_vec()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_replaced_is_written_in_place() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        // No name beside this one is short enough.
+        let long = folder.path().join("l".repeat(255));
+        write(&long, b"old").unwrap();
+        write(&long, b"new").unwrap();
+        assert_eq!(fs::read(&long).unwrap(), b"new");
+        // A writable file in a folder that is not; nothing stops an administrator, for whom it is replaced.
+        let closed = folder.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::write(closed.join("lists.csv"), "older and longer").unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+        let written = write(&closed.join("lists.csv"), b"new");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+        written.unwrap();
+        assert_eq!(fs::read(closed.join("lists.csv")).unwrap(), b"new");
+        // A place that cannot be taken, as that of a mounted file.
+        let path = folder.path().join("lists.csv");
+        fs::write(&path, "older and longer").unwrap();
+        let mut file = Replacement::new(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        file.overwrite().unwrap();
+        drop(file);
+        assert_eq!((fs::read(&path).unwrap(), fs::read_dir(folder.path()).unwrap().count()), (b"new".to_vec(), 3));
+        let kinds = [io::ErrorKind::ResourceBusy, io::ErrorKind::CrossesDevices, io::ErrorKind::PermissionDenied];
+        assert!(kinds.into_iter().all(|kind| is_of_the_place(&kind.into())));
+        assert!(!is_of_the_place(&io::ErrorKind::StorageFull.into()), "an old file is not given up for half a new one");
     }
 
     #[cfg(unix)]

@@ -4,7 +4,7 @@
 //! directory. The operations stand behind [`Disk`] so that tests can stop after any of them, or lose what was not forced.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -46,15 +46,36 @@ impl Disk for FileSystem {
     }
 }
 
-/// Replaces the file at `path` by `bytes`, whole or not at all.
+/// Replaces the file at `path` by `bytes`, whole or not at all. For folders of our own: what lies at `NAME.tmp` is taken for the rest of
+/// an interrupted call.
+///
+/// # Errors
+/// F0801 or F0802.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = Replacement::new(path)?;
-    file.write_all(bytes).map_err(|e| Error::io("writing", path, &e))?;
-    file.finish()
+    let temporary = beside(path, ".tmp");
+    let work = || {
+        FileSystem.write(&temporary, &[bytes])?;
+        FileSystem.rename(&temporary, path)?;
+        FileSystem.sync_dir(folder_of(path))
+    };
+    work().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        Error::io("writing", path, &e)
+    })
 }
 
-/// A file that takes the place of the one at `path` when it is finished. Until then it lies beside it, as `NAME.tmp`; dropped before, it
-/// is removed, and what was at `path` has not changed.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file that takes the place of the one at `path` when it is finished. Until then it lies beside it, under a name that nobody else has;
+/// dropped before, it is removed, and what was at `path` has not changed.
 pub struct Replacement {
     file: fs::File,
     temporary: PathBuf,
@@ -64,13 +85,18 @@ pub struct Replacement {
 
 impl Replacement {
     /// # Errors
-    /// F0801 or F0802 if no file can be made beside `path`.
-    pub fn new(path: &Path) -> Result<Replacement> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let file = fs::File::create(&temporary).map_err(|e| Error::io("writing", path, &e))?;
-        Ok(Replacement { file, temporary, path: path.to_path_buf(), renamed: false })
+    /// Those of the system if no file can be made beside `path`.
+    pub fn new(path: &Path) -> io::Result<Replacement> {
+        // The number of the process is not enough: containers repeat it, and an end by force leaves the file of an earlier one.
+        for number in 1..=1000 {
+            let temporary = beside(path, &format!(".{}-{number}.tmp", std::process::id()));
+            match fs::OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok(Replacement { file, temporary, path: path.to_path_buf(), renamed: false }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Lets nobody read or write the file who may not read or write the one it replaces.
@@ -78,18 +104,34 @@ impl Replacement {
         self.file.set_permissions(permissions)
     }
 
+    /// Whose place it takes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Forces the content to the medium and takes the place at the path.
     ///
     /// # Errors
-    /// F0801 or F0802, and the old file is still there, unless only the directory could not be forced.
-    pub fn finish(mut self) -> Result<()> {
-        let mut work = || {
-            self.file.sync_all()?;
-            FileSystem.rename(&self.temporary, &self.path)?;
-            self.renamed = true;
-            FileSystem.sync_dir(self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-        };
-        work().map_err(|e| Error::io("writing", &self.path, &e))
+    /// Those of the system, and the old file is still there, unless only the directory could not be forced.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        FileSystem.rename(&self.temporary, &self.path)?;
+        self.renamed = true;
+        FileSystem.sync_dir(folder_of(&self.path))
+    }
+
+    /// Where the place cannot be taken: writes the content over the file that has it.
+    ///
+    /// # Errors
+    /// Those of the system, and what was in the file may be lost.
+    pub fn overwrite(&mut self) -> io::Result<()> {
+        if self.renamed {
+            return Ok(());
+        }
+        self.file.rewind()?;
+        let mut old = fs::File::create(&self.path)?;
+        io::copy(&mut self.file, &mut old)?;
+        old.sync_all()
     }
 }
 
