@@ -58,7 +58,8 @@ pub struct Inputs {
     /// The configuration of a run, in the place of `config_file`. It was judged when the run began, perhaps by a version with fewer rules,
     /// so what has no effect in it is not refused.
     pub run_file: Option<PathBuf>,
-    /// Variables of the process; those named `HARDNEG_SECTION__KEY` count, and others that begin like these are refused.
+    /// Variables of the process; those named `HARDNEG_SECTION__KEY` count, and others that begin like these are refused if they name a key
+    /// in another way.
     pub environment: Vec<(String, String)>,
     /// `key=value` each.
     pub sets: Vec<String>,
@@ -230,14 +231,13 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(Code::C0204, format!("reading {}: {error}", path.display()))
 }
 
-/// Refuses a variable without the two underscores between section and key; `typed` is its name in small letters, without the prefix.
-fn misnamed(name: &str, typed: &str, schema: &[(String, Value)]) -> Error {
+/// The error of a variable that names a key without the two underscores behind the section; `typed` is its name in small letters, without
+/// the prefix. One that names none is somebody else's: cluster managers and build servers call theirs by the name of a program too.
+fn misnamed(name: &str, typed: &str, schema: &[(String, Value)]) -> Option<Error> {
+    let flat = schema.iter().map(|(key, _)| key).find(|key| key.replace('.', "_") == typed).cloned();
+    let key = flat.or_else(|| keys::resolve(typed, schema).ok().map(|(key, _)| key))?;
     let error = Error::new(Code::C0201, format!("the environment variable {name} names no setting"));
-    let flat = schema.iter().map(|(key, _)| key).find(|key| key.replace('.', "_") == typed);
-    match flat.cloned().map_or_else(|| keys::resolve(typed, schema).map(|(key, _)| key), Ok) {
-        Ok(key) => error.help(format!("did you mean `HARDNEG_{}`?", key.replace('.', "__").to_ascii_uppercase())),
-        Err(hint) => error.help(hint).help("a setting is named HARDNEG_SECTION__KEY, with two underscores between"),
-    }
+    Some(error.help(format!("did you mean `HARDNEG_{}`?", key.replace('.', "__").to_ascii_uppercase())))
 }
 
 /// Byte offset of every key, dotted.
@@ -269,7 +269,10 @@ pub fn resolve(inputs: &Inputs) -> Result<Settings> {
         let typed = name.strip_prefix("HARDNEG_").filter(|_| !NO_SETTINGS.contains(&name.as_str()));
         let Some(typed) = typed.map(str::to_ascii_lowercase) else { continue };
         if !typed.contains("__") {
-            return Err(misnamed(name, &typed, &layers.schema));
+            match misnamed(name, &typed, &layers.schema) {
+                Some(error) => return Err(error),
+                None => continue,
+            }
         }
         layers.put_text(&typed.replace("__", "."), text, Source::Environment(name.clone()), 3)?;
     }
