@@ -73,7 +73,7 @@ codes! {
     D0105 Data "damaged compressed file"
         "A gzip or zstd file ends too early or fails its checksum, so part of the log is missing. Nothing of it is used. Copy or download it again.";
     D0106 Data "too many unusable rows"
-        "The share of rows that cannot be used exceeds `data.max_bad_share`. Mostly the delimiter, a column or the time unit was guessed wrongly; the message names the commonest problems with their first lines, and `hardneg inspect FILE` shows what was guessed and why.";
+        "The share of rows that cannot be used exceeds `data.max_bad_share`. Mostly the delimiter, a column or the time unit was guessed wrongly; the message names the commonest problems with their first lines, or a column that is named like a time and holds none, and `hardneg inspect FILE` shows what was guessed and why.";
     D0107 Data "a row cannot be used"
         "A row has a problem and `data.on_bad_row` is `fail`. With `quarantine` such rows are counted and kept in a file beside the output, with `skip` they are counted only.";
     D0108 Data "the file expands beyond reason"

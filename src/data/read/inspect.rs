@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::Data;
 use crate::data::raw::{Ids, RawLog, Rejected, Spanning};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 use super::layout::{ContextKind, Encoding, Evidence, Layout};
 use super::sniff::{Sample, encoding_name, show_delimiter};
@@ -96,9 +96,18 @@ pub struct Companion {
     pub key: Option<String>,
 }
 
-/// Looks at `path` from beginning to end. Bad rows are counted, none is fatal; a file without any good row is an error.
+/// Looks at `path` from beginning to end. Bad rows are counted, none is fatal, nor is a column named like a time that holds none; a file
+/// without any good row is an error.
 pub fn inspect(path: &Path, config: &Data) -> Result<Inspection> {
-    let found = detect(path, config)?;
+    let untimed = Data { time_col: "none".into(), ..config.clone() };
+    let (mut found, config, unreadable) = match detect(path, config) {
+        // A layout is refused with this code for its times alone.
+        Err(e) if e.code() == Code::D0106 => (detect(path, &untimed)?, &untimed, Some(e)),
+        found => (found?, config, None),
+    };
+    for time in found.evidence.iter_mut().filter(|e| unreadable.is_some() && e.what == "time") {
+        time.because = "a column is named like one and cannot be read".into();
+    }
     let layout = found.layout;
     let lenient = Data { on_bad_row: "skip".into(), max_bad_share: 1.0, ..config.clone() };
     let log = read_as(path, &layout, &lenient, None, &mut |_| {})?;
@@ -150,6 +159,9 @@ pub fn inspect(path: &Path, config: &Data) -> Result<Inspection> {
         layout,
     };
     inspection.warnings = warnings(&inspection, config);
+    let advice =
+        "name another with `data.time_col`, write its times in another way, or go without them as the command below does";
+    inspection.warnings.splice(0..0, unreadable.map(|e| format!("{}, so training would stop: {advice}", e.what())));
     if given(config) {
         // Guesses of a bare call would differ from what was declared here.
         inspection.command = inspection.spelled_out.clone();

@@ -367,6 +367,8 @@ fn refuse_unreadable_times(path: &Path, columns: &[Column], taken: &[Option<usiz
     let what = format!("{}: the column `{name}` cannot be read as times", path.display());
     Err(Error::new(Code::D0106, what)
         .note(format!("it holds \"{}\"", super::rows::shown(example)))
+        .note(format!("found: {}", listed(columns)))
+        .help("`data.time_col = NAME` if the times are in another column, by name or by number")
         .help("write times as numbers since 1970 or as dates such as `2017-07-26 08:45:56`; `data.time_unit` names the unit of numbers")
         .help("`data.time_col = \"none\"` goes without times: then the order of the file is the order of events"))
 }

@@ -488,6 +488,7 @@ fn a_column_named_like_a_time_is_read_as_times_or_refused() {
         assert_eq!(log.code(), Code::D0106, "{times:?}");
         let error = log.read().err().unwrap().to_string();
         assert!(error.contains(times[0]) && error.contains("data.time_col = \"none\""), "{error}");
+        assert!(error.contains("data.time_col = NAME") && error.contains("1 `user_id`, 2 `item_id`, 3 `timestamp`"), "{error}");
         let log = log.with(|c| c.time_col = "none".into());
         assert!(log.read().unwrap().times.is_none());
     }
@@ -507,6 +508,20 @@ fn a_column_named_like_a_time_is_read_as_times_or_refused() {
     let placeholders = with("date", &["2017-07-26", "2017-07-27", "2017-07-28", "9999-12-31", "0001-01-01", "1970-01-01"]);
     let read = placeholders.read().unwrap();
     assert_eq!(classes(&read), [("far_future_time", 1), ("negative_time", 1), ("zero_time", 1)]);
+}
+
+#[test]
+fn times_that_cannot_be_read_do_not_close_a_look_at_the_file() {
+    let log = Log::new("log.csv", "user_id,item_id,timestamp,when\nu1,i1,07/26/2017,1500000000\nu1,i2,07/27/2017,1500000001\n");
+    let seen = inspect(&log.path(), &log.config).unwrap();
+    assert_eq!((seen.rows, seen.times.is_none(), &seen.columns[2].role[..]), (2, true, "unused"));
+    let warning = &seen.warnings[0];
+    assert!(warning.contains("`timestamp` cannot be read as times") && warning.contains("`data.time_col`"), "{warning}");
+    let time = seen.evidence.iter().find(|e| e.what == "time").unwrap();
+    assert_eq!((&time.value[..], &time.because[..]), ("none", "a column is named like one and cannot be read"));
+    // What is advised can be done: both the command and the other column.
+    assert!(seen.command.contains("--set data.time_col=none"), "{}", seen.command);
+    assert!(log.with(|c| c.time_col = "when".into()).read().unwrap().times.is_some());
 }
 
 /// A Parquet file of (user: string, item: optional int, time: timestamp in ms).
