@@ -38,14 +38,13 @@ impl SettingFlags {
         };
         let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(ours).collect();
         environment.sort();
-        Inputs {
-            user_file: home.map(|h| h.join("hardneg/config.toml")).filter(|p| p.is_file()),
-            config_file: self.config.clone(),
-            run_file: None,
-            environment,
-            sets: self.sets.clone(),
-            flags: vec![],
-        }
+        let user_file = home.map(|h| h.join("hardneg/config.toml")).filter(|p| p.is_file());
+        Inputs { user_file, environment, ..self.typed() }
+    }
+
+    /// What was said on the command line alone.
+    pub fn typed(&self) -> Inputs {
+        Inputs { config_file: self.config.clone(), sets: self.sets.clone(), ..Inputs::default() }
     }
 }
 

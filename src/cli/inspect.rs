@@ -26,14 +26,17 @@ pub struct Args {
 
 pub fn run(args: &Args, json: bool) -> Result<()> {
     let path = args.file.as_path();
-    let mut inputs = args.settings.inputs();
+    let prepared = if path.is_dir() { Ok(false) } else { is_prepared(path) };
+    let is_log = !path.is_dir() && matches!(prepared, Ok(false));
+    // Nothing is set of a run or a prepared file, so what somebody keeps for logs is no business of theirs.
+    let mut inputs = if is_log { args.settings.inputs() } else { args.settings.typed() };
     inputs.flags.push(("FILE".into(), "data.path", toml::Value::String(path.display().to_string())));
-    // Settings that cannot be read are told of whatever the file is.
+    // Settings typed here that cannot be read are told of whatever the file is.
     let settings = settings::resolve(&inputs)?;
     if path.is_dir() {
         return inspect_run(path, json);
     }
-    if is_prepared(path)? {
+    if prepared? {
         return inspect_prepared(path, json);
     }
     let found = read::inspect(path, &settings.config.data)?;

@@ -13,7 +13,7 @@ use hardneg::data::read::read;
 use hardneg::data::split::{Split, leakage};
 use hardneg::data::training::TrainingSet;
 
-use crate::program::{Folder, end_of};
+use crate::program::{Folder, end_of, finish};
 
 /// Settings that read a file of the shared data, if it is there; says so when it is not.
 fn shared(name: &str) -> Option<Data> {
@@ -213,5 +213,20 @@ fn settings_are_read_whatever_is_inspected() {
     for file in ["ratings.csv", "x.hn", "run"] {
         folder.run(&["inspect", file, "--set", "nonsense=1"]).fails(2, "C0201");
         folder.run(&["inspect", file, "--config", "absent.toml"]).fails(2, "C0204");
+    }
+    // Those that nobody typed concern a log alone.
+    let train =
+        ["train", "ratings.csv", "--set", "dim=8", "--epochs", "1", "--device", "host", "--progress", "none", "--out", "trained"];
+    folder.run(&train).ok();
+    std::fs::create_dir_all(folder.path(".config/hardneg")).unwrap();
+    for (file, name) in [("[model]\nnonsense = 1\n", "HARDNEG_MODEL__DIM"), ("", "HARDNEG_MODEL__NONSENSE")] {
+        folder.write(".config/hardneg/config.toml", file);
+        let inspect = |of: &str| {
+            let args = ["inspect", of];
+            finish(folder.command().env(name, "9").args(args).output().unwrap(), &args)
+        };
+        inspect("x.hn").ok();
+        inspect("trained").ok();
+        inspect("ratings.csv").fails(2, "C0201");
     }
 }
