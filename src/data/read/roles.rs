@@ -351,7 +351,7 @@ fn rule(facts: &Facts, unit: Option<Unit>, evidence: &mut Vec<Evidence>) -> Time
 
 /// The rule of times of a declared unit: what a sample shows of them if it is read in that unit.
 pub fn declared_rule(unit: Unit, guess: Option<&Guess>) -> TimeRule {
-    guess.map(|g| g.rule).filter(|rule| rule.unit == unit).unwrap_or(TimeRule { unit, dated: false, early: false })
+    guess.map(|g| g.rule).filter(|rule| rule.unit == unit).unwrap_or(TimeRule::undated(unit))
 }
 
 /// A column that is named like a time and holds something else, with no other time beside it, is not passed over: the order

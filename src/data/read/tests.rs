@@ -505,6 +505,10 @@ fn a_column_named_like_a_time_is_read_as_times_or_refused() {
     assert_eq!(read(&["2017-07-26 08:45:56 UTC", "2017-7-6 8:45"]), [1_501_058_756_000_000, 1_499_330_700_000_000]);
     assert_eq!(read(&["1985-11-17 06:59:16", "1986-01-01"]), [501_058_756_000_000, 504_921_600_000_000]);
     assert_eq!(read(&["1944-05-06", "1931-02-03"])[1], -1_227_916_800_000_000);
+    // A log that begins before 1970 loses nothing, however many of its events are later.
+    let old = ["1962-03-04", "1969-12-31", "1970-01-01", "1970-01-02", "1985-01-01", "2001-02-03", "2017-07-26"];
+    let log = with("date", &old).read().unwrap();
+    assert_eq!((log.times.as_ref().unwrap().len(), log.rejected.total()), (7, 0), "{:?}", classes(&log));
     let placeholders = with("date", &["2017-07-26", "2017-07-27", "2017-07-28", "9999-12-31", "0001-01-01", "1970-01-01"]);
     let read = placeholders.read().unwrap();
     assert_eq!(classes(&read), [("far_future_time", 1), ("negative_time", 1), ("zero_time", 1)]);
@@ -562,7 +566,7 @@ fn parquet_rows_nulls_and_units() {
         ("ann", Some(5), T * 1000),
         ("bob", None, T * 1000),
         ("ann", Some(-7), T * 1000 + 999),
-        ("cy", Some(5), -1),
+        ("cy", Some(5), -3_000_000_000_000),
     ]);
     let log = Log::new("log.parquet", &bytes).with(|c| c.time_col = "when_seen".into());
     let layout = log.layout();
@@ -627,10 +631,12 @@ fn a_parquet_schema_is_believed() {
     let at = [330_000_001, 400_000_000, 500_000_000];
     assert_eq!(read("int64 timestamp (TIMESTAMP_MILLIS)", at.map(|t| t * 1000)), (ids(at), time::Unit::Ms));
     assert_eq!(read("int64 timestamp (TIMESTAMP_MICROS)", at.map(|t| t * 1_000_000)), (ids(at), time::Unit::Us));
-    let early = [-800_000_000, -900_000_000, 500_000_000];
-    assert_eq!(read("int64 time (TIMESTAMP_MILLIS)", early.map(|t| t * 1000)), (ids(early), time::Unit::Ms));
-    let days = [17_000, 17_001, 4_000];
-    assert_eq!(read("int32 date (DATE)", days), (ids(days.map(|d| d * 86_400)), time::Unit::Days));
+    for old in [[-800_000_000, -900_000_000, 500_000_000], [-800_000_000, 500_000_000, 1_500_000_000]] {
+        assert_eq!(read("int64 time (TIMESTAMP_MILLIS)", old.map(|t| t * 1000)), (ids(old), time::Unit::Ms));
+    }
+    for days in [[17_000, 17_001, 4_000], [0, 1, 9_000], [0, 0, 0]] {
+        assert_eq!(read("int32 date (DATE)", days), (ids(days.map(|d| d * 86_400)), time::Unit::Days));
+    }
 }
 
 #[cfg(feature = "parquet")]

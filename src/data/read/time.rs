@@ -2,8 +2,8 @@
 //!
 //! The unit is guessed from a sample: units differ by a factor of 60 or 1000, while the years 1990 to 2100 span a factor
 //! of 6.5 only, so a number lies in that window under at most one unit. A log whose numbers lie in no window counts from
-//! an origin of its own (`dated` is false), and then nothing but sign and size can be checked. Written dates need no window;
-//! those before 1970 are believed where most of a log's are (`early`).
+//! an origin of its own (`dated` is false), and then nothing but sign and size can be checked. Written dates, and numbers whose
+//! schema says that they are dates, need no window: they are believed from 1900 on.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,8 @@ use super::rows::Class;
 /// 1990-01-01 and 2100-01-01, in seconds: the window in which a number is believed to be a date.
 const FIRST: i64 = 631_152_000;
 const LAST: i64 = 4_102_444_800;
+/// 1900-01-01, in seconds: what is written as an earlier date is a placeholder or a slip.
+const EARLIEST: i64 = -2_208_988_800;
 
 /// How a time field is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,14 +73,21 @@ impl Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeRule {
     pub unit: Unit,
-    /// The times are dates: then 0 stands for "missing" and another unit's number is recognised.
+    /// The times are dates: then another unit's number is recognised.
     pub dated: bool,
-    /// Most of them lie before 1970, so none is refused for that.
+    /// The schema says that they are, so a number is believed as a written date is.
     #[serde(default)]
-    pub early: bool,
+    pub typed: bool,
+    /// 0, which is the first moment of 1970, stands for a missing time.
+    #[serde(default)]
+    pub zero_missing: bool,
 }
 
 impl TimeRule {
+    /// Of times of which no more is known than their unit.
+    pub fn undated(unit: Unit) -> TimeRule {
+        TimeRule { unit, dated: false, typed: false, zero_missing: false }
+    }
     /// Microseconds of a field, or the class of its problem.
     pub fn micros(&self, field: &[u8]) -> Result<i64, Class> {
         if missing(field) {
@@ -114,19 +123,18 @@ impl TimeRule {
         }
     }
     fn checked(&self, micros: i64, value: i64) -> Result<i64, Class> {
-        if micros < 0 && !self.early {
+        let seconds = micros.div_euclid(1_000_000);
+        let believed = self.typed || self.unit == Unit::Iso;
+        if seconds < if believed { EARLIEST } else { 0 } {
             return Err(Class::NegativeTime);
         }
-        let seconds = micros.div_euclid(1_000_000);
-        if self.dated {
-            if value == 0 && !self.early {
-                return Err(Class::ZeroTime);
-            }
-            // A written date has no unit to be mistaken.
-            if self.unit != Unit::Iso && !(FIRST..LAST).contains(&seconds) && by_size(value).is_some_and(|unit| unit != self.unit)
-            {
-                return Err(Class::MixedTimeUnit);
-            }
+        if value == 0 && self.zero_missing {
+            return Err(Class::ZeroTime);
+        }
+        // What is believed has no unit to be mistaken.
+        let another = || !(FIRST..LAST).contains(&seconds) && by_size(value).is_some_and(|unit| unit != self.unit);
+        if self.dated && !believed && another() {
+            return Err(Class::MixedTimeUnit);
         }
         if seconds >= LAST { Err(Class::FarFutureTime) } else { Ok(micros) }
     }
@@ -349,7 +357,7 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
     let dates: Vec<i64> = fields.iter().filter_map(|f| written(f)).collect();
     if share(dates.len()) > 0.5 {
         let because = format!("{} of {} sampled fields are dates", dates.len(), fields.len());
-        let rule = TimeRule { unit: Unit::Iso, dated: true, early: mostly_early(&dates) };
+        let rule = TimeRule { unit: Unit::Iso, dated: true, typed: false, zero_missing: zero_stands_out(&dates) };
         return Some(Guess { rule, share: share(dates.len()), because });
     }
     if share(values.len()) <= 0.5 {
@@ -364,7 +372,8 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
                 fields.len(),
                 unit.name()
             );
-            return Some(Guess { rule: TimeRule { unit, dated: true, early: false }, share: share(hits), because });
+            let rule = TimeRule { unit, dated: true, typed: false, zero_missing: true };
+            return Some(Guess { rule, share: share(hits), because });
         }
     }
     let lower = name.to_ascii_lowercase();
@@ -381,7 +390,7 @@ pub fn guess(fields: &[&[u8]], name: &str) -> Option<Guess> {
         "sampled numbers {low} to {high} are no dates, so they count from an origin of their own; {}",
         if named { format!("the column's name says {}", unit.name()) } else { "seconds are assumed".to_string() }
     );
-    let rule = TimeRule { unit, dated: false, early: false };
+    let rule = TimeRule::undated(unit);
     let inside = values.iter().filter(|&&v| rule.scaled(v).is_ok()).count();
     Some(Guess { rule, share: share(inside), because })
 }
@@ -393,20 +402,18 @@ fn written(field: &[u8]) -> Option<i64> {
     date(field).filter(|d| (FIRST..LAST).contains(&(d / 1_000_000)) || padded || field.contains(&b':'))
 }
 
-fn mostly_early(times: &[i64]) -> bool {
-    2 * times.iter().filter(|&&time| time < 0).count() > times.len()
+/// Whether 1970-01-01 is a placeholder among these dates, in microseconds: all others that are believed lie after 1990, and there
+/// are some. In a log that begins in 1970 it is a day like any other.
+fn zero_stands_out(dates: &[i64]) -> bool {
+    let any = |from, to| dates.iter().any(|&date| date != 0 && (from..to).contains(&date.div_euclid(1_000_000)));
+    any(FIRST, LAST) && !any(EARLIEST, FIRST)
 }
 
-/// The rule of a column whose schema says that it holds times of this unit; its sampled fields only say how early they are.
+/// The rule of a column whose schema says that it holds times of this unit; its sampled fields only say what 0 means.
 pub fn of_schema(unit: Unit, fields: &[&[u8]]) -> TimeRule {
-    let signs: Vec<i64> = fields
-        .iter()
-        .filter_map(|f| match number(f) {
-            Number::Whole(v) => Some(v),
-            _ => None,
-        })
-        .collect();
-    TimeRule { unit, dated: true, early: mostly_early(&signs) }
+    let rule = TimeRule { unit, dated: true, typed: true, zero_missing: false };
+    let dates: Vec<i64> = fields.iter().filter_map(|field| rule.micros(field).ok()).collect();
+    TimeRule { zero_missing: zero_stands_out(&dates), ..rule }
 }
 
 /// The first of these fields that is no time in any form, or the first that holds anything.
@@ -472,7 +479,7 @@ mod tests {
 
     #[test]
     fn every_problem_of_a_number_has_its_class() {
-        let rule = TimeRule { unit: Unit::S, dated: true, early: false };
+        let rule = TimeRule { unit: Unit::S, dated: true, typed: false, zero_missing: true };
         assert_eq!(rule.micros(b"978300760"), Ok(978_300_760_000_000));
         assert_eq!(rule.micros(b"978300760.0"), Ok(978_300_760_000_000));
         assert_eq!(rule.micros(b"978300760.5"), Ok(978_300_760_500_000));
@@ -495,34 +502,57 @@ mod tests {
         ] {
             assert_eq!(rule.micros(field), Err(class), "{}", String::from_utf8_lossy(field));
         }
-        let relative = TimeRule { unit: Unit::Minutes, dated: false, early: false };
+        let relative = TimeRule::undated(Unit::Minutes);
         assert_eq!(relative.micros(b"0"), Ok(0));
         assert_eq!(relative.micros(b"458435"), Ok(458_435 * 60_000_000));
     }
 
     #[test]
-    fn written_dates_are_held_to_the_window_and_believed_before_1970_where_most_are() {
+    fn written_dates_are_believed_from_1900_to_2100() {
         let rule = |fields: &[&str]| {
             let fields: Vec<&[u8]> = fields.iter().map(|f| f.as_bytes()).collect();
             guess(&fields, "t").unwrap().rule
         };
-        let late = rule(&["2019-05-01", "1985-01-01", "1969-05-01"]);
-        assert_eq!((late.unit, late.dated, late.early), (Unit::Iso, true, false));
-        assert_eq!(late.micros(b"1970-01-01 00:15:00"), Ok(900_000_000));
-        for (field, class) in [
-            ("9999-12-31", Class::FarFutureTime),
-            ("2262-01-01 00:00", Class::FarFutureTime),
-            ("0001-01-01", Class::NegativeTime),
-            ("1969-12-31", Class::NegativeTime),
-            ("1970-01-01", Class::ZeroTime),
-        ] {
-            assert_eq!(late.micros(field.as_bytes()), Err(class), "{field}");
+        let late = rule(&["2019-05-01", "1970-01-01", "0001-01-01"]);
+        assert_eq!((late.unit, late.dated), (Unit::Iso, true));
+        assert_eq!(late.micros(b"1970-01-01"), Err(Class::ZeroTime));
+        // A single date before 1990 makes 1970 a year like any other, and so does a sample that holds nothing else.
+        for sample in [&["2019-05-01", "1985-01-01", "1970-01-01"][..], &["1970-01-01", "1970-01-01"], &["1970-01-02"]] {
+            assert_eq!(rule(sample).micros(b"1970-01-01"), Ok(0), "{sample:?}");
         }
-        let early = rule(&["1931-02-03", "1944-05-06", "1985-01-01"]);
-        assert!(early.early);
-        assert_eq!(early.micros(b"1931-02-03"), Ok(-1_227_916_800_000_000));
-        assert_eq!(early.micros(b"1970-01-01"), Ok(0));
-        assert_eq!(early.micros(b"9999-12-31"), Err(Class::FarFutureTime));
+        assert_eq!(TimeRule::undated(Unit::Iso).micros(b"1970-01-01"), Ok(0));
+        for rule in [late, rule(&["1962-05-01", "1944-05-06"]), TimeRule::undated(Unit::Iso)] {
+            for (field, micros) in [
+                ("1970-01-01 00:15:00", 900_000_000),
+                ("1969-12-31", -86_400_000_000),
+                ("1931-02-03", -1_227_916_800_000_000),
+                ("1900-01-01", EARLIEST * 1_000_000),
+            ] {
+                assert_eq!(rule.micros(field.as_bytes()), Ok(micros), "{field}");
+            }
+            for (field, class) in [
+                ("9999-12-31", Class::FarFutureTime),
+                ("2262-01-01 00:00", Class::FarFutureTime),
+                ("0001-01-01", Class::NegativeTime),
+                ("1899-12-31", Class::NegativeTime),
+            ] {
+                assert_eq!(rule.micros(field.as_bytes()), Err(class), "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_schema_are_believed_like_written_dates() {
+        let first = of_schema(Unit::Days, &[b"0", b"0", b"1", b"9000"]);
+        assert_eq!((first.scaled(0), first.scaled(-2_000)), (Ok(0), Ok(-2_000 * 86_400_000_000)));
+        assert_eq!(first.scaled(-30_000), Err(Class::NegativeTime));
+        assert_eq!(first.scaled(50_000), Err(Class::FarFutureTime));
+        // The 12th of January 1970 in milliseconds is a date of 2001 in seconds.
+        let early = of_schema(Unit::Ms, &[b"-5000", b"978300760"]);
+        assert_eq!(early.scaled(978_300_760), Ok(978_300_760_000));
+        assert_eq!((early.scaled(i64::MIN), early.scaled(i64::MAX)), (Err(Class::NegativeTime), Err(Class::FarFutureTime)));
+        let late = of_schema(Unit::Ms, &[b"0", b"978300760000"]);
+        assert_eq!((late.scaled(0), late.scaled(-1_000)), (Err(Class::ZeroTime), Ok(-1_000_000)));
     }
 
     #[test]
