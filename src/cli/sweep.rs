@@ -3,8 +3,9 @@
 //!
 //! Every combination is a run directory of its own below `--out`, trained by this same program in a process of its own, so a crash
 //! or a kill costs no more than it costs one `hardneg train`. A run that has its report is never trained again, and one of other
-//! settings or another log is refused, as `hardneg train` refuses it. Combinations are compared by their best *validation* value,
-//! averaged over seeds: choosing by the test figures would be learning from them.
+//! settings or another log is refused, as `hardneg train` refuses it; a log that has gone keeps nobody from seeing what was trained
+//! on it. Combinations are compared by their best *validation* value, averaged over seeds: choosing by the test figures would be
+//! learning from them.
 //! Successive halving (Jamieson and Talwalkar 2016) trains all for a few epochs, keeps the best share, and starts those over with
 //! more epochs, because a schedule belongs to its length. A sweep that is through ends in `report.html`, the page of its longest
 //! trained runs with the picture of accuracy against coverage and time, and in a paired comparison of the best with the others.
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::cli::arguments::{self, Machine, SettingFlags, Stop};
 use crate::cli::display::{Display, Style};
+use crate::cli::inspect::is_prepared;
 use crate::cli::measure::Part;
 use crate::cli::settings::{self, Settings, Source};
 use crate::cli::{compare, intake, report, terminal, train};
@@ -27,6 +29,7 @@ use crate::data::order::Order;
 use crate::error::{Code, Error, Exit, Result};
 use crate::eval::report::check_metric;
 use crate::sampling::Plan;
+use crate::train::checkpoint;
 use crate::train::durable;
 use crate::train::run_dir::RunDir;
 
@@ -36,6 +39,8 @@ const MOST: usize = 10_000;
 const RESULTS: &str = "sweep.json";
 /// And of the page of its runs.
 const PAGE: &str = "report.html";
+/// What a run has when it is finished.
+const REPORT: &str = "report.json";
 /// Combinations that the closing comparison ranks again.
 const COMPARED: usize = 8;
 
@@ -90,6 +95,9 @@ struct Outcome {
     seconds: f64,
 }
 
+/// Fingerprints of the data by the settings they are read with; none of what cannot be opened.
+type Logs = BTreeMap<String, Option<String>>;
+
 /// One combination of the grid.
 struct Combination {
     /// `key=value` each.
@@ -128,7 +136,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     let mut all: Vec<Row> = vec![];
     let mut alive: Vec<&Combination> = combinations.iter().collect();
     let (mut unfinished, mut last) = (0, 0);
-    let mut logs = BTreeMap::new();
+    let mut logs = Logs::new();
     for (round, &rung) in rounds.iter().enumerate() {
         let mut rows = vec![];
         for &combination in &alive {
@@ -341,42 +349,45 @@ fn refuse_set_seeds(args: &Args, sets: &[String], settings: &Settings) -> Result
 }
 
 /// Refuses what lies in the folder of a run and was trained with other settings or, if it is finished, on another log. Of a run
-/// that goes on `hardneg train` sees to the log.
-fn refuse_foreign(
-    args: &Args,
-    run: &Path,
-    settings: &Settings,
-    config: &Config,
-    logs: &mut BTreeMap<String, String>,
-) -> Result<()> {
+/// that goes on `hardneg train` sees to the log, and what neither ended nor left a checkpoint begins anew, as it does there.
+fn refuse_foreign(args: &Args, run: &Path, settings: &Settings, config: &Config, logs: &mut Logs) -> Result<()> {
     if !run.join("config.resolved.toml").is_file() {
         return Ok(());
     }
-    let cure = "a sweep starts over where the folder of a run is removed";
     let dir = RunDir::open(run)?;
-    train::refuse_other_configuration(&dir, config).map_err(|e| e.help(cure))?;
-    let Some(manifest) = dir.read_manifest()?.filter(|_| run.join("report.json").is_file()) else { return Ok(()) };
-    if manifest.data_fingerprint == fingerprint(args, settings, logs)? {
+    let finished = run.join(REPORT).is_file();
+    if !finished && checkpoint::steps(&dir.checkpoints())?.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Code::C0206, "the data are not those the run was started with")
-        .at(run.display().to_string())
-        .help("choose another `--out`")
-        .help(cure))
+    let cure = "choose another `--out`, or remove the folder of this run, which is then trained anew";
+    train::refuse_other_configuration(&dir, config, cure)?;
+    let Some(manifest) = dir.read_manifest()?.filter(|_| finished) else { return Ok(()) };
+    if fingerprint(args, settings, logs)?.is_none_or(|found| found == manifest.data_fingerprint) {
+        return Ok(());
+    }
+    Err(Error::new(Code::C0206, "the data are not those the run was started with").at(run.display().to_string()).help(cure))
 }
 
 /// Of the data that `settings` name. A log is read for it, once for each way of reading it in `logs`, and leaves nothing behind.
-fn fingerprint(args: &Args, settings: &Settings, logs: &mut BTreeMap<String, String>) -> Result<String> {
+/// None if it cannot be opened: a finished run does not need it any more, and shows what it came to.
+fn fingerprint(args: &Args, settings: &Settings, logs: &mut Logs) -> Result<Option<String>> {
     let reading = json!(settings.config.data).to_string();
     if let Some(known) = logs.get(&reading) {
         return Ok(known.clone());
     }
-    let folder = args.out.join("reading");
+    // Another process may sweep into the same folder.
+    let folder = args.out.join(format!("reading-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("making", &folder, &e))?;
     let data = intake::interactions(settings, &folder.join("data.hardneg"), &mut Display::new(Style::None, true, false));
     let found = data.map(|(data, _)| intake::fingerprint(&data));
     let _ = std::fs::remove_dir_all(&folder);
-    let found = found?;
+    let found = match found {
+        Err(error) if error.code() == Code::D0101 => {
+            terminal::say(&format!("note: whether finished runs were trained on these data cannot be told: {}", error.what()));
+            None
+        }
+        found => Some(found?),
+    };
     logs.insert(reading, found.clone());
     Ok(found)
 }
@@ -388,7 +399,7 @@ fn one(
     seed: u64,
     epochs: u32,
     left: Option<f64>,
-    logs: &mut BTreeMap<String, String>,
+    logs: &mut Logs,
 ) -> Result<Option<Outcome>> {
     let Combination { sets, settings } = combination;
     let name = name(sets, seed, args.halving.map(|_| epochs));
@@ -406,7 +417,11 @@ fn one(
         test: BTreeMap::new(),
         seconds: 0.0,
     };
-    if !run.join("report.json").is_file() {
+    if !run.join(REPORT).is_file() {
+        // A log that cannot be opened is no failure of a combination.
+        if !config.data.path.is_empty() {
+            is_prepared(Path::new(&config.data.path))?;
+        }
         terminal::say(&format!("{}: {} seed {seed}", name, sets.join(" ")));
         let program = std::env::current_exe().map_err(|e| Error::io("finding", Path::new("this program"), &e))?;
         let mut command = Command::new(program);
@@ -434,7 +449,7 @@ fn one(
             }
         }
     }
-    let report = read(&run.join("report.json"))?;
+    let report = read(&run.join(REPORT))?;
     let numbers = report["model"].as_object().into_iter().flatten();
     let records = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     let epochs = records.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|r| r["kind"] == "epoch");

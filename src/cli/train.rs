@@ -25,6 +25,9 @@ use crate::train::fit::{self, Best, Event, Outcome, Reason, Training, Watcher};
 use crate::train::run_dir::{Manifest, RECORD_VERSION, RunDir};
 use crate::train::step::Trainer;
 
+/// Where a run of something else is in the way.
+const START_OVER: &str = "choose another `--out`, or start over with `--fresh`";
+
 #[derive(clap::Args)]
 #[command(
     args_override_self = true,
@@ -120,7 +123,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
         display.log_to(log_file(&run)?);
     }
     if begun {
-        refuse_other_configuration(&run, config)?;
+        refuse_other_configuration(&run, config, START_OVER)?;
     }
     let former = if begun { read_former(&run, &mut display)? } else { None };
     settings.notes.iter().for_each(|note| display.line(note));
@@ -286,8 +289,8 @@ fn read_former(run: &RunDir, display: &mut Display) -> Result<Option<Manifest>> 
     }
 }
 
-/// Refuses to continue a run with other settings, and shows which.
-pub(super) fn refuse_other_configuration(run: &RunDir, config: &Config) -> Result<()> {
+/// Refuses to continue a run with other settings, and shows which, with the cure that the caller has.
+pub(super) fn refuse_other_configuration(run: &RunDir, config: &Config, cure: &str) -> Result<()> {
     let Some(old) = run.read_config()? else { return Ok(()) };
     let (old, new) = (lasting(&old), lasting(config));
     let keys = |of: &Value| of.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
@@ -304,7 +307,7 @@ pub(super) fn refuse_other_configuration(run: &RunDir, config: &Config) -> Resul
     }
     let error = Error::new(Code::C0206, "the run was started with other settings").at(run.path().display().to_string());
     let error = differences.iter().take(8).fold(error, |e, difference| e.note(difference.clone()));
-    Err(error.help("choose another `--out`, or start over with `--fresh`"))
+    Err(error.help(cure))
 }
 
 fn log_file(run: &RunDir) -> Result<File> {
@@ -321,7 +324,7 @@ fn refuse_other_data(run: &RunDir, former: Option<&Manifest>, data: &Interaction
     }
     Err(Error::new(Code::C0206, "the data are not those the run was started with")
         .at(run.path().display().to_string())
-        .help("choose another `--out`, or start over with `--fresh`"))
+        .help(START_OVER))
 }
 
 /// Refuses a split without an event that evaluation would ask for, on the way or at the end.

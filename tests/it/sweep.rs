@@ -76,6 +76,7 @@ fn results_of_other_settings_or_of_another_log_are_not_taken_for_ones_own() {
     for other in ["epochs=3", "lr=0.01"] {
         let refused = folder.run(&[&grid[..], &["--set", other]].concat()).fails(2, "C0206");
         assert!(refused.err.contains(other.split('=').next().unwrap()), "{}", refused.err);
+        assert!(!refused.err.contains("--fresh"), "a sweep has no such option: {}", refused.err);
     }
     folder.run(&[&grid[..], &["--set", "synthetic.seed=9"]].concat()).fails(2, "C0206");
     // What changes no bit of a run may change.
@@ -97,7 +98,42 @@ fn results_of_other_settings_or_of_another_log_are_not_taken_for_ones_own() {
     assert_eq!(runs(&folder, &on("same.csv")), first, "a log counts by what it holds");
     let refused = folder.run(&on("other.csv")).fails(2, "C0206");
     assert!(refused.err.contains("data"), "{}", refused.err);
-    assert!(!folder.path("logs/reading").exists());
+    let names = fs::read_dir(folder.path("logs")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    assert!(names.into_iter().all(|name| !name.starts_with("reading")), "what a log was read into is gone");
+
+    // Where the log has gone, what is finished is shown all the same; what is not finished lacks its log.
+    for name in ["one.csv", "same.csv"] {
+        fs::remove_file(folder.path(name)).unwrap();
+    }
+    let shown = folder.run(&on("one.csv"));
+    assert!(shown.err.matches("note: ").count() == 1 && shown.err.contains("one.csv"), "{}", shown.err);
+    assert!(shown.ok().contains("dropout=0.2"));
+    assert_eq!(runs(&folder, &on("one.csv")), first);
+    for (grid, after) in [("dropout=0.1,0.2,0.3", "finished ones"), ("dropout=0.3,0.1,0.2", "nothing")] {
+        let words: Vec<&str> =
+            on("one.csv").into_iter().map(|word| if word == "dropout=0.1,0.2" { grid } else { word }).collect();
+        let refused = folder.run(&words).fails(3, "D0101");
+        assert!(!refused.out.contains("failed"), "after {after}: {}", refused.out);
+    }
+    let kept: serde_json::Value = serde_json::from_slice(&fs::read(folder.path("logs/sweep.json")).unwrap()).unwrap();
+    assert_eq!(kept["runs"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn runs_that_came_to_nothing_begin_anew_with_other_settings() {
+    let folder = Folder::new();
+    let grid = sweep(&["--grid", "optim.lr=1e30,1e31"]);
+    // Neither gets as far as a checkpoint: their gradients are not finite.
+    let clips = |clip: &str| {
+        let entries = fs::read_dir(folder.path("all")).unwrap().flatten().map(|entry| entry.path());
+        let left: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+        assert!(left.len() == 2 && left.iter().all(|run| !run.join("report.json").exists()));
+        left.iter().all(|run| fs::read_to_string(run.join("config.resolved.toml")).unwrap().contains(clip))
+    };
+    folder.run(&grid).fails(2, "C0205");
+    assert!(clips("\nclip = 0"));
+    folder.run(&[&grid[..], &["--set", "optim.clip=1"]].concat()).fails(2, "C0205");
+    assert!(clips("\nclip = 1"));
 }
 
 #[test]
