@@ -135,16 +135,19 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if begun {
         refuse_other_data(&run, former.as_ref(), &data)?;
     }
-    let mut config = config.clone();
-    if begun && let Some(latest) = checkpoint::load_latest(&run.checkpoints())? {
-        checkpoint::settle_context(&mut config, &latest.tensors);
+    // What the run was asked for stays what it is known by.
+    let mut settled = config.clone();
+    if begun
+        && !data.columns().is_empty()
+        && let Some(latest) = checkpoint::load_latest(&run.checkpoints())?
+    {
+        checkpoint::settle_context(&mut settled, &latest.tensors);
     }
-    let config = &config;
-    let set = intake::training_set(config, data.clone(), clusters)?;
+    let set = intake::training_set(&settled, data.clone(), clusters)?;
     refuse_empty_parts(config, &set)?;
-    plan::refuse_too_large(config, &set, &device)?;
+    plan::refuse_too_large(&settled, &set, &device)?;
     let device = if args.dry_run { device } else { arguments::recording(device, &config.train)? };
-    let mut trainer = Trainer::new(config, set.clone(), &device)?;
+    let mut trainer = Trainer::new(&settled, set.clone(), &device)?;
     describe(&settings, &set, &trainer, &out, &mut display);
     if args.dry_run {
         return Ok(());
@@ -174,7 +177,7 @@ pub fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(former) = former.map(|m| m.device).filter(|former| *former != manifest.device) {
         display.line(&format!("continues on {} what began on {former}: the same mathematics, other last bits", manifest.device));
     }
-    run.write_config(&settings.config)?;
+    run.write_config(config)?;
     run.write_manifest(&manifest)?;
     let result = train(&mut trainer, &run, config, &set, &device, &stop, &mut display);
     display.stop();

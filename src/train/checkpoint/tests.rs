@@ -381,3 +381,19 @@ fn a_power_cut_at_any_moment_leaves_the_old_or_the_new_checkpoint() {
     }
     assert!(seen.contains_key(&2) && seen.contains_key(&3), "{seen:?}");
 }
+
+/// A run that was begun by a version which left out columns it had not been told of goes on without them.
+#[test]
+fn a_model_without_contexts_is_left_without() {
+    let tensor = |name: &str| Tensor { name: name.into(), shape: vec![1], values: vec![0.0] };
+    for (asked, names, expected) in [
+        ("auto", ["model.items", "model.positions"], "no"),
+        ("auto", ["model.items", "model.context.weight"], "auto"),
+        ("yes", ["model.items", "model.positions"], "yes"),
+    ] {
+        let mut config = Config::default();
+        config.model.context = asked.into();
+        settle_context(&mut config, &names.map(tensor));
+        assert_eq!(config.model.context, expected, "{names:?}");
+    }
+}
