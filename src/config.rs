@@ -384,6 +384,13 @@ impl Default for Config {
     }
 }
 
+impl Data {
+    /// The files that are read; empty where none is given.
+    pub fn inputs(&self) -> [&str; 5] {
+        [&self.path, &self.times_path, &self.items_path, &self.graph_path, &self.link_path].map(String::as_str)
+    }
+}
+
 impl Default for Data {
     fn default() -> Self {
         Data {

@@ -56,8 +56,7 @@ fn refuse_to_destroy(out: &Path, config: &config::Data) -> Result<()> {
     if !place.is_file() {
         return Ok(());
     }
-    let inputs = [&config.path, &config.times_path, &config.items_path, &config.graph_path, &config.link_path];
-    if inputs.iter().any(|input| Path::new(input).canonicalize().is_ok_and(|input| input == place)) {
+    if config.inputs().iter().any(|input| Path::new(input).canonicalize().is_ok_and(|input| input == place)) {
         return refuse("is also read");
     }
     let empty = std::fs::metadata(&place).is_ok_and(|facts| facts.len() == 0);

@@ -271,9 +271,7 @@ fn has_begun(run: &RunDir) -> Result<bool> {
 
 /// Refuses to remove with an earlier run what the new one is to be made of.
 fn refuse_to_remove_input(run: &RunDir, config: &Config) -> Result<()> {
-    let data = &config.data;
-    let inputs = [&data.path, &data.times_path, &data.items_path, &data.graph_path, &data.link_path];
-    match inputs.into_iter().find(|path| run.would_clear(Path::new(path))) {
+    match config.data.inputs().into_iter().find(|path| run.would_clear(Path::new(path))) {
         None => Ok(()),
         Some(path) => Err(Error::new(Code::C0205, format!("`--fresh` would remove {path}, which is to be read"))
             .at(run.path().display().to_string())
